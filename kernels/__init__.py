@@ -1,0 +1,18 @@
+"""Triton kernels and their launchers, one file per operation.
+
+``layout``
+    how spikes are packed into words and time is cut into windows (plain Python, no Triton).
+``neuron``
+    the leaky integrate-and-fire neuron: forward, and the TSSL-BP backward.
+``synapse``
+    the first-order synaptic filter and its transpose.
+``packing``
+    spike trains to packed words and back.
+
+Launchers work on two-dimensional views ``(T, N)`` whose neurons are contiguous, and write into outputs that the
+caller has allocated. They know nothing of autograd, modules or shapes beyond that; `tssl_triton._ops` does.
+Importing a kernel file needs Triton but no GPU; this package itself needs neither.
+"""
+
+if not __name__.startswith("tssl_triton."):
+    raise ImportError("this folder is installed as `tssl_triton.kernels`: import that, not `kernels`")

@@ -1,0 +1,45 @@
+"""How time is laid out: spikes packed into words, long runs cut into windows.
+
+A packed spike train has shape ``(words, *neurons)``. Word ``w`` of a neuron holds steps ``32 w .. 32 w + 31``, step
+``t`` in bit ``t % 32``. Runs of at most 16 steps need one word only and use the narrowest integer that holds it, so
+that a mask costs 1/T byte per neuron-step at T <= 8 and not 4/T.
+
+Backward replays the membrane from the weighted input, one window of steps at once: as many membrane potentials as
+fit into registers. A longer run therefore keeps a checkpoint ``(i, v, a)`` of synaptic current, membrane potential
+and postsynaptic current at the start of every window but the first: 12 bytes per window and neuron in float32. How
+long a window is, each implementation decides for itself; the shape of the checkpoints says what it was.
+"""
+
+from __future__ import annotations
+
+import torch
+
+WORD = 32
+"""Steps in one word of a packed spike train."""
+
+
+def cdiv(a: int, b: int) -> int:
+    """``a / b`` rounded up."""
+    return -(-a // b)
+
+
+def word_count(steps: int) -> int:
+    """Words per neuron in a packed spike train of ``steps`` steps."""
+    return cdiv(steps, WORD)
+
+
+def word_dtype(steps: int) -> torch.dtype:
+    """The narrowest integer type whose words hold ``min(steps, 32)`` steps."""
+    if steps <= 8:
+        return torch.uint8
+    return torch.int16 if steps <= 16 else torch.int32
+
+
+def checkpoint_rows(steps: int, window: int) -> int:
+    """Rows of the checkpoints of a run: ``(i, v, a)`` for every window of ``window`` steps but the first."""
+    return 3 * (cdiv(steps, window) - 1)
+
+
+def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type that state is held and arithmetic done in: float32, or float64 for float64 tensors."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,61 @@
+"""Deep spiking neural networks trained with TSSL-BP through fused Triton kernels.
+
+All tensors are time-major, ``(T, B, *features)``. See `tssl_triton.functional` for the neuron itself,
+`tssl_triton.modules` for layers, `tssl_triton.network` for whole networks from a string.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .encoding import StaticInput as StaticInput
+    from .functional import LIFState as LIFState
+    from .functional import implementation as implementation
+    from .functional import lif as lif
+    from .functional import pack_spikes as pack_spikes
+    from .functional import psc as psc
+    from .functional import unpack_spikes as unpack_spikes
+    from .modules import LIF as LIF
+    from .modules import SpikePool2d as SpikePool2d
+    from .modules import SpikingConv2d as SpikingConv2d
+    from .modules import SpikingLinear as SpikingLinear
+    from .modules import SpikingSequential as SpikingSequential
+    from .modules import TimeSharedDropout as TimeSharedDropout
+    from .network import build_network as build_network
+    from .parameters import LIFParameters as LIFParameters
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "parameters": ("LIFParameters",),
+    "functional": ("LIFState", "implementation", "lif", "pack_spikes", "psc", "unpack_spikes"),
+    "encoding": ("StaticInput",),
+    "modules": (
+        "LIF",
+        "SpikePool2d",
+        "SpikingConv2d",
+        "SpikingLinear",
+        "SpikingSequential",
+        "TimeSharedDropout",
+    ),
+    "network": ("build_network",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+_SUBMODULES = ("data", "encoding", "functional", "losses", "modules", "network", "parameters", "train")
+
+__all__ = [*sorted(_MODULE_OF), *_SUBMODULES]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first asked for, so that `tssl_triton.reference` needs nothing but NumPy.
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    if name in _SUBMODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,74 @@
+"""Checks of what users pass, in one place, so that every message names the argument, what came and what is accepted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+DEVICES = ("cpu", "cuda")
+
+
+def check_sequence(name: str, x: object, lowest_rank: int = 2) -> Tensor:
+    """A floating tensor ``(T, B, *)`` with T >= 1 on a device that has an implementation."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor (T, B, *), got {type(x).__name__}")
+    check_rank(name, x, lowest_rank)
+    if x.dtype not in FLOATING:
+        accepted = ", ".join(str(dtype) for dtype in FLOATING)
+        raise TypeError(f"{name} must be one of {accepted}, got {x.dtype}")
+    check_device(name, x.device)
+    if x.shape[0] == 0:
+        raise ValueError(f"{name} must hold at least one time step, got T = 0 in shape {tuple(x.shape)}")
+    return x
+
+
+def check_rank(name: str, x: Tensor, lowest_rank: int) -> None:
+    if x.dim() < lowest_rank:
+        axes = ", ".join(("T", "B", "features", "...")[:lowest_rank])
+        raise ValueError(
+            f"{name} must be time-major with at least {lowest_rank} axes ({axes}), got shape {tuple(x.shape)}; "
+            "add a time axis with x.unsqueeze(0), or present an image with tssl_triton.encoding.static(x, steps)"
+        )
+
+
+def check_device(name: str, device: torch.device) -> None:
+    if device.type not in DEVICES:
+        raise ValueError(f"{name} must be on a CPU, CUDA or ROCm device, got {device}")
+
+
+def check_like(name: str, x: object, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """A floating tensor of exactly this shape on this device."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor of shape {shape}, got {type(x).__name__}")
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be a floating tensor, got {x.dtype}")
+    if x.device != device:
+        raise ValueError(f"{name} must be on {device} as the input is, got {x.device}")
+    return x
+
+
+def check_count(name: str, value: object, lowest: int = 1) -> int:
+    """An integer >= ``lowest``; a bool is none."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer >= {lowest}, got {value!r}")
+    if value < lowest:
+        raise ValueError(f"{name} must be an integer >= {lowest}, got {value}")
+    return value
+
+
+def check_pair(name: str, value: object, lowest: int) -> tuple[int, int]:
+    """One integer, or two for height and width."""
+    values = (value, value) if isinstance(value, int) else value
+    if not isinstance(values, (tuple, list)) or len(values) != 2:
+        raise TypeError(f"{name} must be an integer >= {lowest} or a pair of them, got {value!r}")
+    height, width = (check_count(name, v, lowest) for v in values)
+    return height, width
+
+
+def check_choice(name: str, value: object, accepted: tuple[str, ...]) -> str:
+    if value not in accepted:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, accepted))}, got {value!r}")
+    return str(value)

@@ -1,0 +1,349 @@
+"""The CPU implementation: one window of time at a time as a fused loop, compiled by Inductor.
+
+Each function below spells out at most `WINDOW` steps for all neurons. Inductor turns it into a single vectorised
+pass that keeps membrane and synapse in registers, as the Triton kernels do. Longer runs call the same compiled
+window again and again, so that the cost of compiling does not grow with T; the neuron count stays symbolic, so that
+one compilation serves every batch size. Where no C++ compiler is found the same functions run as eager PyTorch,
+which is said once.
+
+All tensors here are views ``(T, N)`` or ``(N,)`` in memory order; outputs are allocated by the caller. Time steps are
+passed as lists of rows: a row is written in place, with no stacking and no copy afterwards. A state is three rows
+``(3, N)``: synaptic current i, membrane potential v and postsynaptic current a.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .kernels.layout import WORD, arithmetic_dtype
+from .parameters import LIFParameters
+
+Rows = Sequence[Tensor]
+
+WINDOW = 8
+"""Steps in one compiled window: 16 rows in and out at once is what prefetchers and caches follow without stalling."""
+
+_ANY = LIFParameters()  # for windows that no neuron takes part in
+
+SURROGATE_WIDTH = 0.2  # supplement 2.3: width of the sigmoid whose slope warms up silent neurons
+SURROGATE_CLIP = 8.0  # the released program clips the sigmoid's argument to +-8
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """All that a compiled window depends on besides its tensors; one compilation each."""
+
+    steps: int
+    dtype: torch.dtype
+    params: LIFParameters
+    synapse: bool = True
+    static: bool = False
+    carried: bool = False
+    packed: bool = True
+
+
+# --- the windows ------------------------------------------------------------------------------------------------
+
+
+def _lif_forward_window(
+    recipe: _Recipe,
+    currents: Rows,
+    state: Tensor | None,
+    spikes: Rows,
+    mask: Tensor | None,
+    new_state: Tensor | None,
+) -> None:
+    """Equations (3)-(5) for one window; writes spikes, the packed mask and the state after the last step."""
+    p = recipe.params
+    beta, alpha, inv_tau_syn = p.beta, p.alpha, 1.0 / p.tau_syn
+    i, v, a = _start(state, currents[0])
+    bits = torch.zeros_like(i, dtype=torch.int32)
+    for k in range(recipe.steps):
+        y = currents[0 if recipe.static else k].to(i.dtype)
+        i = beta * i + y * inv_tau_syn if recipe.synapse else y
+        u = alpha * v + i
+        fired = u > p.threshold
+        s = fired.to(i.dtype)
+        v = torch.where(fired, u - p.threshold if p.reset == "subtract" else 0.0, u)
+        spikes[k].copy_(s)
+        if recipe.packed:
+            bits = bits | (fired.to(torch.int32) << k)
+        if recipe.carried:
+            a = beta * a + s * inv_tau_syn
+    if mask is not None:
+        mask.copy_(bits)
+    if new_state is not None:
+        for row, value in enumerate((i, v, a)):
+            new_state[row].copy_(value)
+
+
+def _lif_backward_window(
+    recipe: _Recipe,
+    grad_spikes: Rows,
+    currents: Rows,
+    mask: Tensor,
+    any_spike: Tensor | None,
+    state: Tensor | None,
+    carry: Tensor | None,
+    grad_currents: Rows,
+) -> None:
+    """TSSL-BP, eqs. (11)-(14), for one window in linear time; ``carry`` holds (delta, e) of the step after it."""
+    p = recipe.params
+    beta, alpha, inv_tau_syn, inv_tau_mem = p.beta, p.alpha, 1.0 / p.tau_syn, 1.0 / p.tau_mem
+    quiet = 0.25 * inv_tau_syn
+    i, v, a = _start(state, currents[0])
+
+    # Forward again, from the saved input and the saved spikes.
+    replay = []
+    for k in range(recipe.steps):
+        y = currents[0 if recipe.static else k].to(i.dtype)
+        i = beta * i + y * inv_tau_syn if recipe.synapse else y
+        u = alpha * v + i
+        du = u - v
+        fired = ((mask.to(torch.int32) >> k) & 1) != 0
+        v = torch.where(fired, u - p.threshold if p.reset == "subtract" else 0.0, u)
+        a = beta * a + fired.to(i.dtype) * inv_tau_syn
+        replay.append((u, du, fired, a < quiet))
+
+    # And back, with the error of the next spike in one carry per neuron.
+    silent = any_spike == 0 if any_spike is not None else None
+    delta, e = (carry[0], carry[1]) if carry is not None else (torch.zeros_like(i), torch.zeros_like(i))
+    total = grad_currents[0].to(i.dtype) if recipe.carried and recipe.static else torch.zeros_like(i)
+    for k in reversed(range(recipe.steps)):
+        u, du, fired, below = replay[k]
+        g = grad_spikes[k].to(i.dtype)
+        kappa = torch.where(du < 0, 0.0, 1.0 / torch.clamp(du, min=1.0 / p.max_slope))
+        rho = u * inv_tau_mem if p.reset == "zero" else p.threshold * inv_tau_mem
+        delta = torch.where(fired, kappa * (g + rho * delta), alpha * delta)
+        emitted = delta if p.variant == "released" else torch.where(fired, delta, 0.0)
+        if p.warmup == "psc" or silent is not None:
+            x = torch.clamp((u - p.threshold) * (1.0 / SURROGATE_WIDTH), -SURROGATE_CLIP, SURROGATE_CLIP)
+            sigma = torch.sigmoid(x)
+            slope = sigma * (1.0 - sigma) * (1.0 / SURROGATE_WIDTH)
+            emitted = torch.where(silent if silent is not None else below, g * slope, emitted)
+        e = beta * e + emitted * inv_tau_syn if recipe.synapse else emitted
+        if recipe.static:
+            total = total + e
+        else:
+            grad_currents[k].copy_(e)
+    if recipe.static:
+        grad_currents[0].copy_(total)
+    if carry is not None:
+        carry[0].copy_(delta)
+        carry[1].copy_(e)
+
+
+def _psc_window(recipe: _Recipe, inputs: Rows, state: Tensor, outputs: Rows) -> None:
+    """The synaptic filter for one window, ``a = beta a + s / tau_syn``; ``state`` is read and left at the last step."""
+    beta, inv_tau_syn = recipe.params.beta, 1.0 / recipe.params.tau_syn
+    a = state[0]
+    for k in range(recipe.steps):
+        a = beta * a + inputs[k].to(state.dtype) * inv_tau_syn
+        outputs[k].copy_(a)
+    state[0].copy_(a)
+
+
+def _unpack_window(recipe: _Recipe, mask: Tensor, spikes: Rows) -> None:
+    """The steps of one window from their bits."""
+    for k in range(recipe.steps):
+        spikes[k].copy_((mask.to(torch.int32) >> k) & 1)
+
+
+def _start(state: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if state is not None:
+        return state[0], state[1], state[2]
+    zero = torch.zeros_like(like, dtype=arithmetic_dtype(like.dtype))
+    return zero, zero, zero
+
+
+# --- whole runs, window by window -------------------------------------------------------------------------------
+
+
+def lif_forward(
+    current: Tensor,
+    spikes: Tensor,
+    words: Tensor | None,
+    checkpoints: Tensor | None,
+    state: Tensor | None,
+    new_state: Tensor | None,
+    *,
+    params: LIFParameters,
+    synapse: bool,
+) -> None:
+    """Fill ``spikes (T, N)``, packed ``words``, ``checkpoints`` and ``new_state (3, N)`` from ``current``.
+
+    ``current`` is ``(T, N)``, or ``(1, N)`` where one input serves all steps. ``words``, ``checkpoints`` and
+    ``new_state`` may be None: they are not written then. A ``state`` of None is a neuron at rest.
+    """
+    steps = len(spikes)
+    recipe = _Recipe(steps, current.dtype, params, synapse, len(current) < steps, False, words is not None)
+    if steps <= WINDOW and state is None and new_state is None:
+        mask = None if words is None else words[0]
+        _run(_lif_forward_window, recipe, list(current), None, list(spikes), mask, None)
+        return
+    mask = None if words is None else torch.empty_like(words[0], dtype=torch.int32)
+    state = _zeros(3, current) if state is None else state
+    for t in range(0, steps, WINDOW):
+        n = min(WINDOW, steps - t)
+        if t + n == steps:
+            following = _zeros(3, current) if new_state is None else new_state
+        elif checkpoints is None:
+            following = _zeros(3, current)
+        else:
+            following = _checkpoint(checkpoints, t + n)
+        _run(
+            _lif_forward_window,
+            replace(recipe, steps=n, carried=True),
+            list(current if recipe.static else current[t : t + n]),
+            state,
+            list(spikes[t : t + n]),
+            mask,
+            following,
+        )
+        if words is not None and mask is not None:
+            word, bit = words[t // WORD], t % WORD
+            word.copy_(mask) if bit == 0 else word.bitwise_or_(mask << bit)
+        state = following
+
+
+def lif_backward(
+    grad_spikes: Tensor,
+    current: Tensor,
+    words: Tensor,
+    checkpoints: Tensor,
+    state: Tensor | None,
+    grad_current: Tensor,
+    *,
+    params: LIFParameters,
+    synapse: bool,
+) -> None:
+    """Fill ``grad_current``, shaped like ``current``, from ``grad_spikes (T, N)`` and what forward kept."""
+    steps = len(grad_spikes)
+    recipe = _Recipe(steps, current.dtype, params, synapse, len(current) < steps)
+    any_spike = functools.reduce(torch.bitwise_or, words) if params.warmup == "silent" else None
+    if steps <= WINDOW and state is None:
+        rows = list(grad_spikes), list(current), words[0], any_spike, None, None, list(grad_current)
+        _run(_lif_backward_window, recipe, *rows)
+        return
+    carry = _zeros(2, current)
+    # A sum over windows is kept at full precision; the caller's tensor may be 16 bits wide.
+    total = _zeros(1, current)
+    for t in reversed(range(0, steps, WINDOW)):
+        n = min(WINDOW, steps - t)
+        if t > 0:
+            start = _checkpoint(checkpoints, t)
+        else:
+            start = _zeros(3, current) if state is None else state
+        _run(
+            _lif_backward_window,
+            replace(recipe, steps=n, carried=True),
+            list(grad_spikes[t : t + n]),
+            list(current if recipe.static else current[t : t + n]),
+            words[t // WORD].to(torch.int32) >> (t % WORD),
+            any_spike,
+            start,
+            carry,
+            list(total if recipe.static else grad_current[t : t + n]),
+        )
+    if recipe.static:
+        grad_current.copy_(total)
+
+
+def psc(inputs: Tensor, outputs: Tensor, state: Tensor | None, *, tau_syn: float, reverse: bool) -> None:
+    """Filter ``inputs (T, N)`` forwards in time, or backwards (the transpose); ``state (1, N)`` is left at the end."""
+    state = _zeros(1, inputs) if state is None else state
+    params = LIFParameters(tau_syn=tau_syn)
+    sources, targets = list(inputs), list(outputs)
+    if reverse:
+        sources.reverse()
+        targets.reverse()
+    for t in range(0, len(sources), WINDOW):
+        recipe = _Recipe(min(WINDOW, len(sources) - t), inputs.dtype, params)
+        _run(_psc_window, recipe, sources[t : t + WINDOW], state, targets[t : t + WINDOW])
+
+
+def pack(spikes: Tensor, words: Tensor) -> None:
+    """Fill ``words`` with the bits of ``spikes (T, N)``."""
+    words.zero_()
+    for t, row in enumerate(spikes):
+        words[t // WORD] |= (row != 0).to(words.dtype) << (t % WORD)
+
+
+def unpack(words: Tensor, spikes: Tensor) -> None:
+    """Fill ``spikes (T, N)`` from ``words``."""
+    for t in range(0, len(spikes), WINDOW):
+        n = min(WINDOW, len(spikes) - t)
+        recipe = _Recipe(n, spikes.dtype, _ANY)
+        word = words[t // WORD]
+        _run(_unpack_window, recipe, word >> (t % WORD) if t % WORD else word, list(spikes[t : t + n]))
+
+
+def _checkpoint(checkpoints: Tensor, t: int) -> Tensor:
+    """The state that window ``t // WINDOW`` starts from; the first window has none."""
+    row = 3 * (t // WINDOW - 1)
+    return checkpoints[row : row + 3]
+
+
+def _zeros(rows: int, like: Tensor) -> Tensor:
+    return torch.zeros(rows, like.shape[1], dtype=arithmetic_dtype(like.dtype))
+
+
+# --- compiling --------------------------------------------------------------------------------------------------
+
+_eager_reason: str | None = None
+
+
+def implementation() -> str:
+    """``"inductor"``, or ``"eager"`` where compiling failed before or ``TSSL_CPU=eager`` asks for it."""
+    return "eager" if _eager_reason or os.environ.get("TSSL_CPU") == "eager" else "inductor"
+
+
+def _run(window: Callable[..., None], recipe: _Recipe, *tensors: object) -> None:
+    """Call ``window`` compiled, or eagerly, having said why, where there is no compiler to build it with."""
+    global _eager_reason
+    if implementation() == "eager":
+        window(recipe, *tensors)
+        return
+    try:
+        _compiled(window, recipe)(*tensors)
+    except torch._inductor.exc.InductorError as error:
+        _eager_reason = str(error).strip().splitlines()[0]
+        warnings.warn(
+            "tssl_triton: the CPU loop could not be compiled and runs as eager PyTorch from here on, many times "
+            f"slower; install a C++ compiler (g++ or clang++) to change that. The reason: {_eager_reason}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        window(recipe, *tensors)
+
+
+@functools.cache
+def _compiled(window: Callable[..., None], recipe: _Recipe) -> Callable[..., None]:
+    def bound(*tensors: object) -> None:
+        window(recipe, *tensors)
+
+    # torch.compile keeps its cache, and a limit of a few entries, per code object; a copy of the code for each
+    # recipe keeps many layer settings in one process from exhausting it and falling back to eager unseen.
+    bound.__code__ = bound.__code__.replace()
+    compiled = torch.compile(bound, dynamic=True, fullgraph=True)
+    ready = False
+
+    def call(*tensors: object) -> None:
+        nonlocal ready
+        if ready:
+            compiled(*tensors)
+            return
+        # Floats become constants of the loop. Left symbolic, as dynamic=True would have them, Inductor works out
+        # 1 - 1/tau in double precision again for every few neurons.
+        with torch._dynamo.config.patch(specialize_float=True):
+            compiled(*tensors)
+        ready = True
+
+    return call

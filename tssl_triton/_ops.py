@@ -1,0 +1,238 @@
+"""The operators, registered with ``torch.library``: what they compute, what they allocate, how they differentiate.
+
+An operator sees shapes and memory order; what happens per neuron is left to the implementation for its device:
+`tssl_triton.kernels` (Triton) on a GPU, `tssl_triton._cpu` (Inductor) on a CPU, or the Triton kernels on a CPU where
+``TRITON_INTERPRET=1`` asks for them. A GPU tensor runs the Triton kernels or raises; it never falls back.
+
+==================  ==================================================================================
+operator            what backward keeps
+==================  ==================================================================================
+lif_forward         current, packed spikes, checkpoints where the run is longer than one window, state
+psc_filter          nothing: it is linear
+pack, unpack        not differentiable
+==================  ==================================================================================
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _cpu
+from ._layout import empty_rows, flat, in_layout_of, time_dense
+from .kernels.layout import arithmetic_dtype, checkpoint_rows, word_count, word_dtype
+from .parameters import LIFParameters
+
+
+def interpreting() -> bool:
+    """Whether Triton kernels run on CPU tensors, under Triton's interpreter."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def implementation(device: torch.device | str = "cpu") -> str:
+    """Name of what runs on ``device``: ``"triton"``, ``"triton-interpreter"``, ``"inductor"`` or ``"eager"``."""
+    if torch.device(device).type == "cuda":
+        return "triton"
+    return "triton-interpreter" if interpreting() else _cpu.implementation()
+
+
+def _backend(device: torch.device) -> ModuleType:
+    """The module whose functions fill the outputs of the operators below."""
+    if device.type == "cuda" or interpreting():
+        return importlib.import_module(".kernels.launch", __package__)
+    return _cpu
+
+
+def _window(device: torch.device) -> int:
+    # Asked for while tracing too, where importing Triton is neither needed nor wanted.
+    return 16 if device.type == "cuda" or interpreting() else _cpu.WINDOW
+
+
+# --- leaky integrate-and-fire neuron ----------------------------------------------------------------------------
+#
+# `current` is (T, B, *), or (1, B, *) where one input serves all `steps` steps. Its gradient has its shape: summed
+# over time in the second case. A state is the triple (i, v, a), stacked: (3, B, *).
+
+
+@torch.library.custom_op("tssl_triton::lif_forward", mutates_args=())
+def lif_forward(
+    current: Tensor,
+    state: Tensor | None,
+    steps: int,
+    synapse: bool,
+    keep: bool,
+    carry: bool,
+    tau_mem: float,
+    tau_syn: float,
+    threshold: float,
+    reset: str,
+    max_slope: float,
+    warmup: str,
+    variant: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Spikes ``(T, B, *)``, packed spikes and checkpoints (empty unless ``keep``), new state (empty unless ``carry``)."""
+    params = LIFParameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)  # type: ignore[arg-type]
+    current = time_dense(current)
+    spikes, words, checkpoints, new_state = _lif_outputs(current, steps, keep, carry)
+    if spikes.numel():
+        _backend(current.device).lif_forward(
+            current=flat(current),
+            spikes=flat(spikes),
+            words=flat(words) if keep else None,
+            checkpoints=checkpoints if keep else None,
+            state=None if state is None else flat(in_layout_of(state, current)),
+            new_state=flat(new_state) if carry else None,
+            params=params,
+            synapse=synapse,
+        )
+    return spikes, words, checkpoints, new_state
+
+
+@lif_forward.register_fake
+def _(current: Tensor, state: Tensor | None, steps: int, synapse: bool, keep: bool, carry: bool, *_: Any) -> Any:
+    return _lif_outputs(time_dense(current), steps, keep, carry)
+
+
+def _lif_outputs(current: Tensor, steps: int, keep: bool, carry: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    state_dtype = arithmetic_dtype(current.dtype)
+    neurons = current[0].numel()
+    rows = checkpoint_rows(steps, _window(current.device)) if keep else 0
+    return (
+        empty_rows(steps, current, current.dtype),
+        empty_rows(word_count(steps) if keep else 0, current, word_dtype(steps)),
+        torch.empty((rows, neurons), dtype=state_dtype, device=current.device),
+        empty_rows(3 if carry else 0, current, state_dtype),
+    )
+
+
+@torch.library.custom_op("tssl_triton::lif_backward", mutates_args=())
+def lif_backward(
+    grad_spikes: Tensor,
+    current: Tensor,
+    words: Tensor,
+    checkpoints: Tensor,
+    state: Tensor | None,
+    synapse: bool,
+    tau_mem: float,
+    tau_syn: float,
+    threshold: float,
+    reset: str,
+    max_slope: float,
+    warmup: str,
+    variant: str,
+) -> Tensor:
+    """TSSL-BP: gradient with respect to ``current``, in its shape."""
+    params = LIFParameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)  # type: ignore[arg-type]
+    grad_current = empty_rows(current.shape[0], current, current.dtype)
+    if grad_current.numel():
+        _backend(current.device).lif_backward(
+            grad_spikes=flat(in_layout_of(grad_spikes, current)),
+            current=flat(current),
+            words=flat(words),
+            checkpoints=checkpoints,
+            state=None if state is None else flat(in_layout_of(state, current)),
+            grad_current=flat(grad_current),
+            params=params,
+            synapse=synapse,
+        )
+    return grad_current
+
+
+@lif_backward.register_fake
+def _(grad_spikes: Tensor, current: Tensor, *_: Any) -> Tensor:
+    return empty_rows(current.shape[0], current, current.dtype)
+
+
+def _lif_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    current, state, _steps, synapse, _keep, _carry, *constants = inputs
+    _, words, checkpoints, _ = output
+    ctx.save_for_backward(time_dense(current), words, checkpoints, state)
+    ctx.settings = (synapse, *constants)
+    ctx.set_materialize_grads(False)
+
+
+def _lif_gradient(ctx: Any, grad_spikes: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    current, words, checkpoints, state = ctx.saved_tensors
+    grad_current = None
+    if grad_spikes is not None:
+        grad_current = lif_backward(grad_spikes, current, words, checkpoints, state, *ctx.settings)
+    return (grad_current, *[None] * 12)
+
+
+lif_forward.register_autograd(_lif_gradient, setup_context=_lif_setup)
+
+
+# --- postsynaptic current ---------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("tssl_triton::psc_filter", mutates_args=())
+def psc_filter(inputs: Tensor, state: Tensor | None, tau_syn: float, reverse: bool) -> tuple[Tensor, Tensor]:
+    """``a[t] = beta a[t-1] + s[t] / tau_syn`` from ``state (1, B, *)``, or its transpose in time; and the last a."""
+    inputs = time_dense(inputs)
+    outputs, final = _psc_outputs(inputs)
+    if outputs.numel():
+        final.zero_() if state is None else final.copy_(state)
+        backend = _backend(inputs.device)
+        backend.psc(inputs=flat(inputs), outputs=flat(outputs), state=flat(final), tau_syn=tau_syn, reverse=reverse)
+    return outputs, final
+
+
+@psc_filter.register_fake
+def _(inputs: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _psc_outputs(time_dense(inputs))
+
+
+def _psc_outputs(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    return empty_rows(inputs.shape[0], inputs, inputs.dtype), empty_rows(1, inputs, arithmetic_dtype(inputs.dtype))
+
+
+def _psc_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.tau_syn, ctx.reverse = inputs[2], inputs[3]
+    ctx.set_materialize_grads(False)
+
+
+def _psc_gradient(ctx: Any, grad_outputs: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_outputs is None:
+        return None, None, None, None
+    return psc_filter(grad_outputs, None, ctx.tau_syn, not ctx.reverse)[0], None, None, None
+
+
+psc_filter.register_autograd(_psc_gradient, setup_context=_psc_setup)
+
+
+# --- packing ----------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("tssl_triton::pack", mutates_args=())
+def pack(spikes: Tensor, dtype: torch.dtype) -> Tensor:
+    """Packed spikes ``(ceil(T / 32), B, *)``: bit ``t % 32`` of word ``t // 32`` says whether ``spikes[t] != 0``."""
+    spikes = time_dense(spikes)
+    words = empty_rows(word_count(len(spikes)), spikes, dtype)
+    if words.numel():
+        _backend(spikes.device).pack(spikes=flat(spikes), words=flat(words))
+    return words
+
+
+@pack.register_fake
+def _(spikes: Tensor, dtype: torch.dtype) -> Tensor:
+    return empty_rows(word_count(len(spikes)), time_dense(spikes), dtype)
+
+
+@torch.library.custom_op("tssl_triton::unpack", mutates_args=())
+def unpack(words: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+    """Spikes ``(steps, B, *)`` of ``dtype``, 0 or 1, from packed words."""
+    words = time_dense(words)
+    spikes = empty_rows(steps, words, dtype)
+    if spikes.numel():
+        _backend(words.device).unpack(words=flat(words), spikes=flat(spikes))
+    return spikes
+
+
+@unpack.register_fake
+def _(words: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+    return empty_rows(steps, time_dense(words), dtype)

@@ -1,0 +1,67 @@
+"""The packed form of spike tensors, remembered beside them, so that layers need not keep floats for backward.
+
+A weighted layer's weight gradient needs its input again. Where that input is a spike train which `lif` has just
+made, its bits are at hand and already kept; where it is a pooled or dropped-out spike train, it can be worked out
+from the bits once more. So each such tensor has a `Packed` record, found by the tensor's identity and forgotten with
+it, and a layer that finds one saves that instead of the tensor: 1 bit per neuron-step, not 32.
+
+A tensor that was changed in place since is no longer what its record says; it is told by its version counter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+Step = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Packed spikes and what has been done to them since.
+
+    Args:
+        words: packed spikes, ``(words, B, *)``.
+        steps: number of time steps T.
+        then: functions to apply to the unpacked spikes, in order, each with the tensors it needs besides.
+    """
+
+    words: Tensor
+    steps: int
+    then: tuple[Step, ...] = field(default=())
+
+    def followed_by(self, function: Callable[..., Tensor], *tensors: Tensor) -> Packed:
+        return Packed(self.words, self.steps, (*self.then, (function, tensors)))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that must be kept to rebuild the dense tensor."""
+        return (self.words, *(tensor for _, tensors in self.then for tensor in tensors))
+
+    def rebuild(self, tensors: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+        """The dense tensor, from what `tensors` returned."""
+        dense = torch.ops.tssl_triton.unpack(tensors[0], self.steps, dtype)
+        rest = iter(tensors[1:])
+        for function, needed in self.then:
+            dense = function(dense, *(next(rest) for _ in needed))
+        return dense
+
+
+_records: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def remember(dense: Tensor, packed: Packed) -> None:
+    """Note that ``packed`` is the packed form of ``dense``."""
+    if not torch.compiler.is_compiling():
+        _records[dense] = (dense._version, packed)
+
+
+def recall(dense: Tensor) -> Packed | None:
+    """The packed form of ``dense``, if it has one and has not been changed in place."""
+    if torch.compiler.is_compiling():
+        return None
+    version, packed = _records.get(dense, (None, None))
+    return packed if version == dense._version else None

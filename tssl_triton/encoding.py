@@ -1,0 +1,176 @@
+"""Turning data into input for spiking layers, and labels into target spike trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Target spike trains of the literature, for 5 time steps.
+PATTERNS: dict[str, tuple[int, ...]] = {
+    "three-spikes": (0, 1, 0, 1, 1),
+    "four-spikes": (0, 1, 1, 1, 1),
+}
+
+
+@dataclass(frozen=True)
+class StaticInput:
+    """One real-valued input that is presented unchanged at every time step.
+
+    A layer that is handed a ``StaticInput`` multiplies by its weights once, not once per step: the weighted
+    input is the same at each step. Made by `static`; layers recognise it by its type, never by its values.
+
+    Args:
+        values: the input of one step, ``(B, *features)``.
+        steps: the number of time steps T.
+    """
+
+    values: Tensor
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, Tensor):
+            raise TypeError(f"values must be a tensor (B, *features), got {type(self.values).__name__}")
+        if self.values.dim() < 2:
+            raise ValueError(f"values must be (B, *features), got shape {tuple(self.values.shape)}")
+        _check_positive("steps", self.steps)
+
+    def dense(self) -> Tensor:
+        """The same input spelled out over time, ``(T, B, *features)`` (a view, nothing is copied)."""
+        return self.values.expand(self.steps, *self.values.shape)
+
+
+def static(values: Tensor, steps: int) -> StaticInput:
+    """Present ``values`` ``(B, *features)`` as a constant input current for ``steps`` time steps."""
+    return StaticInput(values, steps)
+
+
+def pattern_steps(pattern: str | Sequence[int]) -> tuple[int, ...]:
+    """A pattern as a tuple of 0 and 1: a name from `PATTERNS`, digits like ``"01011"``, or a sequence.
+
+    Raises:
+        TypeError: if it is none of these.
+        ValueError: if the name is unknown, it is empty, or an entry is neither 0 nor 1.
+    """
+    accepted = f"{', '.join(map(repr, PATTERNS))} or zeros and ones such as '01011'"
+    if isinstance(pattern, str):
+        if pattern in PATTERNS:
+            return PATTERNS[pattern]
+        if not pattern or set(pattern) - {"0", "1"}:
+            raise ValueError(f"pattern must be {accepted}, got {pattern!r}")
+        return tuple(int(digit) for digit in pattern)
+    if not isinstance(pattern, Sequence):
+        raise TypeError(f"pattern must be {accepted}, or a sequence of 0 and 1, got {pattern!r}")
+    if not pattern or any(entry not in (0, 1) for entry in pattern):
+        raise ValueError(f"pattern must be {accepted}, or a sequence of 0 and 1, got {pattern!r}")
+    return tuple(int(entry) for entry in pattern)
+
+
+def target_pattern(
+    labels: Tensor,
+    classes: int,
+    pattern: str | Sequence[int] = "three-spikes",
+    steps: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Target spike trains: the labelled class fires in a given pattern, all others stay silent.
+
+    Args:
+        labels: class of each sample, ``(B,)``, int64, in ``[0, classes)``; a label out of range is an error that the
+            device raises (a RuntimeError on the CPU).
+        classes: number of output neurons.
+        pattern: see `pattern_steps`.
+        steps: number of time steps T; the pattern is repeated from its start and cut off at T. Its own length
+            if not given.
+        dtype: of the result.
+
+    Returns:
+        ``(T, B, classes)`` of 0 and 1, on the device of ``labels``.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        given = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels must be an int64 tensor (B,), got {given}")
+    if labels.dim() != 1:
+        raise ValueError(f"labels must be (B,), got shape {tuple(labels.shape)}")
+    _check_positive("classes", classes)
+    fired = pattern_steps(pattern)
+    steps = len(fired) if steps is None else steps
+    _check_positive("steps", steps)
+
+    one_hot = torch.zeros(len(labels), classes, dtype=dtype, device=labels.device)
+    one_hot.scatter_(1, labels[:, None], 1)
+    repeated = [fired[t % len(fired)] for t in range(steps)]
+    return torch.tensor(repeated, dtype=dtype, device=labels.device)[:, None, None] * one_hot
+
+
+def bin_events(
+    times: Tensor,
+    units: Tensor,
+    shape: Sequence[int],
+    bin_width: float,
+    steps: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Events of one recording as a binary spike tensor: 1 where at least one event fell into the bin.
+
+    Step ``t`` collects the events with ``t * bin_width <= time < (t + 1) * bin_width``. Events after the last
+    step are left out, so a recording may be longer than ``steps`` bins.
+
+    Args:
+        times: time of each event, ``(E,)``, >= 0, in the unit of ``bin_width``, in any order.
+        units: which input each event came from, ``(E,)`` of integers: its index into ``shape``, flattened.
+        shape: features of one step, such as ``(2, 34, 34)`` for polarity, row and column.
+        bin_width: length of one time step, > 0.
+        steps: number of time steps T.
+        dtype: of the result.
+
+    Returns:
+        ``(T, *shape)`` of 0 and 1, on the device of ``times``.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    for name, events in (("times", times), ("units", units)):
+        if not isinstance(events, Tensor):
+            raise TypeError(f"{name} must be a tensor (E,), got {type(events).__name__}")
+        if events.dim() != 1:
+            raise ValueError(f"{name} must be (E,), got shape {tuple(events.shape)}")
+    if len(times) != len(units):
+        raise ValueError(f"times and units must have one entry per event, got {len(times)} and {len(units)}")
+    if units.is_floating_point() or units.dtype == torch.bool:
+        raise TypeError(f"units must be a tensor of integers, got {units.dtype}")
+    _check_positive("steps", steps)
+    shape = tuple(shape)
+    for size in shape:
+        _check_positive("every size in shape", size)
+    if not (math.isfinite(bin_width) and bin_width > 0):
+        raise ValueError(f"bin_width must be a finite number > 0, got {bin_width!r}")
+    features = math.prod(shape)
+    if len(times):
+        # float64 from here on: it holds every microsecond of a recording, float32 only the first 16 seconds.
+        times = times.to(torch.float64)
+        if not bool((torch.isfinite(times) & (times >= 0)).all()):
+            raise ValueError("times must be finite and >= 0")
+        lowest, highest = int(units.min()), int(units.max())
+        if lowest < 0 or highest >= features:
+            raise ValueError(
+                f"units must be in [0, {features}) for shape {shape}, got values from {lowest} to {highest}"
+            )
+    step = torch.floor(times.to(torch.float64) / bin_width)
+    kept = step < steps
+    spikes = torch.zeros(steps, features, dtype=dtype, device=times.device)
+    spikes[step[kept].long(), units[kept].long()] = 1
+    return spikes.view(steps, *shape)
+
+
+def _check_positive(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer >= 1, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value}")

@@ -1,0 +1,199 @@
+"""Functions on tensors ``(T, B, *features)``: the spiking neuron, its postsynaptic current, packed spikes."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor
+
+from . import _ops, _packed
+from ._checks import check_count, check_device, check_like, check_rank, check_sequence
+from ._layout import time_dense
+from ._ops import implementation
+from .encoding import StaticInput
+from .kernels.layout import WORD, arithmetic_dtype, word_count
+from .parameters import LIFParameters, checked_time_constant
+
+__all__ = ["LIFState", "implementation", "lif", "pack_spikes", "psc", "unpack_spikes"]
+
+_DEFAULTS = LIFParameters()
+
+
+class LIFState(NamedTuple):
+    """What a layer of neurons carries from one window of time to the next; each ``(B, *features)``, float32.
+
+    (float64 for a float64 input.)
+
+    Args:
+        current: synaptic current i after the last step.
+        membrane: membrane potential v after the last step and its reset.
+        psc: postsynaptic current a that the neurons' own spikes have left; it decides where warm-up applies.
+    """
+
+    current: Tensor
+    membrane: Tensor
+    psc: Tensor
+
+
+@overload
+def lif(
+    current: Tensor | StaticInput,
+    params: LIFParameters = ...,
+    state: LIFState | None = ...,
+    synapse: bool = ...,
+    return_state: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def lif(
+    current: Tensor | StaticInput,
+    params: LIFParameters = ...,
+    state: LIFState | None = ...,
+    synapse: bool = ...,
+    *,
+    return_state: Literal[True],
+) -> tuple[Tensor, LIFState]: ...
+@overload
+def lif(
+    current: Tensor | StaticInput,
+    params: LIFParameters,
+    state: LIFState | None,
+    synapse: bool,
+    return_state: bool,
+) -> Tensor | tuple[Tensor, LIFState]: ...
+def lif(
+    current: Tensor | StaticInput,
+    params: LIFParameters = _DEFAULTS,
+    state: LIFState | None = None,
+    synapse: bool = True,
+    return_state: bool = False,
+) -> Tensor | tuple[Tensor, LIFState]:
+    """Spikes of leaky integrate-and-fire neurons, with the TSSL-BP gradient. ::
+
+        i[t] = beta i[t-1] + y[t] / tau_syn          eq. (3); i[t] = y[t] with synapse=False
+        u[t] = alpha v[t-1] + i[t]                   eq. (4)
+        s[t] = 1 if u[t] > threshold else 0          eq. (5)
+        v[t] = u[t] (1 - s[t])                       or u[t] - threshold s[t] with reset="subtract"
+
+    Args:
+        current: y, the weighted input ``(T, B, *features)``; float32, float16 or bfloat16 (arithmetic and state are
+            float32 for each) or float64. A `StaticInput` stands for the same y at every step.
+        params: constants of the neuron and of its gradient.
+        state: where a window of a longer run starts from; None is a neuron at rest.
+        synapse: whether y is filtered by the synapse; False takes it as the synaptic current i itself.
+        return_state: whether to return the state after the last step too.
+
+    Returns:
+        The spike train ``(T, B, *features)``, 0 and 1 in the dtype and memory order of ``current``; with
+        ``return_state`` the pair of it and a `LIFState`.
+
+    The gradient is that of the paper, eqs. (11)-(14), not of autograd: it is exact within one call, and stops at its
+    ends. States carry no gradient (truncated backpropagation through time).
+
+    Raises:
+        TypeError, ValueError: for a wrong rank, dtype or device, T = 0, or a state of another shape.
+    """
+    if not isinstance(params, LIFParameters):
+        raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
+    if isinstance(current, StaticInput):
+        y, steps = check_sequence("current", current.values[None]), current.steps
+    else:
+        y = check_sequence("current", current)
+        steps = len(y)
+    stacked = None
+    if state is not None:
+        if not isinstance(state, tuple) or len(state) != 3:
+            raise TypeError(f"state must be a LIFState (current, membrane, psc), got {type(state).__name__}")
+        shape = tuple(y.shape[1:])
+        parts = (check_like(f"state.{n}", x, shape, y.device) for n, x in zip(LIFState._fields, state, strict=True))
+        stacked = torch.stack([part.detach() for part in parts]).to(arithmetic_dtype(y.dtype))
+    keep = torch.is_grad_enabled() and y.requires_grad
+    spikes, words, _, new_state = _ops.lif_forward(
+        time_dense(y),
+        stacked,
+        steps,
+        synapse,
+        keep,
+        return_state,
+        params.tau_mem,
+        params.tau_syn,
+        params.threshold,
+        params.reset,
+        params.max_slope,
+        params.warmup,
+        params.variant,
+    )
+    if keep:
+        _packed.remember(spikes, _packed.Packed(words.detach(), steps))
+    if return_state:
+        return spikes, LIFState(*new_state.detach().unbind(0))
+    return spikes
+
+
+@overload
+def psc(spikes: Tensor, tau_syn: float, state: Tensor | None = ..., return_state: Literal[False] = ...) -> Tensor: ...
+@overload
+def psc(
+    spikes: Tensor, tau_syn: float, state: Tensor | None = ..., *, return_state: Literal[True]
+) -> tuple[Tensor, Tensor]: ...
+def psc(
+    spikes: Tensor, tau_syn: float, state: Tensor | None = None, return_state: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Postsynaptic current of spike trains, ``a[t] = (1 - 1/tau_syn) a[t-1] + s[t] / tau_syn``.
+
+    Args:
+        spikes: ``(T, B, *)``, or any real-valued sequence: the filter is linear.
+        tau_syn: synaptic time constant in time steps, >= 1.
+        state: a ``(B, *)`` before the first step, None for 0; it carries no gradient.
+        return_state: whether to return a after the last step too, ``(B, *)``, without gradient.
+
+    Returns:
+        a, in the shape, dtype and memory order of ``spikes``.
+
+    Raises:
+        TypeError, ValueError: for a wrong rank, dtype, device, time constant or state.
+    """
+    check_sequence("spikes", spikes, lowest_rank=1)
+    tau_syn = checked_time_constant("tau_syn", tau_syn)
+    start = None
+    if state is not None:
+        start = check_like("state", state, tuple(spikes.shape[1:]), spikes.device).detach()[None]
+    current, final = _ops.psc_filter(time_dense(spikes), start, tau_syn, False)
+    return (current, final[0].detach()) if return_state else current
+
+
+def pack_spikes(spikes: Tensor, dtype: torch.dtype = torch.int32) -> Tensor:
+    """Spike trains as bits, 32 steps to a word.
+
+    Args:
+        spikes: ``(T, B, *)`` of any dtype; a step counts as a spike where it is not 0.
+        dtype: integer type of a word. int32 always fits; int16 does for T <= 16 and uint8 for T <= 8.
+
+    Returns:
+        Words ``(ceil(T / 32), B, *)``; bit ``t % 32`` of word ``t // 32`` is step t.
+    """
+    if not isinstance(spikes, Tensor):
+        raise TypeError(f"spikes must be a tensor (T, B, *), got {type(spikes).__name__}")
+    check_rank("spikes", spikes, 1)
+    check_device("spikes", spikes.device)
+    bits = {torch.int32: WORD, torch.int16: 16, torch.uint8: 8}.get(dtype)
+    if bits is None:
+        raise TypeError(f"dtype must be torch.int32, torch.int16 or torch.uint8, got {dtype}")
+    if len(spikes) > bits and dtype != torch.int32:
+        raise ValueError(f"dtype {dtype} holds at most {bits} steps, got T = {len(spikes)}; use torch.int32")
+    return _ops.pack(spikes.detach(), dtype)
+
+
+def unpack_spikes(words: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The spike trains ``(steps, B, *)``, 0 and 1 in ``dtype``, that `pack_spikes` packed into ``words``."""
+    if not isinstance(words, Tensor):
+        raise TypeError(f"words must be a tensor (ceil(steps / 32), B, *), got {type(words).__name__}")
+    if words.dtype not in (torch.int32, torch.int16, torch.uint8):
+        raise TypeError(f"words must be torch.int32, torch.int16 or torch.uint8, got {words.dtype}")
+    check_rank("words", words, 1)
+    check_device("words", words.device)
+    check_count("steps", steps)
+    bits = 8 * words.element_size()
+    if len(words) != word_count(steps) or steps > bits * len(words):
+        raise ValueError(f"words must hold {steps} steps, got {len(words)} words of {bits} bits")
+    return _ops.unpack(words, steps, dtype)

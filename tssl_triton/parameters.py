@@ -1,0 +1,90 @@
+"""The constants of a spiking layer, checked once where they are made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Reset = Literal["zero", "subtract"]
+WarmUp = Literal["psc", "silent", "off"]
+Variant = Literal["released", "paper"]
+
+
+@dataclass(frozen=True)
+class LIFParameters:
+    """Constants of a leaky integrate-and-fire neuron with a first-order synapse, and of its TSSL-BP gradient.
+
+    Args:
+        tau_mem: membrane time constant in time steps (1 ms), >= 1; the membrane keeps ``alpha = 1 - 1/tau_mem`` a step.
+        tau_syn: synaptic time constant in time steps, >= 1; the synapse keeps ``beta = 1 - 1/tau_syn`` a step.
+        threshold: firing threshold, > 0; a neuron fires where its membrane potential is strictly above it.
+        reset: ``"zero"`` sets the membrane to 0 after a spike (the authors' released program),
+            ``"subtract"`` lowers it by the threshold (the paper's text).
+        max_slope: bound on the slope of spike time against membrane potential, dt_m/du, > 0.
+        warmup: where the surrogate gradient of supplement 2.3 takes over: ``"psc"`` where the neuron's own
+            postsynaptic current is below ``1/(4 tau_syn)``, ``"silent"`` for neurons with no spike in the
+            whole window, ``"off"`` nowhere.
+        variant: ``"released"`` lets a silent step emit the next spike's error through the leak, as the released
+            program does; ``"paper"`` reads eq. (14) literally, a silent step emits no gradient.
+
+    Raises:
+        TypeError: if a number is not a real number or an option is not a string.
+        ValueError: if a number is not finite or out of range, or an option is unknown.
+
+    Source: Zhang & Li, NeurIPS 2020, eqs. (3)-(5), (11)-(14) and supplement 2.3.
+    """
+
+    tau_mem: float = 5.0
+    tau_syn: float = 3.0
+    threshold: float = 1.0
+    reset: Reset = "zero"
+    max_slope: float = 8.0
+    warmup: WarmUp = "psc"
+    variant: Variant = "released"
+
+    def __post_init__(self) -> None:
+        for name in ("tau_mem", "tau_syn"):
+            object.__setattr__(self, name, checked_time_constant(name, getattr(self, name)))
+        for name in ("threshold", "max_slope"):
+            number = _finite(name, getattr(self, name), "> 0")
+            if number <= 0:
+                raise ValueError(f"{name} must be a finite number > 0, got {number!r}")
+            object.__setattr__(self, name, number)
+        for name, accepted in (("reset", Reset), ("warmup", WarmUp), ("variant", Variant)):
+            _check_option(name, getattr(self, name), get_args(accepted))
+
+    @property
+    def alpha(self) -> float:
+        """Share of the membrane potential that is left after one step."""
+        return 1.0 - 1.0 / self.tau_mem
+
+    @property
+    def beta(self) -> float:
+        """Share of the synaptic current that is left after one step."""
+        return 1.0 - 1.0 / self.tau_syn
+
+
+def checked_time_constant(name: str, value: object) -> float:
+    """``value`` as a float >= 1 (time steps); below 1 the decay ``1 - 1/tau`` would be negative."""
+    number = _finite(name, value, ">= 1")
+    if number < 1:
+        raise ValueError(f"{name} must be a finite number >= 1 (time steps), got {number!r}")
+    return number
+
+
+def _finite(name: str, value: object, accepted: str) -> float:
+    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a real number {accepted}, got {value!r}")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a finite number {accepted}, got {number!r}")
+    return number
+
+
+def _check_option(name: str, value: object, accepted: tuple[str, ...]) -> None:
+    listed = ", ".join(repr(option) for option in accepted)
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {listed}, got {value!r}")
+    if value not in accepted:
+        raise ValueError(f"{name} must be one of {listed}, got {value!r}")
