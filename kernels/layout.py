@@ -18,6 +18,10 @@ WORD = 32
 """Steps in one word of a packed spike train."""
 
 
+WINDOW = 16
+"""Steps that the Triton kernels replay at once; the CPU loop has its own, shorter window."""
+
+
 def cdiv(a: int, b: int) -> int:
     """``a / b`` rounded up."""
     return -(-a // b)

@@ -256,9 +256,8 @@ def lif_backward(
         grad_current.copy_(total)
 
 
-def psc(inputs: Tensor, outputs: Tensor, state: Tensor | None, *, tau_syn: float, reverse: bool) -> None:
+def psc(inputs: Tensor, outputs: Tensor, state: Tensor, *, tau_syn: float, reverse: bool) -> None:
     """Filter ``inputs (T, N)`` forwards in time, or backwards (the transpose); ``state (1, N)`` is left at the end."""
-    state = _zeros(1, inputs) if state is None else state
     params = LIFParameters(tau_syn=tau_syn)
     sources, targets = list(inputs), list(outputs)
     if reverse:

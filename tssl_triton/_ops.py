@@ -25,7 +25,7 @@ from torch import Tensor
 
 from . import _cpu
 from ._layout import empty_rows, flat, in_layout_of, time_dense
-from .kernels.layout import arithmetic_dtype, checkpoint_rows, word_count, word_dtype
+from .kernels.layout import WINDOW, arithmetic_dtype, checkpoint_rows, word_count, word_dtype
 from .parameters import LIFParameters
 
 
@@ -50,7 +50,7 @@ def _backend(device: torch.device) -> ModuleType:
 
 def _window(device: torch.device) -> int:
     # Asked for while tracing too, where importing Triton is neither needed nor wanted.
-    return 16 if device.type == "cuda" or interpreting() else _cpu.WINDOW
+    return WINDOW if device.type == "cuda" or interpreting() else _cpu.WINDOW
 
 
 # --- leaky integrate-and-fire neuron ----------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def lif_forward(
     warmup: str,
     variant: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Spikes ``(T, B, *)``, packed spikes and checkpoints (empty unless ``keep``), new state (empty unless ``carry``)."""
+    """Spikes ``(T, B, *)``; packed spikes and checkpoints, empty unless ``keep``; new state, empty unless ``carry``."""
     params = LIFParameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)  # type: ignore[arg-type]
     current = time_dense(current)
     spikes, words, checkpoints, new_state = _lif_outputs(current, steps, keep, carry)

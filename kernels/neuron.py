@@ -1,0 +1,527 @@
+"""The leaky integrate-and-fire neuron: forward, and the TSSL-BP backward, each one pass with time in registers.
+
+Forward, Zhang & Li (NeurIPS 2020), eqs. (3)-(5), per neuron::
+
+    i[t] = beta i[t-1] + y[t] / tau_syn        (i[t] = y[t] without SYNAPSE)
+    u[t] = alpha v[t-1] + i[t]
+    s[t] = u[t] > threshold
+    v[t] = u[t] (1 - s[t])                     (u[t] - threshold s[t] with SUBTRACT)
+
+Backward, eqs. (11)-(14) with the sum over the phi table folded into one carry, delta = dL/du::
+
+    kappa[t] = clip(1 / (u[t] - v[t-1]), 0, max_slope)          slope of the spike time against u
+    spike:      delta[t] = kappa[t] (G[t] + rho[t] delta[t+1])  G = dL/ds; rho = u/tau_mem, or threshold/tau_mem
+    no spike:   delta[t] = alpha delta[t+1]
+    e[t] = delta'[t] / tau_syn + beta e[t+1]                    the synapse's transpose; dL/dy = e
+
+delta' is delta, but for variant "paper", where silent steps emit 0, and for warm-up (supplement 2.3), where a neuron
+without a recent spike, a[t] < 1/(4 tau_syn), emits G[t] f(u[t]) with f the slope of a sigmoid. The carry is always
+delta. u is replayed from y, spikes come from the packed mask and so are forward's own.
+
+Memory traffic per neuron-step in float32 (16 bits): forward reads y, writes s and 1 bit, 8.13 (4.13) bytes; backward
+reads G, y and the bit, writes e, 12.13 (6.13) bytes. Checkpoints of runs beyond 16 steps add 12 bytes per 16 steps
+to each. Tensors are ``(T, N)`` with N contiguous; arithmetic is float32, or float64 for float64 tensors.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .layout import WINDOW, cdiv
+from .plan import plan_neurons
+
+SURROGATE_WIDTH = 0.2
+"""Width of the warm-up's sigmoid (supplement 2.3)."""
+
+SURROGATE_CLIP = 8.0
+"""The released program clips the sigmoid's argument to +-8."""
+
+
+class NeuronConstants(Protocol):
+    """What the launchers read of the layer's parameters."""
+
+    tau_mem: float
+    tau_syn: float
+    threshold: float
+    reset: str
+    max_slope: float
+    warmup: str
+    variant: str
+
+
+@triton.jit
+def _after_reset(u, fired, THRESHOLD: tl.constexpr, SUBTRACT: tl.constexpr):
+    """v[t] from u[t] and s[t]."""
+    if SUBTRACT:
+        return tl.where(fired, u - THRESHOLD, u)
+    else:
+        return tl.where(fired, 0.0, u)
+
+
+@triton.jit
+def _synapse(i, y, BETA: tl.constexpr, INV_TAU_SYN: tl.constexpr, SYNAPSE: tl.constexpr):
+    """i[t] from i[t-1] and y[t]."""
+    if SYNAPSE:
+        return BETA * i + INV_TAU_SYN * y
+    else:
+        return y
+
+
+@triton.jit
+def _load_state(state_ptr, stride, mask, ACC: tl.constexpr):
+    i = tl.load(state_ptr, mask=mask, other=0.0).to(ACC)
+    v = tl.load(state_ptr + stride, mask=mask, other=0.0).to(ACC)
+    a = tl.load(state_ptr + 2 * stride, mask=mask, other=0.0).to(ACC)
+    return i, v, a
+
+
+@triton.jit
+def _store_state(state_ptr, stride, mask, i, v, a):
+    tl.store(state_ptr, i, mask=mask)
+    tl.store(state_ptr + stride, v, mask=mask)
+    tl.store(state_ptr + 2 * stride, a, mask=mask)
+
+
+@triton.jit
+def _forward_window(
+    # tensors, at this window's first step
+    current_ptr,
+    spikes_ptr,
+    # sizes
+    stride,
+    mask,
+    # state
+    i,
+    v,
+    a,
+    # constants
+    ALPHA: tl.constexpr,
+    BETA: tl.constexpr,
+    INV_TAU_SYN: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    # options
+    SUBTRACT: tl.constexpr,
+    SYNAPSE: tl.constexpr,
+    STATIC: tl.constexpr,
+    STEPS: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """STEPS steps; returns the state after them and their spikes as bits."""
+    bits = tl.zeros_like(mask.to(tl.int32))
+    if STATIC:
+        y = tl.load(current_ptr, mask=mask, other=0.0).to(ACC)
+    for k in tl.static_range(STEPS):
+        if not STATIC:
+            y = tl.load(current_ptr + k * stride, mask=mask, other=0.0).to(ACC)
+        i = _synapse(i, y, BETA, INV_TAU_SYN, SYNAPSE)
+        u = ALPHA * v + i
+        fired = u > THRESHOLD
+        v = _after_reset(u, fired, THRESHOLD, SUBTRACT)
+        a = BETA * a + tl.where(fired, INV_TAU_SYN, 0.0)
+        bits |= fired.to(tl.int32) << k
+        tl.store(spikes_ptr + k * stride, fired.to(spikes_ptr.dtype.element_ty), mask=mask)
+    return i, v, a, bits
+
+
+@triton.jit
+def lif_forward_kernel(
+    # tensors
+    current_ptr,  # (T, N), or (1, N) with STATIC
+    spikes_ptr,  # (T, N)
+    words_ptr,  # (words, N) integer, with KEEP
+    checkpoints_ptr,  # (3 full_windows, N), with KEEP and LONG
+    state_ptr,  # (3, N), with HAS_STATE
+    new_state_ptr,  # (3, N), with CARRY
+    # sizes
+    N,
+    full_windows,  # windows of WINDOW steps before the last one
+    # constants
+    ALPHA: tl.constexpr,
+    BETA: tl.constexpr,
+    INV_TAU_SYN: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    # options
+    SUBTRACT: tl.constexpr,
+    SYNAPSE: tl.constexpr,
+    STATIC: tl.constexpr,
+    KEEP: tl.constexpr,
+    HAS_STATE: tl.constexpr,
+    CARRY: tl.constexpr,
+    # shape of the program
+    LONG: tl.constexpr,  # more than one window
+    LAST: tl.constexpr,  # steps of the last window, 1..WINDOW
+    WINDOW: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # One program, BLOCK neurons. Row offsets are 64-bit scalars: T N may pass 2^31 elements.
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    stride = tl.cast(N, tl.int64)
+    n = tl.arange(0, BLOCK)
+    mask = n < N - start
+    current_ptr += start + n
+    spikes_ptr += start + n
+
+    if HAS_STATE:
+        i, v, a = _load_state(state_ptr + start + n, stride, mask, ACC)
+    else:
+        i = tl.zeros([BLOCK], ACC)
+        v = tl.zeros([BLOCK], ACC)
+        a = tl.zeros([BLOCK], ACC)
+    word = tl.zeros([BLOCK], tl.int32)
+
+    if LONG:
+        for w in range(full_windows):
+            i, v, a, bits = _forward_window(
+                current_ptr, spikes_ptr, stride, mask, i, v, a,
+                ALPHA, BETA, INV_TAU_SYN, THRESHOLD, SUBTRACT, SYNAPSE, STATIC, WINDOW, ACC,
+            )  # fmt: skip
+            if KEEP:
+                # Two windows to a word: an even one begins it, an odd one completes it.
+                if w % 2 == 0:
+                    word = bits
+                else:
+                    word |= bits << WINDOW
+                    tl.store(words_ptr + (w // 2) * stride + start + n, word, mask=mask)
+                _store_state(checkpoints_ptr + (3 * w) * stride + start + n, stride, mask, i, v, a)
+            spikes_ptr += WINDOW * stride
+            if not STATIC:
+                current_ptr += WINDOW * stride
+
+    i, v, a, bits = _forward_window(
+        current_ptr, spikes_ptr, stride, mask, i, v, a,
+        ALPHA, BETA, INV_TAU_SYN, THRESHOLD, SUBTRACT, SYNAPSE, STATIC, LAST, ACC,
+    )  # fmt: skip
+    if KEEP:
+        if LONG:
+            if full_windows % 2 == 0:
+                word = bits
+            else:
+                word |= bits << WINDOW
+            words_ptr += (full_windows // 2) * stride
+        else:
+            word = bits
+        tl.store(words_ptr + start + n, word.to(words_ptr.dtype.element_ty), mask=mask)
+    if CARRY:
+        _store_state(new_state_ptr + start + n, stride, mask, i, v, a)
+
+
+@triton.jit
+def _backward_window(
+    # tensors, at this window's first step
+    grad_spikes_ptr,
+    current_ptr,
+    grad_current_ptr,
+    # sizes
+    stride,
+    mask,
+    # spikes of this window as bits; of the whole run, as not 0
+    bits,
+    any_spike,
+    # state before the window; carry from after it
+    i,
+    v,
+    a,
+    delta,
+    e,
+    total,
+    # constants
+    ALPHA: tl.constexpr,
+    BETA: tl.constexpr,
+    INV_TAU_MEM: tl.constexpr,
+    INV_TAU_SYN: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    MAX_SLOPE: tl.constexpr,
+    SURROGATE_CLIP: tl.constexpr,
+    INV_SURROGATE_WIDTH: tl.constexpr,
+    # options
+    SUBTRACT: tl.constexpr,
+    SYNAPSE: tl.constexpr,
+    STATIC: tl.constexpr,
+    PAPER: tl.constexpr,
+    WARMUP: tl.constexpr,
+    STEPS: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Replay STEPS steps, then walk them back; returns the carry before them."""
+    # 1. Forward again from y, with forward's own spikes. Only u is kept per step: v follows from u and the bit, and
+    #    where warm-up applies is one more bit.
+    before = v
+    us = ()
+    below = tl.zeros_like(bits)
+    if STATIC:
+        y = tl.load(current_ptr, mask=mask, other=0.0).to(ACC)
+    for k in tl.static_range(STEPS):
+        if not STATIC:
+            y = tl.load(current_ptr + k * stride, mask=mask, other=0.0).to(ACC)
+        fired = ((bits >> k) & 1) != 0
+        i = _synapse(i, y, BETA, INV_TAU_SYN, SYNAPSE)
+        u = ALPHA * v + i
+        us = us + (u,)  # noqa: RUF005 - the compiler knows concatenation, not unpacking
+        v = _after_reset(u, fired, THRESHOLD, SUBTRACT)
+        if WARMUP == "psc":
+            a = BETA * a + tl.where(fired, INV_TAU_SYN, 0.0)
+            below |= (a < 0.25 * INV_TAU_SYN).to(tl.int32) << k
+
+    # 2. And back.
+    for k in tl.static_range(STEPS - 1, -1, -1):
+        g = tl.load(grad_spikes_ptr + k * stride, mask=mask, other=0.0).to(ACC)
+        u = us[k]
+        fired = ((bits >> k) & 1) != 0
+        if k > 0:
+            rest = _after_reset(us[k - 1], ((bits >> (k - 1)) & 1) != 0, THRESHOLD, SUBTRACT)
+        else:
+            rest = before
+        du = u - rest
+        # clip(1/du, 0, MAX_SLOPE) without dividing by 0.
+        kappa = tl.where(du < 0.0, 0.0, 1.0 / tl.maximum(du, 1.0 / MAX_SLOPE))
+        if SUBTRACT:
+            rho = THRESHOLD * INV_TAU_MEM
+        else:
+            rho = u * INV_TAU_MEM
+        delta = tl.where(fired, kappa * (g + rho * delta), ALPHA * delta)
+        emitted = delta
+        if PAPER:
+            emitted = tl.where(fired, delta, 0.0)
+        if WARMUP != "off":
+            x = (u - THRESHOLD) * INV_SURROGATE_WIDTH
+            x = tl.minimum(tl.maximum(x, -SURROGATE_CLIP), SURROGATE_CLIP)
+            sigma = 1.0 / (1.0 + tl.exp(-x))
+            slope = sigma * (1.0 - sigma) * INV_SURROGATE_WIDTH
+            if WARMUP == "psc":
+                warm = ((below >> k) & 1) != 0
+            else:
+                warm = any_spike == 0
+            emitted = tl.where(warm, g * slope, emitted)
+        if SYNAPSE:
+            e = BETA * e + INV_TAU_SYN * emitted
+        else:
+            e = emitted
+        if STATIC:
+            total += e
+        else:
+            tl.store(grad_current_ptr + k * stride, e.to(grad_current_ptr.dtype.element_ty), mask=mask)
+    return delta, e, total
+
+
+@triton.jit
+def lif_backward_kernel(
+    # tensors
+    grad_spikes_ptr,  # (T, N)
+    current_ptr,  # (T, N), or (1, N) with STATIC
+    words_ptr,  # (words, N) integer
+    checkpoints_ptr,  # (3 full_windows, N), with LONG
+    state_ptr,  # (3, N), with HAS_STATE
+    grad_current_ptr,  # (T, N), or (1, N) with STATIC: the sum over time
+    # sizes
+    N,
+    full_windows,  # windows of WINDOW steps before the last one
+    words,
+    # constants
+    ALPHA: tl.constexpr,
+    BETA: tl.constexpr,
+    INV_TAU_MEM: tl.constexpr,
+    INV_TAU_SYN: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    MAX_SLOPE: tl.constexpr,
+    SURROGATE_CLIP: tl.constexpr,
+    INV_SURROGATE_WIDTH: tl.constexpr,
+    # options
+    SUBTRACT: tl.constexpr,
+    SYNAPSE: tl.constexpr,
+    STATIC: tl.constexpr,
+    HAS_STATE: tl.constexpr,
+    PAPER: tl.constexpr,
+    WARMUP: tl.constexpr,  # "psc", "silent" or "off"
+    # shape of the program
+    LONG: tl.constexpr,
+    LAST: tl.constexpr,
+    WINDOW: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    stride = tl.cast(N, tl.int64)
+    n = tl.arange(0, BLOCK)
+    mask = n < N - start
+    grad_spikes_ptr += start + n
+    current_ptr += start + n
+    grad_current_ptr += start + n
+    words_ptr += start + n
+
+    any_spike = tl.zeros([BLOCK], tl.int32)
+    if WARMUP == "silent":
+        for w in range(words):
+            any_spike |= tl.load(words_ptr + w * stride, mask=mask, other=0).to(tl.int32)
+
+    delta = tl.zeros([BLOCK], ACC)
+    e = tl.zeros([BLOCK], ACC)
+    total = tl.zeros([BLOCK], ACC)
+    if HAS_STATE:
+        i0, v0, a0 = _load_state(state_ptr + start + n, stride, mask, ACC)
+    else:
+        i0 = tl.zeros([BLOCK], ACC)
+        v0 = tl.zeros([BLOCK], ACC)
+        a0 = tl.zeros([BLOCK], ACC)
+
+    # The last window, whose length is known while compiling.
+    if LONG:
+        checkpoints_ptr += 3 * (full_windows - 1) * stride + start + n
+        i, v, a = _load_state(checkpoints_ptr, stride, mask, ACC)
+        bits = tl.load(words_ptr + (full_windows // 2) * stride, mask=mask, other=0).to(tl.int32)
+        bits = bits >> (WINDOW * (full_windows % 2))
+        grad_spikes_ptr += full_windows * WINDOW * stride
+        if not STATIC:
+            current_ptr += full_windows * WINDOW * stride
+            grad_current_ptr += full_windows * WINDOW * stride
+    else:
+        i, v, a = i0, v0, a0
+        bits = tl.load(words_ptr, mask=mask, other=0).to(tl.int32)
+    delta, e, total = _backward_window(
+        grad_spikes_ptr, current_ptr, grad_current_ptr, stride, mask, bits, any_spike, i, v, a, delta, e, total,
+        ALPHA, BETA, INV_TAU_MEM, INV_TAU_SYN, THRESHOLD, MAX_SLOPE, SURROGATE_CLIP, INV_SURROGATE_WIDTH,
+        SUBTRACT, SYNAPSE, STATIC, PAPER, WARMUP, LAST, ACC,
+    )  # fmt: skip
+
+    # The full windows before it, latest first.
+    if LONG:
+        for back in range(full_windows):
+            w = full_windows - 1 - back
+            grad_spikes_ptr -= WINDOW * stride
+            if not STATIC:
+                current_ptr -= WINDOW * stride
+                grad_current_ptr -= WINDOW * stride
+            if w > 0:
+                checkpoints_ptr -= 3 * stride
+                i, v, a = _load_state(checkpoints_ptr, stride, mask, ACC)
+            else:
+                i, v, a = i0, v0, a0
+            bits = tl.load(words_ptr + (w // 2) * stride, mask=mask, other=0).to(tl.int32)
+            bits = bits >> (WINDOW * (w % 2))
+            delta, e, total = _backward_window(
+                grad_spikes_ptr, current_ptr, grad_current_ptr, stride, mask, bits, any_spike, i, v, a, delta, e, total,
+                ALPHA, BETA, INV_TAU_MEM, INV_TAU_SYN, THRESHOLD, MAX_SLOPE, SURROGATE_CLIP, INV_SURROGATE_WIDTH,
+                SUBTRACT, SYNAPSE, STATIC, PAPER, WARMUP, WINDOW, ACC,
+            )  # fmt: skip
+    if STATIC:
+        tl.store(grad_current_ptr, total.to(grad_current_ptr.dtype.element_ty), mask=mask)
+
+
+def lif_forward(
+    current: Tensor,
+    spikes: Tensor,
+    words: Tensor | None,
+    checkpoints: Tensor | None,
+    state: Tensor | None,
+    new_state: Tensor | None,
+    *,
+    params: NeuronConstants,
+    synapse: bool,
+) -> None:
+    """Fill ``spikes (T, N)``, packed ``words``, ``checkpoints`` and ``new_state (3, N)`` from ``current``.
+
+    ``current`` is ``(T, N)``, or ``(1, N)`` where one input serves all steps. ``words``, ``checkpoints`` and
+    ``new_state`` may be None: they are not written then. A ``state`` of None is a neuron at rest.
+    """
+    steps, neurons = spikes.shape
+    plan = plan_neurons(neurons)
+    with device_guard(current):
+        lif_forward_kernel[(plan.grid(neurons),)](
+            current_ptr=current,
+            spikes_ptr=spikes,
+            words_ptr=words,
+            checkpoints_ptr=checkpoints,
+            state_ptr=state,
+            new_state_ptr=new_state,
+            N=neurons,
+            full_windows=cdiv(steps, WINDOW) - 1,
+            **forward_constants(params),
+            SYNAPSE=synapse,
+            STATIC=len(current) < steps,
+            KEEP=words is not None,
+            HAS_STATE=state is not None,
+            CARRY=new_state is not None,
+            **_program(steps, current.dtype),
+            BLOCK=plan.block,
+            num_warps=plan.num_warps,
+        )
+
+
+def lif_backward(
+    grad_spikes: Tensor,
+    current: Tensor,
+    words: Tensor,
+    checkpoints: Tensor,
+    state: Tensor | None,
+    grad_current: Tensor,
+    *,
+    params: NeuronConstants,
+    synapse: bool,
+) -> None:
+    """Fill ``grad_current``, shaped like ``current``, from ``grad_spikes (T, N)`` and what forward kept."""
+    steps, neurons = grad_spikes.shape
+    plan = plan_neurons(neurons)
+    with device_guard(current):
+        lif_backward_kernel[(plan.grid(neurons),)](
+            grad_spikes_ptr=grad_spikes,
+            current_ptr=current,
+            words_ptr=words,
+            checkpoints_ptr=checkpoints if len(checkpoints) else None,
+            state_ptr=state,
+            grad_current_ptr=grad_current,
+            N=neurons,
+            full_windows=cdiv(steps, WINDOW) - 1,
+            words=len(words),
+            **backward_constants(params),
+            SYNAPSE=synapse,
+            STATIC=len(current) < steps,
+            HAS_STATE=state is not None,
+            **_program(steps, current.dtype),
+            BLOCK=plan.block,
+            num_warps=plan.num_warps,
+        )
+
+
+def forward_constants(params: NeuronConstants) -> dict[str, Any]:
+    """Compile-time constants of the forward kernel."""
+    return {
+        "ALPHA": 1.0 - 1.0 / params.tau_mem,
+        "BETA": 1.0 - 1.0 / params.tau_syn,
+        "INV_TAU_SYN": 1.0 / params.tau_syn,
+        "THRESHOLD": params.threshold,
+        "SUBTRACT": params.reset == "subtract",
+    }
+
+
+def backward_constants(params: NeuronConstants) -> dict[str, Any]:
+    """Compile-time constants of the backward kernel."""
+    return {
+        **forward_constants(params),
+        "INV_TAU_MEM": 1.0 / params.tau_mem,
+        "MAX_SLOPE": params.max_slope,
+        "SURROGATE_CLIP": SURROGATE_CLIP,
+        "INV_SURROGATE_WIDTH": 1.0 / SURROGATE_WIDTH,
+        "PAPER": params.variant == "paper",
+        "WARMUP": params.warmup,
+    }
+
+
+def _program(steps: int, dtype: torch.dtype) -> dict[str, Any]:
+    full_windows = cdiv(steps, WINDOW) - 1
+    return {
+        "LONG": full_windows > 0,
+        "LAST": steps - full_windows * WINDOW,
+        "WINDOW": WINDOW,
+        "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
+    }
+
+
+def device_guard(x: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, which need not be the tensor's ("Pointer argument cannot be accessed")."""
+    return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()

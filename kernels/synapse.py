@@ -1,0 +1,73 @@
+"""The first-order synaptic filter and its transpose in time.
+
+    a[t] = beta a[t-1] + s[t] / tau_syn
+
+The transpose is the same recurrence run from the last step to the first, so one kernel serves both. Per neuron-step
+it reads one value and writes one: 8 bytes in float32, 4 in 16 bits.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .neuron import device_guard
+from .plan import plan_neurons
+
+
+@triton.jit
+def psc_kernel(
+    # tensors
+    inputs_ptr,  # (T, N)
+    outputs_ptr,  # (T, N)
+    state_ptr,  # (1, N): a before the first step; left at the last
+    # sizes
+    T,
+    N,
+    # constants
+    BETA: tl.constexpr,
+    INV_TAU_SYN: tl.constexpr,
+    # options
+    REVERSE: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    n = tl.arange(0, BLOCK)
+    mask = n < N - start
+    step = tl.cast(N, tl.int64)
+    offset = start
+    if REVERSE:
+        offset += (T - 1) * step
+        step = -step
+    inputs_ptr += offset + n
+    outputs_ptr += offset + n
+    a = tl.load(state_ptr + start + n, mask=mask, other=0.0).to(ACC)
+    for _ in tl.range(T, loop_unroll_factor=4):
+        a = BETA * a + INV_TAU_SYN * tl.load(inputs_ptr, mask=mask, other=0.0).to(ACC)
+        tl.store(outputs_ptr, a.to(outputs_ptr.dtype.element_ty), mask=mask)
+        inputs_ptr += step
+        outputs_ptr += step
+    tl.store(state_ptr + start + n, a, mask=mask)
+
+
+def psc(inputs: Tensor, outputs: Tensor, state: Tensor, *, tau_syn: float, reverse: bool) -> None:
+    """Filter ``inputs (T, N)`` forwards in time, or backwards (the transpose); ``state (1, N)`` is left at the end."""
+    steps, neurons = inputs.shape
+    plan = plan_neurons(neurons)
+    with device_guard(inputs):
+        psc_kernel[(plan.grid(neurons),)](
+            inputs_ptr=inputs,
+            outputs_ptr=outputs,
+            state_ptr=state,
+            T=steps,
+            N=neurons,
+            BETA=1.0 - 1.0 / tau_syn,
+            INV_TAU_SYN=1.0 / tau_syn,
+            REVERSE=reverse,
+            ACC=tl.float64 if inputs.dtype == torch.float64 else tl.float32,
+            BLOCK=plan.block,
+            num_warps=plan.num_warps,
+        )
