@@ -123,9 +123,10 @@ def _forward_window(
         u = ALPHA * v + i
         fired = u > THRESHOLD
         v = _after_reset(u, fired, THRESHOLD, SUBTRACT)
-        a = BETA * a + tl.where(fired, INV_TAU_SYN, 0.0)
+        a = BETA * a + INV_TAU_SYN * fired.to(ACC)
         bits |= fired.to(tl.int32) << k
-        tl.store(spikes_ptr + k * stride, fired.to(spikes_ptr.dtype.element_ty), mask=mask)
+        # By way of float32: the interpreter has no cast from a boolean to bfloat16.
+        tl.store(spikes_ptr + k * stride, fired.to(tl.float32).to(spikes_ptr.dtype.element_ty), mask=mask)
     return i, v, a, bits
 
 
@@ -266,7 +267,7 @@ def _backward_window(
         us = us + (u,)  # noqa: RUF005 - the compiler knows concatenation, not unpacking
         v = _after_reset(u, fired, THRESHOLD, SUBTRACT)
         if WARMUP == "psc":
-            a = BETA * a + tl.where(fired, INV_TAU_SYN, 0.0)
+            a = BETA * a + INV_TAU_SYN * fired.to(ACC)
             below |= (a < 0.25 * INV_TAU_SYN).to(tl.int32) << k
 
     # 2. And back.
@@ -279,13 +280,15 @@ def _backward_window(
         else:
             rest = before
         du = u - rest
-        # clip(1/du, 0, MAX_SLOPE) without dividing by 0.
-        kappa = tl.where(du < 0.0, 0.0, 1.0 / tl.maximum(du, 1.0 / MAX_SLOPE))
+        # clip(1/du, 0, MAX_SLOPE) without dividing by 0. tl.maximum would round its constant to float32.
+        rise = tl.where(du > 1.0 / MAX_SLOPE, du, 1.0 / MAX_SLOPE)
+        kappa = tl.where(du < 0.0, 0.0, 1.0 / rise)
+        # rho delta; the interpreter would round a constant of its own, rho, to float32.
         if SUBTRACT:
-            rho = THRESHOLD * INV_TAU_MEM
+            intra = (THRESHOLD * INV_TAU_MEM) * delta
         else:
-            rho = u * INV_TAU_MEM
-        delta = tl.where(fired, kappa * (g + rho * delta), ALPHA * delta)
+            intra = (u * INV_TAU_MEM) * delta
+        delta = tl.where(fired, kappa * (g + intra), ALPHA * delta)
         emitted = delta
         if PAPER:
             emitted = tl.where(fired, delta, 0.0)

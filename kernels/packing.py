@@ -55,7 +55,8 @@ def unpack_kernel(
     word = tl.load(words_ptr + w * stride + start + n, mask=mask, other=0).to(tl.int32)
     for k in range(tl.minimum(T - w * WORD, WORD)):
         s = (word >> k) & 1
-        tl.store(spikes_ptr + k * stride, s.to(spikes_ptr.dtype.element_ty), mask=mask)
+        # By way of float32: the interpreter has no cast from an integer to bfloat16.
+        tl.store(spikes_ptr + k * stride, s.to(tl.float32).to(spikes_ptr.dtype.element_ty), mask=mask)
 
 
 def pack(spikes: Tensor, words: Tensor) -> None:

@@ -57,10 +57,11 @@ def _lif_forward_window(
     currents: Rows,
     state: Tensor | None,
     spikes: Rows,
-    mask: Tensor | None,
+    word: Tensor | None,
+    bit: Tensor | None,
     new_state: Tensor | None,
 ) -> None:
-    """Equations (3)-(5) for one window; writes spikes, the packed mask and the state after the last step."""
+    """Equations (3)-(5) for one window; writes spikes, the state after it, and the word from ``bit`` on."""
     p = recipe.params
     beta, alpha, inv_tau_syn = p.beta, p.alpha, 1.0 / p.tau_syn
     i, v, a = _start(state, currents[0])
@@ -77,8 +78,8 @@ def _lif_forward_window(
             bits = bits | (fired.to(torch.int32) << k)
         if recipe.carried:
             a = beta * a + s * inv_tau_syn
-    if mask is not None:
-        mask.copy_(bits)
+    if word is not None:
+        word.copy_(bits if bit is None else torch.where(bit == 0, bits, word | (bits << bit)))
     if new_state is not None:
         for row, value in enumerate((i, v, a)):
             new_state[row].copy_(value)
@@ -88,7 +89,8 @@ def _lif_backward_window(
     recipe: _Recipe,
     grad_spikes: Rows,
     currents: Rows,
-    mask: Tensor,
+    word: Tensor,
+    bit: Tensor | None,
     any_spike: Tensor | None,
     state: Tensor | None,
     carry: Tensor | None,
@@ -101,13 +103,14 @@ def _lif_backward_window(
     i, v, a = _start(state, currents[0])
 
     # Forward again, from the saved input and the saved spikes.
+    bits = word.to(torch.int32) if bit is None else word >> bit
     replay = []
     for k in range(recipe.steps):
         y = currents[0 if recipe.static else k].to(i.dtype)
         i = beta * i + y * inv_tau_syn if recipe.synapse else y
         u = alpha * v + i
         du = u - v
-        fired = ((mask.to(torch.int32) >> k) & 1) != 0
+        fired = ((bits >> k) & 1) != 0
         v = torch.where(fired, u - p.threshold if p.reset == "subtract" else 0.0, u)
         a = beta * a + fired.to(i.dtype) * inv_tau_syn
         replay.append((u, du, fired, a < quiet))
@@ -150,10 +153,11 @@ def _psc_window(recipe: _Recipe, inputs: Rows, state: Tensor, outputs: Rows) -> 
     state[0].copy_(a)
 
 
-def _unpack_window(recipe: _Recipe, mask: Tensor, spikes: Rows) -> None:
-    """The steps of one window from their bits."""
+def _unpack_window(recipe: _Recipe, word: Tensor, bit: Tensor, spikes: Rows) -> None:
+    """The steps of one window from their bits, which begin at ``bit`` of the word."""
+    bits = word.to(torch.int32) >> bit
     for k in range(recipe.steps):
-        spikes[k].copy_((mask.to(torch.int32) >> k) & 1)
+        spikes[k].copy_((bits >> k) & 1)
 
 
 def _start(state: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,10 +189,9 @@ def lif_forward(
     steps = len(spikes)
     recipe = _Recipe(steps, current.dtype, params, synapse, len(current) < steps, False, words is not None)
     if steps <= WINDOW and state is None and new_state is None:
-        mask = None if words is None else words[0]
-        _run(_lif_forward_window, recipe, list(current), None, list(spikes), mask, None)
+        word = None if words is None else words[0]
+        _run(_lif_forward_window, recipe, list(current), None, list(spikes), word, None, None)
         return
-    mask = None if words is None else torch.empty_like(words[0], dtype=torch.int32)
     state = _zeros(3, current) if state is None else state
     for t in range(0, steps, WINDOW):
         n = min(WINDOW, steps - t)
@@ -204,12 +207,10 @@ def lif_forward(
             list(current if recipe.static else current[t : t + n]),
             state,
             list(spikes[t : t + n]),
-            mask,
+            None if words is None else words[t // WORD],
+            _bit(t),
             following,
         )
-        if words is not None and mask is not None:
-            word, bit = words[t // WORD], t % WORD
-            word.copy_(mask) if bit == 0 else word.bitwise_or_(mask << bit)
         state = following
 
 
@@ -229,7 +230,7 @@ def lif_backward(
     recipe = _Recipe(steps, current.dtype, params, synapse, len(current) < steps)
     any_spike = functools.reduce(torch.bitwise_or, words) if params.warmup == "silent" else None
     if steps <= WINDOW and state is None:
-        rows = list(grad_spikes), list(current), words[0], any_spike, None, None, list(grad_current)
+        rows = list(grad_spikes), list(current), words[0], None, any_spike, None, None, list(grad_current)
         _run(_lif_backward_window, recipe, *rows)
         return
     carry = _zeros(2, current)
@@ -246,7 +247,8 @@ def lif_backward(
             replace(recipe, steps=n, carried=True),
             list(grad_spikes[t : t + n]),
             list(current if recipe.static else current[t : t + n]),
-            words[t // WORD].to(torch.int32) >> (t % WORD),
+            words[t // WORD],
+            _bit(t),
             any_spike,
             start,
             carry,
@@ -280,14 +282,18 @@ def unpack(words: Tensor, spikes: Tensor) -> None:
     for t in range(0, len(spikes), WINDOW):
         n = min(WINDOW, len(spikes) - t)
         recipe = _Recipe(n, spikes.dtype, _ANY)
-        word = words[t // WORD]
-        _run(_unpack_window, recipe, word >> (t % WORD) if t % WORD else word, list(spikes[t : t + n]))
+        _run(_unpack_window, recipe, words[t // WORD], _bit(t), list(spikes[t : t + n]))
 
 
 def _checkpoint(checkpoints: Tensor, t: int) -> Tensor:
     """The state that window ``t // WINDOW`` starts from; the first window has none."""
     row = 3 * (t // WINDOW - 1)
     return checkpoints[row : row + 3]
+
+
+def _bit(t: int) -> Tensor:
+    """Which bit of its word step t is; a tensor, so that one compiled window serves every place in a word."""
+    return torch.tensor(t % WORD, dtype=torch.int32)
 
 
 def _zeros(rows: int, like: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class _Linear(torch.autograd.Function):
         return F.linear(x.flatten(2), weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *kept = ctx.saved_tensors
         rows = grad.flatten(0, 1)
         grad_x = grad_weight = grad_bias = None
@@ -101,7 +101,7 @@ class _Conv2d(torch.autograd.Function):
         return F.conv2d(x.flatten(0, 1), weight, bias, stride, padding).unflatten(0, x.shape[:2])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *kept = ctx.saved_tensors
         x = ctx.packed.rebuild(tuple(kept), grad.dtype).flatten(0, 1)
         grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
@@ -130,7 +130,7 @@ class _SumPool2d(torch.autograd.Function):
         return F.avg_pool2d(x.flatten(0, 1), size, divisor_override=1).mul_(scale).unflatten(0, x.shape[:2])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad = grad.flatten(0, 1) * ctx.scale
         # Only its shape matters: no memory is touched.
         like = grad.new_empty((len(grad), *ctx.shape[2:]))
@@ -149,7 +149,7 @@ class _Recomputed(torch.autograd.Function):
         return function(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x = ctx.packed.rebuild(ctx.saved_tensors, grad.dtype)
         with torch.enable_grad():
             x.requires_grad_()

@@ -227,7 +227,7 @@ class SpikingSequential(nn.Sequential):
     without neurons), which the next window is called with.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, x: Input, state: Sequence[LIFState | None] | None = None, return_state: bool = False
     ) -> Input | tuple[Input, list[LIFState | None]]:
         if state is not None and len(state) != len(self):

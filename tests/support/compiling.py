@@ -67,11 +67,7 @@ def compile_kernel(kernel: Any, target: GPUTarget, arguments: dict[str, Any], *,
         if isinstance(value, str) and value.startswith("*"):
             signature[name] = value
             attributes[(position,)] = [["tt.divisibility", 16]]
-        elif isinstance(value, int) and not isinstance(value, bool) and not name.isupper():
-            signature[name] = "i32" if value < 2**31 else "i64"
-            if value % 16 == 0:
-                attributes[(position,)] = [["tt.divisibility", 16]]
-        elif name in ("N", "T"):
+        elif (isinstance(value, int) and not isinstance(value, bool) and not name.isupper()) or name in ("N", "T"):
             signature[name] = "i32" if value < 2**31 else "i64"
             if value % 16 == 0:
                 attributes[(position,)] = [["tt.divisibility", 16]]

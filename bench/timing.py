@@ -1,0 +1,32 @@
+"""Timing ways of doing the same work, in one process and interleaved, so that a noisy machine is fair to all."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each case over ``rounds`` rounds in which every case runs once, after one round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for measured in range(rounds + 1):
+        for name, work in cases.items():
+            start = time.perf_counter()
+            work()
+            if measured:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def machine() -> str:
+    """One line that says what the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
+    return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"

@@ -1,0 +1,46 @@
+"""Markers that skip what cannot run here, and fixtures of the tests that run operators."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = {}
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        missing["interpret"] = "runs Triton kernels on CPU tensors: set TRITON_INTERPRET=1"
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch
+
+        if not torch.cuda.is_available():
+            missing["gpu"] = "needs a CUDA or ROCm device, and there is none"
+    for item in items:
+        for marker, reason in missing.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Memory that nobody has written holds NaN, or the largest integer, and so shows in any result that reads it."""
+    import torch
+
+    mode, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(mode, warn_only=warn_only)
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU loop without compiling it: the same functions, and seconds saved for each setting of a neuron.
+
+    Where kernels are interpreted it changes nothing.
+    """
+    monkeypatch.setenv("TSSL_CPU", "eager")

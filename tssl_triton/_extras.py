@@ -1,0 +1,32 @@
+"""Importing what only some users need, with an error that says how to get it."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class MissingExtraError(ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+def require(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import ``module``, which the optional dependencies ``extra`` install.
+
+    Args:
+        module: dotted name to import.
+        extra: name of the group of optional dependencies.
+        purpose: what it is needed for, as the subject of a sentence: "reading MNIST".
+
+    Raises:
+        MissingExtraError: if the package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != module.split(".")[0]:
+            raise
+        package = {"sklearn": "scikit-learn"}.get(module.split(".")[0], module.split(".")[0])
+        raise MissingExtraError(
+            f"{purpose} needs {package}, which is not installed: pip install 'tssl-triton[{extra}]'"
+        ) from error

@@ -1,0 +1,199 @@
+"""The command ``tssl``: train a network, test one, and say what this machine offers."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import platform
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from tssl_triton._extras import MissingExtraError
+from tssl_triton.checkpoint import CheckpointError
+from tssl_triton.config import FIELD_TYPES, ConfigError, TrainConfig, read_toml, resolve
+from tssl_triton.data import DataError
+from tssl_triton.experiments import DATASET_DEFAULTS
+from tssl_triton.functional import implementation
+from tssl_triton.network import ArchitectureError
+from tssl_triton.report import choose_display
+from tssl_triton.run import Run, default_folder, load_trainer
+from tssl_triton.train import TrainingError
+
+#: Errors whose message is all a user needs. Anything else is a fault in the program and shows its traceback.
+USER_ERRORS = (ArchitectureError, CheckpointError, ConfigError, DataError, MissingExtraError, OSError, TrainingError)
+
+INTERRUPTED = 130  # what shells report for a process that SIGINT ended
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other error, in place of argparse's usage block."""
+        self.exit(2, f"tssl: error: {message}; see '{self.prog} --help'\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command ``tssl``.
+
+    Args:
+        arguments: words after the command's name; those of the process if not given.
+
+    Returns:
+        The exit status: 0, 2 after an error, 130 after an interruption.
+    """
+    options = vars(_parser().parse_args(arguments))
+    command = options.pop("command")
+    try:
+        status: int = command(options)
+    except USER_ERRORS as error:
+        print(f"tssl: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tssl: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return status
+
+
+def _train(options: dict[str, Any]) -> int:
+    resume, folder, file = options.pop("resume"), options.pop("run_dir"), options.pop("config")
+    progress = options.pop("progress")
+    if resume is not None:
+        for name, value in (("--run-dir", folder), ("--config", file)):
+            if value is not None:
+                raise ConfigError(f"{name} cannot be combined with --resume: a run keeps its folder and its settings")
+        display = choose_display(progress, _say)
+        run = Run.resume(Path(resume), options, _say)
+        _say(f"resuming {run.folder}: {run.trainer.epoch} epochs and {run.trainer.batch} batches are done")
+    else:
+        config = resolve(options, read_toml(file) if file is not None else {})
+        display = choose_display(progress, _say)
+        run = Run.create(Path(folder) if folder is not None else default_folder(config), config, _say)
+        _say(f"run folder {run.folder}")
+    trainer = run.trainer
+    config = trainer.config
+    weights = sum(weight.numel() for weight in trainer.network.parameters())
+    _say(
+        f"{config.dataset}: {len(trainer.images.train_labels)} training and {len(trainer.images.test_labels)} test "
+        f"images; network {config.arch}, {weights} weights, {config.steps} steps, on {trainer.device} "
+        f"({implementation(trainer.device)})"
+    )
+    if not run.train(display):
+        _say(f"interrupted in epoch {trainer.epoch + 1} after {trainer.batch} of {trainer.batches} batches; saved")
+        _say(f"go on with: {_program()} train --resume {shlex.quote(str(run.folder))}")
+        return INTERRUPTED
+    if trainer.history:
+        _say(f"test accuracy {trainer.history[-1]['test_accuracy']:.2%} after {trainer.epoch} epochs")
+    else:
+        _say("no epochs to train")
+    return 0
+
+
+def _evaluate(options: dict[str, Any]) -> int:
+    trainer = load_trainer(Path(options.pop("run")), options)
+    result = trainer.test()
+    if result is None:
+        raise AssertionError("a test that nothing can stop was stopped")
+    place = f"{trainer.epoch} epochs"
+    if trainer.batch:
+        place += f" and {trainer.batch} of {trainer.batches} batches"
+    _say(f"test accuracy {result.accuracy:.2%} ({result.correct} of {result.images} images) after {place}")
+    return 0
+
+
+def _info(options: dict[str, Any]) -> int:
+    rows = [(name, _version(name)) for name in ("tssl-triton", "torch", "triton", "numpy")]
+    rows.append(("python", f"{platform.python_version()} ({platform.system()} {platform.machine()})"))
+    rows += [(name, _version(name)) for name in ("scikit-learn", "torchvision", "tqdm", "matplotlib")]
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++", "cl")), None)
+    rows.append(("C++ compiler", (shutil.which(compiler) or f"{compiler}, not found") if compiler else "none found"))
+    rows.append(("cpu", f"{torch.get_num_threads()} threads; runs: {implementation(torch.device('cpu'))}"))
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        properties = torch.cuda.get_device_properties(device)
+        memory = properties.total_memory / 2**30
+        rows.append((str(device), f"{properties.name}, {memory:.0f} GiB; runs: {implementation(device)}"))
+    if not torch.cuda.device_count():
+        rows.append(("gpu", "none that torch can use"))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        _say(f"{name:<{width}}  {value}")
+    return 0
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _program() -> str:
+    """How the user called this program, to be told the same way of calling it again."""
+    return "python -m tssl_triton" if Path(sys.argv[0]).name == "__main__.py" else "tssl"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="tssl", description="Train deep spiking neural networks with TSSL-BP.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="train | evaluate | info")
+
+    train = commands.add_parser(
+        "train",
+        help="train a network on images",
+        description="Train a network on images. A setting is taken from its flag, else from the file of --config, "
+        "else from the data set's defaults, else from the general default that is shown here. "
+        "The first Ctrl-C saves and stops, a second one leaves at once.",
+        epilog=_dataset_defaults(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.set_defaults(command=_train)
+    train.add_argument("--config", metavar="FILE", help="TOML file of settings, named as the flags are")
+    train.add_argument(
+        "--run-dir", metavar="DIR", help="folder of this run, not there yet (default: runs/DATASET-TIME)"
+    )
+    train.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
+    train.add_argument("--progress", choices=("auto", "bar", "lines"), default="auto", help="how progress is shown")
+    _add_settings(train, tuple(FIELD_TYPES))
+
+    evaluate = commands.add_parser("evaluate", help="test a trained network", description="Test a trained network.")
+    evaluate.set_defaults(command=_evaluate)
+    evaluate.add_argument("run", metavar="RUN", help="folder of the run")
+    _add_settings(evaluate, ("device", "data_root", "download", "test_batch_size"))
+
+    about = "Print versions, devices and which implementation runs on each."
+    commands.add_parser("info", help="versions and devices", description=about).set_defaults(command=_info)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """A flag for each named field of the configuration; one that is not used leaves no trace in the options."""
+    group = parser.add_argument_group("settings")
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    for name in names:
+        field, kind = fields[name], FIELD_TYPES[name]
+        flag = "--" + name.replace("_", "-")
+        text = f"{field.metadata['help']} (default: {field.default})".replace("%", "%%")
+        if kind is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+        else:
+            choices = field.metadata["choices"] or None
+            metavar = None if choices else kind.__name__.upper().replace("STR", "TEXT")
+            group.add_argument(flag, type=kind, choices=choices, metavar=metavar, default=argparse.SUPPRESS, help=text)
+
+
+def _dataset_defaults() -> str:
+    lines = ["defaults of the data sets:"]
+    for dataset, defaults in DATASET_DEFAULTS.items():
+        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in defaults.items())
+        lines.append(f"  {dataset:<14} {flags}")
+    return "\n".join(lines)

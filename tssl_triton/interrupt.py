@@ -1,0 +1,45 @@
+"""Stopping at a good moment: a signal asks, the training loop answers between two batches."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+
+
+class StopRequest:
+    """Turns the first Ctrl-C (SIGINT) or SIGTERM into a request; a second one ends the process at once.
+
+    A context manager; the former handlers are back in place when it is left. Outside the main thread, where Python
+    cannot set handlers, it changes nothing and nothing is ever requested through it.
+
+    Args:
+        notice: written to standard error when the request comes.
+    """
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, notice: str) -> None:
+        self.requested = False
+        self._notice = notice
+        self._former: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in self.signals:
+                self._former[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        for other in self.signals:
+            signal.signal(other, signal.SIG_DFL)
+        # Not print(): a handler may run in the middle of one, and buffered streams refuse to be re-entered.
+        os.write(2, f"\n{self._notice}\n".encode())

@@ -1,0 +1,367 @@
+"""Training a network and testing it, in steps that can be interrupted and taken up again bit for bit.
+
+Everything that the next step depends on is in `Trainer.state`: weights, optimizer, random number generators, the
+place in the epoch and the running sums. The order of the images is a function of seed and epoch
+(`tssl_triton.data.epoch_order`), so it needs no state of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tssl_triton import losses
+from tssl_triton.checkpoint import CheckpointError
+from tssl_triton.config import ConfigError, TrainConfig
+from tssl_triton.data import ImageSet, epoch_order
+from tssl_triton.encoding import static, target_pattern
+from tssl_triton.functional import implementation
+from tssl_triton.modules import SpikingConv2d, SpikingLinear
+from tssl_triton.network import build_network
+
+#: Reading a sum from a GPU waits for all work queued there, so it is done this seldom, in seconds.
+READING_INTERVAL = 0.5
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on, because a number is no longer finite."""
+
+
+@dataclass
+class Totals:
+    """Sums over the batches of an epoch, on the device until they are read.
+
+    Args:
+        loss: sum of the losses of the images.
+        correct: number of images classified correctly, before the step that learnt from them.
+        norm: sum over batches of the gradient's norm before clipping.
+        seen: number of images.
+        seconds: time taken.
+    """
+
+    loss: Tensor
+    correct: Tensor
+    norm: Tensor
+    seen: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Totals:
+        def number(dtype: torch.dtype) -> Tensor:
+            return torch.zeros((), dtype=dtype, device=device)
+
+        return cls(number(torch.float64), number(torch.int64), number(torch.float64))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an epoch is going: means over the ``seen`` images so far."""
+
+    epoch: int
+    batch: int
+    loss: float
+    accuracy: float
+    norm: float
+    seen: int
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Training speed, the first batch's compilation included."""
+        return self.seen / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """Accuracy on the test images, and the mean spikes per neuron and step of each layer."""
+
+    __test__ = False  # not a test class, whatever its name suggests to pytest
+
+    correct: int
+    images: int
+    firing_rates: list[float]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the test images classified correctly."""
+        return self.correct / self.images
+
+
+class Trainer:
+    """A network, its optimizer and its data, trained one epoch at a time.
+
+    Args:
+        config: all settings.
+        images: the data set, on any device.
+
+    Attributes:
+        network: the network being trained.
+        epoch: number of complete epochs.
+        batch: number of complete batches of the epoch under way.
+        history: metrics of the complete epochs, as they are written to ``metrics.jsonl``.
+
+    Raises:
+        ConfigError, ArchitectureError: if the settings do not fit the data or the machine.
+    """
+
+    def __init__(self, config: TrainConfig, images: ImageSet) -> None:
+        self.config = config
+        self.device = choose_device(config.device)
+        self.images = images.to(self.device)
+        torch.manual_seed(config.seed)
+        try:
+            network = build_network(
+                config.arch,
+                images.in_shape,
+                images.classes,
+                params=config.neuron(),
+                padding=config.paddings(),
+                pool=config.pool,  # type: ignore[arg-type]
+                dropout=config.dropout,
+                weight_scale=config.weight_scale,
+                rule=config.rule,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        self.network = network.to(self.device)
+        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+        self.optimizer = kind(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.epoch = 0
+        self.batch = 0
+        self.history: list[dict[str, Any]] = []
+        self.totals = Totals.zero(self.device)
+
+    @property
+    def batches(self) -> int:
+        """Number of batches in an epoch; the last one may be smaller."""
+        return math.ceil(len(self.images.train_labels) / self.config.batch_size)
+
+    def loss(self, spikes: Tensor, labels: Tensor) -> Tensor:
+        """The configured loss of output ``spikes`` ``(T, B, classes)`` against ``labels`` ``(B,)``, one per image."""
+        config = self.config
+        if config.loss == "count":
+            return losses.spike_count_loss(
+                spikes, labels, config.desired_count, config.undesired_count, reduction="none"
+            )
+        if config.loss == "softmax":
+            return losses.softmax_count_loss(spikes, labels, reduction="none")
+        target = target_pattern(labels, self.images.classes, config.pattern, config.steps, spikes.dtype)
+        if config.loss == "spike-train":
+            return losses.spike_train_loss(spikes, target, reduction="none")
+        return losses.van_rossum_loss(spikes, target, config.tau_syn, reduction="none")
+
+    def step(self, indices: Tensor) -> None:
+        """Learn from the training images at ``indices`` ``(B,)``; nothing is read back from the device."""
+        config = self.config
+        values, labels = self.images.train_batch(indices)
+        spikes = self.network(static(values, config.steps))
+        per_image = self.loss(spikes, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        (per_image.sum() if config.reduction == "sum" else per_image.mean()).backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm or math.inf)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.batch)
+        self.optimizer.step()
+        with torch.no_grad():
+            if config.clip_weight:
+                for weight in self.network.parameters():
+                    weight.clamp_(-config.clip_weight, config.clip_weight)
+            self.totals.loss += per_image.sum()
+            self.totals.correct += (self._predict(spikes) == labels).sum()
+            self.totals.norm += norm
+        self.totals.seen += len(labels)
+        self.batch += 1
+
+    def learning_rate(self, batch: int) -> float:
+        """Learning rate of a step of the epoch under way."""
+        if self.config.schedule == "constant":
+            return self.config.lr
+        progress = (self.epoch + batch / self.batches) / self.config.epochs
+        return self.config.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+    def train_epoch(
+        self,
+        stop: Callable[[], bool] = lambda: False,
+        report: Callable[[Reading], None] = lambda reading: None,
+    ) -> bool:
+        """Train on what is left of the epoch under way, then test; the epoch's metrics join ``history``.
+
+        Args:
+            stop: asked between batches; when it says yes, the trainer stays where it is, ready to go on.
+            report: told how it goes, about twice a second and after the last batch.
+
+        Returns:
+            Whether the epoch was completed.
+
+        Raises:
+            TrainingError: if the loss or the gradient is no longer finite.
+        """
+        config = self.config
+        order = epoch_order(len(self.images.train_labels), config.seed, self.epoch).to(self.device)
+        self.network.train()
+        last_reading = started = time.perf_counter() - self.totals.seconds
+        for batch in range(self.batch, self.batches):
+            if stop():
+                return False
+            self.step(order[batch * config.batch_size : (batch + 1) * config.batch_size])
+            now = time.perf_counter()
+            self.totals.seconds = now - started
+            if now - last_reading >= READING_INTERVAL:
+                report(self.read())
+                last_reading = now
+        trained = self.read()
+        report(trained)
+        test = self.test(stop)
+        if test is None:
+            return False
+        self.history.append(
+            {
+                "epoch": self.epoch + 1,
+                "loss": trained.loss,
+                "train_accuracy": trained.accuracy,
+                "test_accuracy": test.accuracy,
+                "lr": self.learning_rate(0),
+                "gradient_norm": trained.norm,
+                "firing_rates": test.firing_rates,
+                "seconds": trained.seconds,
+                "images_per_second": trained.images_per_second,
+            }
+        )
+        self.epoch += 1
+        self.batch = 0
+        self.totals = Totals.zero(self.device)
+        return True
+
+    def read(self) -> Reading:
+        """The running sums as means, read from the device.
+
+        Raises:
+            TrainingError: if the loss or the gradient is no longer finite. A network of NaN weights is silent and
+                its loss is finite, so the loss alone would not show it.
+        """
+        totals = self.totals
+        loss, norm, correct = totals.loss.item(), totals.norm.item(), totals.correct.item()
+        for name, value in (("loss", loss), ("gradient", norm)):
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the {name} is no longer finite in epoch {self.epoch + 1}, at or before batch {self.batch}; "
+                    "the last checkpoint is from before that. Try a smaller learning rate or weight scale"
+                )
+        seen = max(totals.seen, 1)
+        return Reading(
+            self.epoch + 1,
+            self.batch,
+            loss / seen,
+            correct / seen,
+            norm / max(self.batch, 1),
+            totals.seen,
+            totals.seconds,
+        )
+
+    @torch.no_grad()
+    def test(self, stop: Callable[[], bool] = lambda: False) -> TestResult | None:
+        """Classify every test image; None if ``stop`` said so between batches."""
+        size = self.config.test_batch_size
+        count = len(self.images.test_labels)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        rates: list[Tensor] = []
+        self.network.eval()
+        for start in range(0, count, size):
+            if stop():
+                return None
+            values, labels = self.images.test_batch(start, min(start + size, count))
+            # Rates are for the eye; the first batch says enough and costs the others nothing.
+            hooks = self._record_rates(rates) if start == 0 else []
+            spikes = self.network(static(values, self.config.steps))
+            for hook in hooks:
+                hook.remove()
+            correct += (self._predict(spikes) == labels).sum()
+        return TestResult(int(correct), count, [float(rate) for rate in rates])
+
+    def _record_rates(self, rates: list[Tensor]) -> list[torch.utils.hooks.RemovableHandle]:
+        def record(module: nn.Module, args: Any, spikes: Tensor) -> None:
+            rates.append(spikes.float().mean())
+
+        layers = (layer for layer in self.network.modules() if isinstance(layer, (SpikingLinear, SpikingConv2d)))
+        return [layer.register_forward_hook(record) for layer in layers]
+
+    def _predict(self, spikes: Tensor) -> Tensor:
+        return losses.predict(spikes.detach(), self.config.readout, self.config.tau_syn)  # type: ignore[arg-type]
+
+    def environment(self) -> dict[str, str | int]:
+        """What the last bits of a result may depend on."""
+        return {
+            "tssl-triton": importlib.metadata.version("tssl-triton"),
+            "torch": str(torch.__version__),
+            "device": self.device.type,
+            "threads": torch.get_num_threads(),
+            "implementation": implementation(self.device),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the training depends on, as `tssl_triton.checkpoint` stores it."""
+        totals = self.totals
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "totals": {
+                "loss": totals.loss,
+                "correct": totals.correct,
+                "norm": totals.norm,
+                "seen": totals.seen,
+                "seconds": totals.seconds,
+            },
+            "history": self.history,
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": {
+                "cpu": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            },
+            "environment": self.environment(),
+        }
+
+    def load_state(self, state: dict[str, Any], path: Path) -> None:
+        """Go back to a state that `state` gave; ``path`` is named in errors.
+
+        Raises:
+            CheckpointError: if the state does not fit the network of ``config``.
+        """
+        try:
+            self.network.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            sums = {name: state["totals"][name].to(self.device) for name in ("loss", "correct", "norm")}
+            self.totals = Totals(**sums, seen=state["totals"]["seen"], seconds=state["totals"]["seconds"])
+            torch.set_rng_state(state["rng"]["cpu"])
+            if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
+                torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"checkpoint {path} does not fit the network it describes: {reason}") from error
+        self.epoch = state["epoch"]
+        self.batch = state["batch"]
+        self.history = list(state["history"])
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name: ``auto`` is the GPU where torch sees one, else the CPU.
+
+    Raises:
+        ConfigError: if there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ConfigError(f"device {name!r} is not there: torch sees {count} GPUs")
+    return device
