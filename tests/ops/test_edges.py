@@ -21,7 +21,7 @@ def test_membrane_exactly_at_threshold_does_not_fire(dtype, reset):
     params = LIFParameters(tau_mem=2.0, threshold=0.875, reset=reset)
     on = series([0.5, 0.5, 0.5], dtype)
     above = on.clone()
-    above[2] = torch.nextafter(on[2], torch.ones_like(on[2])) if dtype.itemsize > 2 else 0.501
+    above[2] = torch.nextafter(on[2], torch.ones_like(on[2])) if dtype.itemsize > 2 else 0.50390625
     assert lif(on, params, synapse=False).flatten().tolist() == [0, 0, 0]
     assert lif(above, params, synapse=False).flatten().tolist() == [0, 0, 1]
 
