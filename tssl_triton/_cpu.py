@@ -313,6 +313,7 @@ def implementation() -> str:
 def _run(window: Callable[..., None], recipe: _Recipe, *tensors: object) -> None:
     """Call ``window`` compiled, or eagerly, having said why, where there is no compiler to build it with."""
     global _eager_reason
+    tensors = tuple(_unrelated(argument) for argument in tensors)
     if implementation() == "eager":
         window(recipe, *tensors)
         return
@@ -327,6 +328,16 @@ def _run(window: Callable[..., None], recipe: _Recipe, *tensors: object) -> None
             stacklevel=2,
         )
         window(recipe, *tensors)
+
+
+def _unrelated(argument: object) -> object:
+    """A row that does not know which tensor it is a view of.
+
+    torch.compile would ask that tensor's shape to be the same in each call, and so compile again for another T.
+    """
+    if isinstance(argument, Tensor):
+        return argument.data
+    return [row.data for row in argument] if isinstance(argument, list) else argument
 
 
 @functools.cache

@@ -1,0 +1,40 @@
+"""``torch.library.opcheck``: schema, fake tensors, autograd registration and tracing of each operator."""
+
+import pytest
+import torch
+
+from tssl_triton import _ops
+
+pytestmark = pytest.mark.usefixtures("eager")
+
+CONSTANTS = (5.0, 3.0, 1.0, "zero", 8.0, "psc", "released")
+
+
+@pytest.mark.parametrize("steps", [5, 40])
+@pytest.mark.parametrize("carried", [False, True])
+def test_lif_forward(steps, carried):
+    y = torch.randn(steps, 2, 7, requires_grad=True)
+    state = torch.rand(3, 2, 7) if carried else None
+    torch.library.opcheck(_ops.lif_forward, (y, state, steps, True, True, carried, *CONSTANTS))
+
+
+def test_lif_forward_of_a_static_input_without_gradient():
+    torch.library.opcheck(_ops.lif_forward, (torch.randn(1, 2, 7), None, 5, True, False, False, *CONSTANTS))
+
+
+def test_lif_backward():
+    y = torch.randn(5, 2, 7)
+    _, words, checkpoints, _ = _ops.lif_forward(y, None, 5, True, True, False, *CONSTANTS)
+    torch.library.opcheck(_ops.lif_backward, (torch.randn_like(y), y, words, checkpoints, None, True, *CONSTANTS))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_psc_filter(reverse):
+    torch.library.opcheck(_ops.psc_filter, (torch.randn(5, 2, 7, requires_grad=True), None, 3.0, reverse))
+    torch.library.opcheck(_ops.psc_filter, (torch.randn(5, 2, 7), torch.rand(1, 2, 7), 3.0, reverse))
+
+
+def test_packing():
+    spikes = (torch.randn(40, 2, 7) > 0).float()
+    torch.library.opcheck(_ops.pack, (spikes, torch.int32))
+    torch.library.opcheck(_ops.unpack, (_ops.pack(spikes, torch.int32), 40, torch.float32))

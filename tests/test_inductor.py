@@ -1,0 +1,148 @@
+"""The CPU loop as Inductor compiles it: the same numbers as eagerly, few compilations, and life without a compiler."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from comparing import assert_close, relative_error
+from torch._dynamo.utils import counters
+
+from tssl_triton import (
+    LIFParameters,
+    LIFState,
+    SpikePool2d,
+    SpikingConv2d,
+    SpikingLinear,
+    SpikingSequential,
+    encoding,
+    implementation,
+    lif,
+    pack_spikes,
+    psc,
+    unpack_spikes,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="this process runs the Triton kernels instead"
+)
+
+
+def draw(*shape, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(hash(shape) % 2**31)
+    return (1.5 * torch.randn(shape, generator=generator)).to(dtype)
+
+
+def spikes_and_gradient(y, grad, **options):
+    leaf = y.clone().requires_grad_()
+    spikes = lif(encoding.static(leaf[0], len(grad)) if len(y) < len(grad) else leaf, **options)
+    spikes.backward(grad)
+    return spikes.detach(), leaf.grad
+
+
+def test_the_compiler_is_used():
+    assert implementation("cpu") == "inductor"
+
+
+@pytest.mark.parametrize(
+    ("steps", "dtype", "static", "options"),
+    [
+        (1, torch.float32, False, {}),
+        (5, torch.float32, False, {"params": LIFParameters(reset="subtract", warmup="silent", variant="paper")}),
+        (5, torch.bfloat16, False, {}),
+        (5, torch.float16, True, {}),
+        (35, torch.float32, False, {}),
+        (35, torch.float32, True, {"params": LIFParameters(tau_mem=9.0, warmup="off"), "synapse": False}),
+    ],
+)
+def test_compiled_equals_eager(monkeypatch, steps, dtype, static, options):
+    y, grad = draw(1 if static else steps, 3, 37, dtype=dtype), draw(steps, 3, 37, dtype=dtype)
+    compiled = spikes_and_gradient(y, grad, **options)
+    monkeypatch.setenv("TSSL_CPU", "eager")
+    eager = spikes_and_gradient(y, grad, **options)
+    assert torch.equal(compiled[0], eager[0])
+    # The same operations in the same order; the exponentials of vectorised and scalar libraries differ by an ulp or
+    # two, and a 16-bit result may round the other way.
+    rtol = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}[dtype]
+    assert_close("gradient", compiled[1], eager[1], rtol=rtol, atol=1e-6)
+
+
+def test_golden_neuron():
+    case = np.load(GOLDEN / "neuron_00.npz")
+    params = LIFParameters(float(case["tau_m"]), float(case["tau_s"]), float(case["threshold"]))
+    current = torch.from_numpy(case["current"]).requires_grad_()
+    out = psc(lif(current, params, synapse=False), params.tau_syn)
+    out.backward(torch.from_numpy(case["grad_psc"]))
+    assert relative_error(out.detach(), case["psc"]) < 2e-6
+    assert relative_error(current.grad, case["grad_current"]) < 2e-6
+
+
+def test_golden_network():
+    case = np.load(GOLDEN / "network_4C5-P2-6C3-10.npz")
+    net = SpikingSequential(SpikingConv2d(1, 4, 5), SpikePool2d(2), SpikingConv2d(4, 6, 3), SpikingLinear(24, 10))
+    weights = list(net.parameters())
+    for k, weight in enumerate(weights):
+        weight.data = torch.from_numpy(case[f"weight_{k}"])
+    out = psc(net(torch.from_numpy(case["input"])), 3.0)
+    loss = 0.5 * (out - psc(torch.from_numpy(case["target_spikes"]), 3.0)).square().sum()
+    loss.backward()
+    assert loss.item() == pytest.approx(float(case["loss"]), rel=2e-6)
+    assert relative_error(out.detach(), case["output_psc"]) < 2e-6
+    for k, weight in enumerate(weights):
+        assert relative_error(weight.grad, case[f"grad_{k}"]) < 2e-6
+
+
+def test_windows_with_state_and_packing():
+    y = draw(21, 2, 19)
+    whole = lif(y)
+    state, parts = None, []
+    for part in y.split([7, 13, 1]):
+        spikes, state = lif(part, state=state, return_state=True)
+        parts.append(spikes)
+    assert isinstance(state, LIFState)
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(unpack_spikes(pack_spikes(whole), 21), whole)
+
+
+def compilations(steps, *shape):
+    before = counters["stats"]["unique_graphs"]
+    spikes_and_gradient(draw(steps, *shape), draw(steps, *shape), params=LIFParameters(tau_mem=6.5))
+    return counters["stats"]["unique_graphs"] - before
+
+
+def test_compilations_depend_neither_on_batch_nor_on_time():
+    assert compilations(35, 4, 30) > 0
+    assert compilations(35, 2, 30) == 0
+    assert compilations(35, 7, 11) == 0
+    # Rows at the start of a tensor and further in are told apart, so a second T may compile again; a third does not.
+    assert compilations(67, 5, 30) <= 4
+    assert compilations(203, 4, 30) == 0
+    assert compilations(499, 3, 10) == 0
+
+
+def test_without_a_compiler_it_says_so_once_and_runs_eagerly(tmp_path):
+    script = """
+import warnings, torch
+from tssl_triton import implementation, lif, psc
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    y = torch.full((3, 1, 2), 2.0, requires_grad=True)
+    for _ in range(2):
+        psc(lif(y), 3.0).sum().backward()
+said = [w for w in caught if "C++ compiler" in str(w.message)]
+assert len(said) == 1 and said[0].category is RuntimeWarning, [str(w.message) for w in caught]
+assert implementation("cpu") == "eager"
+assert lif(y.detach()).flatten().tolist() == [0, 0, 1, 1, 1, 1], lif(y.detach())
+"""
+    environment = {
+        **os.environ,
+        "CXX": str(tmp_path / "no-such-compiler"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
