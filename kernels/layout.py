@@ -6,8 +6,7 @@ that a mask costs 1/T byte per neuron-step at T <= 8 and not 4/T.
 
 Backward replays the membrane from the weighted input, one window of steps at once: as many membrane potentials as
 fit into registers. A longer run therefore keeps a checkpoint ``(i, v, a)`` of synaptic current, membrane potential
-and postsynaptic current at the start of every window but the first: 12 bytes per window and neuron in float32. How
-long a window is, each implementation decides for itself; the shape of the checkpoints says what it was.
+and postsynaptic current at the start of every window but the first: 12 bytes per 8 neuron-steps in float32.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ WORD = 32
 """Steps in one word of a packed spike train."""
 
 
-WINDOW = 16
-"""Steps that the Triton kernels replay at once; the CPU loop has its own, shorter window."""
+WINDOW = 8
+"""Steps that backward replays at once: on a GPU their membrane potentials fit into registers at four neurons a thread,
+with room for a second block of threads; on a CPU 16 rows in and out are what caches and prefetchers follow."""
 
 
 def cdiv(a: int, b: int) -> int:
@@ -39,9 +39,9 @@ def word_dtype(steps: int) -> torch.dtype:
     return torch.int16 if steps <= 16 else torch.int32
 
 
-def checkpoint_rows(steps: int, window: int) -> int:
-    """Rows of the checkpoints of a run: ``(i, v, a)`` for every window of ``window`` steps but the first."""
-    return 3 * (cdiv(steps, window) - 1)
+def checkpoint_rows(steps: int) -> int:
+    """Rows of the checkpoints of a run: ``(i, v, a)`` for every window but the first."""
+    return 3 * (cdiv(steps, WINDOW) - 1)
 
 
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -19,7 +19,7 @@ without a recent spike, a[t] < 1/(4 tau_syn), emits G[t] f(u[t]) with f the slop
 delta. u is replayed from y, spikes come from the packed mask and so are forward's own.
 
 Memory traffic per neuron-step in float32 (16 bits): forward reads y, writes s and 1 bit, 8.13 (4.13) bytes; backward
-reads G, y and the bit, writes e, 12.13 (6.13) bytes. Checkpoints of runs beyond 16 steps add 12 bytes per 16 steps
+reads G, y and the bit, writes e, 12.13 (6.13) bytes. Checkpoints of runs beyond 8 steps add 12 bytes per 8 steps
 to each. Tensors are ``(T, N)`` with N contiguous; arithmetic is float32, or float64 for float64 tensors.
 """
 
@@ -33,7 +33,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .layout import WINDOW, cdiv
+from .layout import WINDOW, WORD, cdiv
 from .plan import plan_neurons
 
 SURROGATE_WIDTH = 0.2
@@ -158,6 +158,7 @@ def lif_forward_kernel(
     LONG: tl.constexpr,  # more than one window
     LAST: tl.constexpr,  # steps of the last window, 1..WINDOW
     WINDOW: tl.constexpr,
+    PER_WORD: tl.constexpr,  # windows in a word
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -184,12 +185,11 @@ def lif_forward_kernel(
                 ALPHA, BETA, INV_TAU_SYN, THRESHOLD, SUBTRACT, SYNAPSE, STATIC, WINDOW, ACC,
             )  # fmt: skip
             if KEEP:
-                # Two windows to a word: an even one begins it, an odd one completes it.
-                if w % 2 == 0:
-                    word = bits
-                else:
-                    word |= bits << WINDOW
-                    tl.store(words_ptr + (w // 2) * stride + start + n, word, mask=mask)
+                # Several windows to a word: the first begins it, the last completes it.
+                part = w % PER_WORD
+                word = tl.where(part == 0, bits, word | (bits << (WINDOW * part)))
+                if part == PER_WORD - 1:
+                    tl.store(words_ptr + (w // PER_WORD) * stride + start + n, word, mask=mask)
                 _store_state(checkpoints_ptr + (3 * w) * stride + start + n, stride, mask, i, v, a)
             spikes_ptr += WINDOW * stride
             if not STATIC:
@@ -201,11 +201,9 @@ def lif_forward_kernel(
     )  # fmt: skip
     if KEEP:
         if LONG:
-            if full_windows % 2 == 0:
-                word = bits
-            else:
-                word |= bits << WINDOW
-            words_ptr += (full_windows // 2) * stride
+            part = full_windows % PER_WORD
+            word = tl.where(part == 0, bits, word | (bits << (WINDOW * part)))
+            words_ptr += (full_windows // PER_WORD) * stride
         else:
             word = bits
         tl.store(words_ptr + start + n, word.to(words_ptr.dtype.element_ty), mask=mask)
@@ -346,6 +344,7 @@ def lif_backward_kernel(
     LONG: tl.constexpr,
     LAST: tl.constexpr,
     WINDOW: tl.constexpr,
+    PER_WORD: tl.constexpr,  # windows in a word
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -377,8 +376,8 @@ def lif_backward_kernel(
     if LONG:
         checkpoints_ptr += 3 * (full_windows - 1) * stride + start + n
         i, v, a = _load_state(checkpoints_ptr, stride, mask, ACC)
-        bits = tl.load(words_ptr + (full_windows // 2) * stride, mask=mask, other=0).to(tl.int32)
-        bits = bits >> (WINDOW * (full_windows % 2))
+        bits = tl.load(words_ptr + (full_windows // PER_WORD) * stride, mask=mask, other=0).to(tl.int32)
+        bits = bits >> (WINDOW * (full_windows % PER_WORD))
         grad_spikes_ptr += full_windows * WINDOW * stride
         if not STATIC:
             current_ptr += full_windows * WINDOW * stride
@@ -405,8 +404,8 @@ def lif_backward_kernel(
                 i, v, a = _load_state(checkpoints_ptr, stride, mask, ACC)
             else:
                 i, v, a = i0, v0, a0
-            bits = tl.load(words_ptr + (w // 2) * stride, mask=mask, other=0).to(tl.int32)
-            bits = bits >> (WINDOW * (w % 2))
+            bits = tl.load(words_ptr + (w // PER_WORD) * stride, mask=mask, other=0).to(tl.int32)
+            bits = bits >> (WINDOW * (w % PER_WORD))
             delta, e, total = _backward_window(
                 grad_spikes_ptr, current_ptr, grad_current_ptr, stride, mask, bits, any_spike, i, v, a, delta, e, total,
                 ALPHA, BETA, INV_TAU_MEM, INV_TAU_SYN, THRESHOLD, MAX_SLOPE, SURROGATE_CLIP, INV_SURROGATE_WIDTH,
@@ -521,6 +520,7 @@ def _program(steps: int, dtype: torch.dtype) -> dict[str, Any]:
         "LONG": full_windows > 0,
         "LAST": steps - full_windows * WINDOW,
         "WINDOW": WINDOW,
+        "PER_WORD": WORD // WINDOW,
         "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
     }
 

@@ -22,13 +22,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .kernels.layout import WORD, arithmetic_dtype
+from .kernels.layout import WINDOW, WORD, arithmetic_dtype
 from .parameters import LIFParameters
 
 Rows = Sequence[Tensor]
 
-WINDOW = 8
-"""Steps in one compiled window: 16 rows in and out at once is what prefetchers and caches follow without stalling."""
 
 _ANY = LIFParameters()  # for windows that no neuron takes part in
 

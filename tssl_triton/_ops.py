@@ -25,7 +25,7 @@ from torch import Tensor
 
 from . import _cpu
 from ._layout import empty_rows, flat, in_layout_of, time_dense
-from .kernels.layout import WINDOW, arithmetic_dtype, checkpoint_rows, word_count, word_dtype
+from .kernels.layout import arithmetic_dtype, checkpoint_rows, word_count, word_dtype
 from .parameters import LIFParameters
 
 
@@ -46,11 +46,6 @@ def _backend(device: torch.device) -> ModuleType:
     if device.type == "cuda" or interpreting():
         return importlib.import_module(".kernels.launch", __package__)
     return _cpu
-
-
-def _window(device: torch.device) -> int:
-    # Asked for while tracing too, where importing Triton is neither needed nor wanted.
-    return WINDOW if device.type == "cuda" or interpreting() else _cpu.WINDOW
 
 
 # --- leaky integrate-and-fire neuron ----------------------------------------------------------------------------
@@ -101,7 +96,7 @@ def _(current: Tensor, state: Tensor | None, steps: int, synapse: bool, keep: bo
 def _lif_outputs(current: Tensor, steps: int, keep: bool, carry: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     state_dtype = arithmetic_dtype(current.dtype)
     neurons = current[0].numel()
-    rows = checkpoint_rows(steps, _window(current.device)) if keep else 0
+    rows = checkpoint_rows(steps) if keep else 0
     return (
         empty_rows(steps, current, current.dtype),
         empty_rows(word_count(steps) if keep else 0, current, word_dtype(steps)),

@@ -7,7 +7,7 @@ from tssl_triton.kernels.layout import checkpoint_rows, word_count, word_dtype
 from tssl_triton.kernels.plan import LaunchPlan, forced_plan
 
 from tssl_triton import LIFParameters
-from tssl_triton._ops import _backend, _window
+from tssl_triton._ops import _backend
 
 pytestmark = pytest.mark.usefixtures("eager")
 
@@ -44,7 +44,7 @@ def test_neuron(T, N, dtype, static):
     state_in = Guarded(3, N, torch.float32, state)
     spikes = Guarded(T, N, dtype)
     words = Guarded(word_count(T), N, word_dtype(T))
-    checkpoints = Guarded(checkpoint_rows(T, _window(CPU)), N, torch.float32)
+    checkpoints = Guarded(checkpoint_rows(T), N, torch.float32)
     new_state = Guarded(3, N, torch.float32)
     grad_current = Guarded(*current.shape, dtype)
 
