@@ -1,0 +1,125 @@
+"""``python tests/mutations.py``: break the neuron on purpose, one line at a time, and see the tests go red.
+
+Each mutation is applied to a copy of the project, once in the Triton kernels (run under the interpreter) and once in
+the CPU loop, and a small part of the test battery is run against the copy. A mutation that the tests do not notice
+is a hole in the tests; the command prints a table and fails if there is one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNEL, LOOP = "kernels/neuron.py", "tssl_triton/_cpu.py"
+SELECTION = ["tests/ops/test_golden.py", "tests/ops/test_windows.py", "tests/ops/test_packing.py"]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One text replaced by another in one file."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+MUTATIONS = (
+    Mutation("intra-neuron term: sign", KERNEL, "kappa * (g + intra)", "kappa * (g - intra)"),
+    Mutation("intra-neuron term: sign", LOOP, "kappa * (g + rho * delta)", "kappa * (g - rho * delta)"),
+    Mutation("intra-neuron term: dropped", KERNEL, "kappa * (g + intra)", "kappa * g"),
+    Mutation("intra-neuron term: dropped", LOOP, "kappa * (g + rho * delta)", "kappa * g"),
+    Mutation("leak path: dropped", KERNEL, "kappa * (g + intra), ALPHA * delta)", "kappa * (g + intra), 0.0 * delta)"),
+    Mutation("leak path: dropped", LOOP, ", alpha * delta)", ", 0.0 * delta)"),
+    Mutation(
+        "mask word: off by one", KERNEL, "bits |= fired.to(tl.int32) << k", "bits |= fired.to(tl.int32) << (k + 1)"
+    ),
+    Mutation("mask word: off by one", LOOP, "(fired.to(torch.int32) << k)", "(fired.to(torch.int32) << (k + 1))"),
+    Mutation("mask word: wrong part", KERNEL, "bits >> (WINDOW * (w % PER_WORD))", "bits >> (WINDOW * (w % 2))"),
+    Mutation("mask word: wrong part", LOOP, "torch.tensor(t % WORD,", "torch.tensor(t % (WORD // 2),"),
+    Mutation("warm-up: skipped", KERNEL, "emitted = tl.where(warm, g * slope, emitted)", "emitted = emitted"),
+    Mutation(
+        "warm-up: skipped",
+        LOOP,
+        "emitted = torch.where(silent if silent is not None else below, g * slope, emitted)",
+        "",
+    ),
+    Mutation("warm-up: own current not decaying", KERNEL, "a = BETA * a + INV", "a = a + INV"),
+    Mutation("warm-up: own current not decaying", LOOP, "a = beta * a + fired", "a = a + fired"),
+    Mutation("slope: not bounded", KERNEL, "1.0 / rise)", "1.0 / du)"),
+    Mutation("slope: not bounded", LOOP, "torch.clamp(du, min=1.0 / p.max_slope)", "du"),
+    Mutation("synapse: not transposed", KERNEL, "e = BETA * e + INV_TAU_SYN * emitted", "e = INV_TAU_SYN * emitted"),
+    Mutation("synapse: not transposed", LOOP, "beta * e + emitted * inv_tau_syn", "emitted * inv_tau_syn"),
+    Mutation("threshold: not strict", KERNEL, "fired = u > THRESHOLD", "fired = u >= THRESHOLD"),
+    Mutation("threshold: not strict", LOOP, "fired = u > p.threshold", "fired = u >= p.threshold"),
+)
+
+
+def copy_project(target: Path) -> None:
+    """The sources, laid out as they are installed, and the tests."""
+    for source, package in (("tssl_triton", ""), ("kernels", "kernels"), ("reference", "reference")):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / source, target / "tssl_triton" / package, ignore=ignore, dirs_exist_ok=True)
+    shutil.copytree(ROOT / "tests", target / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", target)
+
+
+def installed(target: Path, file: str) -> Path:
+    return target / ("tssl_triton/" + file if file.startswith("kernels/") else file)
+
+
+def is_green(target: Path, file: str) -> bool:
+    """Whether the selected tests pass in the mode that runs ``file``."""
+    mode = {"TRITON_INTERPRET": "1"} if file == KERNEL else {"TSSL_CPU": "eager"}
+    environment = {**os.environ, **mode, "PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"}
+    where = "import tssl_triton, sys; sys.exit(not tssl_triton.__file__.startswith(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", where, str(target)], env=environment, cwd=target, check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        *SELECTION,
+        "tests/ops/test_edges.py",
+    ]
+    run = subprocess.run(command, cwd=target, env=environment, capture_output=True, check=False)
+    if run.returncode not in (0, 1):
+        raise RuntimeError(run.stdout.decode() + run.stderr.decode())
+    return run.returncode == 0
+
+
+def main() -> int:
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder).resolve()
+        copy_project(target)
+        for file in (KERNEL, LOOP):
+            if not is_green(target, file):
+                print(f"the tests of {file} are red without any mutation")
+                return 1
+        for mutation in MUTATIONS:
+            path = installed(target, mutation.file)
+            text = path.read_text()
+            if mutation.old not in text:
+                print(f"{mutation.name}: {mutation.old!r} is not in {mutation.file} any more")
+                return 1
+            path.write_text(text.replace(mutation.old, mutation.new))
+            green = is_green(target, mutation.file)
+            path.write_text(text)
+            print(f"{mutation.name:36} {mutation.file:22} {'SURVIVES' if green else 'red'}", flush=True)
+            survivors += [mutation] if green else []
+    print(f"{len(MUTATIONS) - len(survivors)} of {len(MUTATIONS)} mutations are noticed")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
