@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,6 +100,9 @@ def table(rows: list[Row]) -> str:
 def run(arguments: argparse.Namespace) -> None:
     print(f"LIF forward + backward, float32, {implementation('cpu')} on {machine()}")
     print(f"times in ns per neuron-step, median of {arguments.rounds} interleaved rounds; copy moves {BYTES} bytes")
+    print(
+        f"THP_MEM_ALLOC_ENABLE={os.environ.get('THP_MEM_ALLOC_ENABLE')} (fresh memory in huge pages, for every column)"
+    )
     rows = []
     for steps in arguments.steps:
         rows.append(measure(steps, SHAPE, arguments.rounds))
