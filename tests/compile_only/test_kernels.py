@@ -16,7 +16,7 @@ from tssl_triton.kernels import neuron, packing, synapse
 from tssl_triton.kernels.layout import WORD, cdiv, word_count, word_dtype
 from tssl_triton.kernels.plan import LaunchPlan, forced_plan, plan_neurons
 
-from tssl_triton import LIFParameters
+from tssl_triton import LIFParameters, _layout
 
 pytestmark = pytest.mark.compile_only
 
@@ -85,14 +85,29 @@ def test_accesses_are_128_bits_wide_where_sizes_are_aligned(kernel):
     assert len(re.findall(r"st\.global\S*\.v4\.b32", ptx)) == 5
 
 
-def test_row_offsets_are_64_bits_wide():
-    """A row begins at ``k N``; with N near 2^30 that passes 2^31 at k = 2."""
-    compiled = compile_kernel(neuron.lif_forward_kernel, SM90, arguments(neuron.lif_forward_kernel, 5, neurons=1 << 30))
-    ttir = compiled.asm["ttir"]
-    assert re.search(r"arith\.extsi .* : i32 to i64", ttir)
-    for product in re.findall(r"arith\.muli .* : (\S+)", ttir):
-        assert product == "i64"
-    assert not re.search(r"tt\.addptr .*tensor<\d+xi32>", ttir.replace("make_range", "")) or "i64" in ttir
+@pytest.mark.parametrize("kernel", KERNELS, ids=["forward", "backward"])
+def test_row_offsets_are_64_bits_wide(kernel):
+    """A row begins at ``k N``; with N = 2^30 that passes 2^31 at k = 2."""
+    ttir = compile_kernel(kernel, SM90, arguments(kernel, 20, neurons=1 << 30)).asm["ttir"]
+    products = re.findall(r"arith\.muli (\S+), (\S+) : (\S+)", ttir)
+    assert any(kind == "i64" for *_, kind in products)
+    # What is multiplied in 32 bits is the number of a window, by its steps or by its rows of state: never by N.
+    assert {factor for _, factor, kind in products if kind != "i64"} <= {"%c3_i32", f"%c{neuron.WINDOW}_i32"}
+    # And N is widened before anything is added to it or multiplied by it.
+    uses = [
+        line for line in ttir.splitlines() if re.search(r"%N\b", line) and "tt.func" not in line and line[:4] != "#loc"
+    ]
+    assert uses
+    assert all("arith.extsi" in line for line in uses), uses
+
+
+def test_views_of_more_than_2_to_the_31_elements():
+    x = torch.empty((3, 1 << 15, 1 << 15), device="meta").transpose(1, 2)
+    assert _layout.is_time_dense(x)
+    assert _layout.flat(x).shape == (3, 1 << 30)
+    assert _layout.flat(x).stride() == (1 << 30, 1)
+    assert _layout.empty_rows(5, x, torch.float16).stride() == (1 << 30, 1, 1 << 15)
+    assert plan_neurons(1 << 33).grid(1 << 33) == (1 << 33) // 512
 
 
 @pytest.mark.parametrize("reverse", [False, True])
