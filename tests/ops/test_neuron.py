@@ -41,6 +41,11 @@ def test_every_option(dtype, T, reset, variant, warmup):
     check((T, 3, 37), dtype, LIFParameters(reset=reset, variant=variant, warmup=warmup), seed=T)
 
 
+@pytest.mark.parametrize("reset", RESETS)
+def test_a_thousand_steps(reset):
+    check((1000, 1, 7), torch.float64, LIFParameters(reset=reset), seed=1000)
+
+
 # Neuron counts around a block of 128 and beyond it, prime, and of more axes than two.
 @pytest.mark.parametrize("shape", [(1, 127), (1, 129), (7, 53), (3, 4, 5, 6), (2, 3, 5, 1, 9)], ids=str)
 @pytest.mark.parametrize("T", [5, 33])
