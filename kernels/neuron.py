@@ -25,7 +25,6 @@ to each. Tensors are ``(T, N)`` with N contiguous; arithmetic is float32, or flo
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -34,7 +33,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .layout import WINDOW, WORD, cdiv
-from .plan import plan_neurons
+from .plan import device_guard, plan_neurons
 
 SURROGATE_WIDTH = 0.2
 """Width of the warm-up's sigmoid (supplement 2.3)."""
@@ -442,7 +441,6 @@ def lif_forward(
             state_ptr=state,
             new_state_ptr=new_state,
             N=neurons,
-            full_windows=cdiv(steps, WINDOW) - 1,
             **forward_constants(params),
             SYNAPSE=synapse,
             STATIC=len(current) < steps,
@@ -478,7 +476,6 @@ def lif_backward(
             state_ptr=state,
             grad_current_ptr=grad_current,
             N=neurons,
-            full_windows=cdiv(steps, WINDOW) - 1,
             words=len(words),
             **backward_constants(params),
             SYNAPSE=synapse,
@@ -517,14 +514,10 @@ def backward_constants(params: NeuronConstants) -> dict[str, Any]:
 def _program(steps: int, dtype: torch.dtype) -> dict[str, Any]:
     full_windows = cdiv(steps, WINDOW) - 1
     return {
+        "full_windows": full_windows,
         "LONG": full_windows > 0,
         "LAST": steps - full_windows * WINDOW,
         "WINDOW": WINDOW,
         "PER_WORD": WORD // WINDOW,
         "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
     }
-
-
-def device_guard(x: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, which need not be the tensor's ("Pointer argument cannot be accessed")."""
-    return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()

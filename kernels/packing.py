@@ -6,13 +6,14 @@ bit; unpacking the other way round.
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .layout import WORD
-from .neuron import device_guard
-from .plan import plan_neurons
+from .plan import device_guard, plan_neurons
 
 
 @triton.jit
@@ -61,28 +62,21 @@ def unpack_kernel(
 
 def pack(spikes: Tensor, words: Tensor) -> None:
     """Fill ``words`` with the bits of ``spikes (T, N)``."""
-    steps, neurons = spikes.shape
-    plan = plan_neurons(neurons)
-    with device_guard(spikes):
-        pack_kernel[(plan.grid(neurons), len(words))](
-            spikes_ptr=spikes,
-            words_ptr=words,
-            T=steps,
-            N=neurons,
-            WORD=WORD,
-            BLOCK=plan.block,
-            num_warps=plan.num_warps,
-        )
+    _launch(pack_kernel, spikes, words)
 
 
 def unpack(words: Tensor, spikes: Tensor) -> None:
     """Fill ``spikes (T, N)`` from ``words``."""
+    _launch(unpack_kernel, spikes, words)
+
+
+def _launch(kernel: Any, spikes: Tensor, words: Tensor) -> None:
     steps, neurons = spikes.shape
     plan = plan_neurons(neurons)
-    with device_guard(words):
-        unpack_kernel[(plan.grid(neurons), len(words))](
-            words_ptr=words,
+    with device_guard(spikes):
+        kernel[(plan.grid(neurons), len(words))](
             spikes_ptr=spikes,
+            words_ptr=words,
             T=steps,
             N=neurons,
             WORD=WORD,

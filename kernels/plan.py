@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from .layout import cdiv
 
@@ -19,6 +23,11 @@ class LaunchPlan:
     def grid(self, neurons: int) -> int:
         """Programs that cover ``neurons``."""
         return cdiv(neurons, self.block)
+
+
+def device_guard(x: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, which need not be the tensor's ("Pointer argument cannot be accessed")."""
+    return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
 
 
 _forced: LaunchPlan | None = None

@@ -13,8 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .neuron import device_guard
-from .plan import plan_neurons
+from .plan import device_guard, plan_neurons
 
 
 @triton.jit

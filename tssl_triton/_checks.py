@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -66,6 +68,15 @@ def check_pair(name: str, value: object, lowest: int) -> tuple[int, int]:
         raise TypeError(f"{name} must be an integer >= {lowest} or a pair of them, got {value!r}")
     height, width = (check_count(name, v, lowest) for v in values)
     return height, width
+
+
+def check_finite(name: str, value: object) -> float:
+    """A finite number; a bool is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a finite number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return float(value)
 
 
 def check_choice(name: str, value: object, accepted: tuple[str, ...]) -> str:

@@ -193,12 +193,9 @@ def lif_forward(
     state = _zeros(3, current) if state is None else state
     for t in range(0, steps, WINDOW):
         n = min(WINDOW, steps - t)
-        if t + n == steps:
-            following = _zeros(3, current) if new_state is None else new_state
-        elif checkpoints is None:
-            following = _zeros(3, current)
-        else:
-            following = _checkpoint(checkpoints, t + n)
+        following = new_state if t + n == steps else _checkpoint(checkpoints, t + n)
+        if following is None:
+            following = torch.empty_like(state)
         _run(
             _lif_forward_window,
             replace(recipe, steps=n, carried=True),
@@ -233,13 +230,10 @@ def lif_backward(
         return
     carry = _zeros(2, current)
     # A sum over windows is kept at full precision; the caller's tensor may be 16 bits wide.
-    total = _zeros(1, current)
+    total = _zeros(1, current) if recipe.static else grad_current
+    first = _zeros(3, current) if state is None else state
     for t in reversed(range(0, steps, WINDOW)):
         n = min(WINDOW, steps - t)
-        if t > 0:
-            start = _checkpoint(checkpoints, t)
-        else:
-            start = _zeros(3, current) if state is None else state
         _run(
             _lif_backward_window,
             replace(recipe, steps=n, carried=True),
@@ -248,7 +242,7 @@ def lif_backward(
             words[t // WORD],
             _bit(t),
             any_spike,
-            start,
+            first if t == 0 else _checkpoint(checkpoints, t),
             carry,
             list(total if recipe.static else grad_current[t : t + n]),
         )
@@ -283,10 +277,10 @@ def unpack(words: Tensor, spikes: Tensor) -> None:
         _run(_unpack_window, recipe, words[t // WORD], _bit(t), list(spikes[t : t + n]))
 
 
-def _checkpoint(checkpoints: Tensor, t: int) -> Tensor:
-    """The state that window ``t // WINDOW`` starts from; the first window has none."""
+def _checkpoint(checkpoints: Tensor | None, t: int) -> Tensor | None:
+    """The state that window ``t // WINDOW`` starts from, where it is kept; the first window's is not."""
     row = 3 * (t // WINDOW - 1)
-    return checkpoints[row : row + 3]
+    return None if checkpoints is None else checkpoints[row : row + 3]
 
 
 def _bit(t: int) -> Tensor:

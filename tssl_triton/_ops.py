@@ -15,8 +15,10 @@ pack, unpack        not differentiable
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -48,6 +50,10 @@ def _backend(device: torch.device) -> ModuleType:
     return _cpu
 
 
+# A schema carries numbers and strings; they are checked and made parameters of again once per setting, not per call.
+_parameters: Callable[..., LIFParameters] = functools.lru_cache(maxsize=256)(LIFParameters)
+
+
 # --- leaky integrate-and-fire neuron ----------------------------------------------------------------------------
 #
 # `current` is (T, B, *), or (1, B, *) where one input serves all `steps` steps. Its gradient has its shape: summed
@@ -71,7 +77,7 @@ def lif_forward(
     variant: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Spikes ``(T, B, *)``; packed spikes and checkpoints, empty unless ``keep``; new state, empty unless ``carry``."""
-    params = LIFParameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)  # type: ignore[arg-type]
+    params = _parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
     current = time_dense(current)
     spikes, words, checkpoints, new_state = _lif_outputs(current, steps, keep, carry)
     if spikes.numel():
@@ -122,7 +128,7 @@ def lif_backward(
     variant: str,
 ) -> Tensor:
     """TSSL-BP: gradient with respect to ``current``, in its shape."""
-    params = LIFParameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)  # type: ignore[arg-type]
+    params = _parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
     grad_current = empty_rows(current.shape[0], current, current.dtype)
     if grad_current.numel():
         _backend(current.device).lif_backward(

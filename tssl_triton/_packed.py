@@ -11,7 +11,7 @@ A tensor that was changed in place since is no longer what its record says; it i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class Packed:
 
     words: Tensor
     steps: int
-    then: tuple[Step, ...] = field(default=())
+    then: tuple[Step, ...] = ()
 
     def followed_by(self, function: Callable[..., Tensor], *tensors: Tensor) -> Packed:
         return Packed(self.words, self.steps, (*self.then, (function, tensors)))

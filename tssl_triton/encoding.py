@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tssl_triton._checks import check_count
+
 #: Target spike trains of the literature, for 5 time steps.
 PATTERNS: dict[str, tuple[int, ...]] = {
     "three-spikes": (0, 1, 0, 1, 1),
@@ -36,7 +38,7 @@ class StaticInput:
             raise TypeError(f"values must be a tensor (B, *features), got {type(self.values).__name__}")
         if self.values.dim() < 2:
             raise ValueError(f"values must be (B, *features), got shape {tuple(self.values.shape)}")
-        _check_positive("steps", self.steps)
+        check_count("steps", self.steps)
 
     def dense(self) -> Tensor:
         """The same input spelled out over time, ``(T, B, *features)`` (a view, nothing is copied)."""
@@ -98,10 +100,10 @@ def target_pattern(
         raise TypeError(f"labels must be an int64 tensor (B,), got {given}")
     if labels.dim() != 1:
         raise ValueError(f"labels must be (B,), got shape {tuple(labels.shape)}")
-    _check_positive("classes", classes)
+    check_count("classes", classes)
     fired = pattern_steps(pattern)
     steps = len(fired) if steps is None else steps
-    _check_positive("steps", steps)
+    check_count("steps", steps)
 
     one_hot = torch.zeros(len(labels), classes, dtype=dtype, device=labels.device)
     one_hot.scatter_(1, labels[:, None], 1)
@@ -145,10 +147,10 @@ def bin_events(
         raise ValueError(f"times and units must have one entry per event, got {len(times)} and {len(units)}")
     if units.is_floating_point() or units.dtype == torch.bool:
         raise TypeError(f"units must be a tensor of integers, got {units.dtype}")
-    _check_positive("steps", steps)
+    check_count("steps", steps)
     shape = tuple(shape)
     for size in shape:
-        _check_positive("every size in shape", size)
+        check_count("every size in shape", size)
     if not (math.isfinite(bin_width) and bin_width > 0):
         raise ValueError(f"bin_width must be a finite number > 0, got {bin_width!r}")
     features = math.prod(shape)
@@ -167,10 +169,3 @@ def bin_events(
     spikes = torch.zeros(steps, features, dtype=dtype, device=times.device)
     spikes[step[kept].long(), units[kept].long()] = 1
     return spikes.view(steps, *shape)
-
-
-def _check_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer >= 1, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value}")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import _weighted
-from ._checks import check_choice, check_count, check_pair, check_sequence
+from ._checks import check_choice, check_count, check_finite, check_pair, check_sequence
 from .encoding import StaticInput
 from .functional import LIFState, lif
 from .parameters import LIFParameters
@@ -167,11 +167,7 @@ class SpikePool2d(nn.Module):
         super().__init__()
         self.kernel_size = check_pair("kernel_size", kernel_size, 1)
         self.kind = check_choice("kind", kind, ("sum", "average", "max"))
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)):
-            raise TypeError(f"scale must be a finite number, got {scale!r}")
-        if not math.isfinite(scale):
-            raise ValueError(f"scale must be a finite number, got {scale!r}")
-        self.scale = float(scale)
+        self.scale = check_finite("scale", scale)
 
     def forward(self, x: Input) -> Input:
         return _each_step(x, self._pool)
@@ -253,10 +249,6 @@ def _each_step(x: Input, function: Callable[[Tensor], Tensor]) -> Input:
 
 
 def _initial_weight(shape: tuple[int, ...], scale: float) -> nn.Parameter:
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)):
-        raise TypeError(f"weight_scale must be a finite number, got {scale!r}")
-    if not math.isfinite(scale):
-        raise ValueError(f"weight_scale must be a finite number, got {scale!r}")
     weight = torch.empty(shape)
     nn.init.kaiming_normal_(weight)
-    return nn.Parameter(weight.mul_(scale))
+    return nn.Parameter(weight.mul_(check_finite("weight_scale", scale)))

@@ -21,6 +21,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
+from tssl_triton._checks import check_choice, check_count
 from tssl_triton.modules import SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential, TimeSharedDropout
 from tssl_triton.parameters import LIFParameters
 
@@ -140,13 +141,12 @@ def build_network(
     """
     tokens = parse_architecture(architecture)
     shape = _checked_shape(in_shape)
-    _check_count("classes", classes)
+    check_count("classes", classes)
     if not isinstance(dropout, (int, float)) or isinstance(dropout, bool):
         raise TypeError(f"dropout must be a number in [0, 1), got {dropout!r}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
-    if pool not in get_args(Pool):
-        raise ValueError(f"pool must be one of {', '.join(map(repr, get_args(Pool)))}, got {pool!r}")
+    check_choice("pool", pool, get_args(Pool))
     params = LIFParameters() if params is None else params
     margins = iter(_paddings(padding, [token for token in tokens if token.kind == "conv"], architecture))
 
@@ -247,10 +247,3 @@ def _checked_shape(in_shape: Sequence[int]) -> tuple[int, ...]:
     if len(shape) not in (1, 3) or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
         raise ValueError(f"in_shape must be {accepted}, got {shape!r}")
     return shape
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer >= 1, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value}")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from judging import DTYPES, RESETS, WARMUPS, assert_agrees, draw_current, draw_gradient, judge, name_of
+from judging import DTYPES, RESETS, WARMUPS, Answer, assert_agrees, draw_current, draw_gradient, judge, name_of
 
 from tssl_triton import LIFParameters, LIFState, implementation, lif, pack_spikes, psc, unpack_spikes
 
@@ -14,8 +14,6 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize("steps", [1, 5, 8, 9, 33, 100])
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 def test_neuron(dtype, steps, reset, warmup):
-    from judging import Answer
-
     params = LIFParameters(reset=reset, warmup=warmup)
     y, grad = draw_current((steps, 3, 333), dtype), draw_gradient((steps, 3, 333), dtype)
     leaf = y.cuda().requires_grad_()

@@ -78,8 +78,6 @@ def test_pooling_sums_times_its_scale():
 
 
 def test_a_tensor_changed_in_place_is_no_longer_what_its_bits_say():
-    with torch.no_grad():
-        _, spikes = spike_train(5, 2, 4)
     _, spikes = spike_train(5, 2, 4)
     changed = spikes.detach()
     assert _packed.recall(spikes) is not None
