@@ -33,7 +33,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .layout import WINDOW, WORD, cdiv
-from .plan import device_guard, plan_neurons
+from .plan import Launch, plan_neurons
 
 SURROGATE_WIDTH = 0.2
 """Width of the warm-up's sigmoid (supplement 2.3)."""
@@ -129,7 +129,8 @@ def _forward_window(
     return i, v, a, bits
 
 
-@triton.jit
+# Sizes that only count windows; a launch with one window more is the same program.
+@triton.jit(do_not_specialize=["full_windows"])
 def lif_forward_kernel(
     # tensors
     current_ptr,  # (T, N), or (1, N) with STATIC
@@ -310,7 +311,7 @@ def _backward_window(
     return delta, e, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["full_windows", "words"])
 def lif_backward_kernel(
     # tensors
     grad_spikes_ptr,  # (T, N)
@@ -430,27 +431,42 @@ def lif_forward(
     ``current`` is ``(T, N)``, or ``(1, N)`` where one input serves all steps. ``words``, ``checkpoints`` and
     ``new_state`` may be None: they are not written then. A ``state`` of None is a neuron at rest.
     """
+    launch = lif_forward_launch(current, spikes, words, checkpoints, state, new_state, params=params, synapse=synapse)
+    launch.run(current)
+
+
+def lif_forward_launch(
+    current: Tensor,
+    spikes: Tensor,
+    words: Tensor | None,
+    checkpoints: Tensor | None,
+    state: Tensor | None,
+    new_state: Tensor | None,
+    *,
+    params: NeuronConstants,
+    synapse: bool,
+) -> Launch:
+    """The launch of `lif_forward`."""
     steps, neurons = spikes.shape
-    plan = plan_neurons(neurons)
-    with device_guard(current):
-        lif_forward_kernel[(plan.grid(neurons),)](
-            current_ptr=current,
-            spikes_ptr=spikes,
-            words_ptr=words,
-            checkpoints_ptr=checkpoints,
-            state_ptr=state,
-            new_state_ptr=new_state,
-            N=neurons,
-            **forward_constants(params),
-            SYNAPSE=synapse,
-            STATIC=len(current) < steps,
-            KEEP=words is not None,
-            HAS_STATE=state is not None,
-            CARRY=new_state is not None,
-            **_program(steps, current.dtype),
-            BLOCK=plan.block,
-            num_warps=plan.num_warps,
-        )
+    plan = plan_neurons(neurons, current.dtype)
+    arguments = {
+        "current_ptr": current,
+        "spikes_ptr": spikes,
+        "words_ptr": words,
+        "checkpoints_ptr": checkpoints if checkpoints is not None and len(checkpoints) else None,
+        "state_ptr": state,
+        "new_state_ptr": new_state,
+        "N": neurons,
+        **forward_constants(params),
+        "SYNAPSE": synapse,
+        "STATIC": len(current) < steps,
+        "KEEP": words is not None,
+        "HAS_STATE": state is not None,
+        "CARRY": new_state is not None,
+        **_program(steps, current.dtype),
+        "BLOCK": plan.block,
+    }
+    return Launch(lif_forward_kernel, (plan.grid(neurons),), arguments, plan.num_warps)
 
 
 def lif_backward(
@@ -465,26 +481,43 @@ def lif_backward(
     synapse: bool,
 ) -> None:
     """Fill ``grad_current``, shaped like ``current``, from ``grad_spikes (T, N)`` and what forward kept."""
+    launch = lif_backward_launch(
+        grad_spikes, current, words, checkpoints, state, grad_current, params=params, synapse=synapse
+    )
+    launch.run(current)
+
+
+def lif_backward_launch(
+    grad_spikes: Tensor,
+    current: Tensor,
+    words: Tensor,
+    checkpoints: Tensor,
+    state: Tensor | None,
+    grad_current: Tensor,
+    *,
+    params: NeuronConstants,
+    synapse: bool,
+) -> Launch:
+    """The launch of `lif_backward`."""
     steps, neurons = grad_spikes.shape
-    plan = plan_neurons(neurons)
-    with device_guard(current):
-        lif_backward_kernel[(plan.grid(neurons),)](
-            grad_spikes_ptr=grad_spikes,
-            current_ptr=current,
-            words_ptr=words,
-            checkpoints_ptr=checkpoints if len(checkpoints) else None,
-            state_ptr=state,
-            grad_current_ptr=grad_current,
-            N=neurons,
-            words=len(words),
-            **backward_constants(params),
-            SYNAPSE=synapse,
-            STATIC=len(current) < steps,
-            HAS_STATE=state is not None,
-            **_program(steps, current.dtype),
-            BLOCK=plan.block,
-            num_warps=plan.num_warps,
-        )
+    plan = plan_neurons(neurons, current.dtype)
+    arguments = {
+        "grad_spikes_ptr": grad_spikes,
+        "current_ptr": current,
+        "words_ptr": words,
+        "checkpoints_ptr": checkpoints if len(checkpoints) else None,
+        "state_ptr": state,
+        "grad_current_ptr": grad_current,
+        "N": neurons,
+        "words": len(words),
+        **backward_constants(params),
+        "SYNAPSE": synapse,
+        "STATIC": len(current) < steps,
+        "HAS_STATE": state is not None,
+        **_program(steps, current.dtype),
+        "BLOCK": plan.block,
+    }
+    return Launch(lif_backward_kernel, (plan.grid(neurons),), arguments, plan.num_warps)
 
 
 def forward_constants(params: NeuronConstants) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .layout import WORD
-from .plan import device_guard, plan_neurons
+from .plan import Launch, plan_neurons
 
 
 @triton.jit
@@ -62,24 +62,33 @@ def unpack_kernel(
 
 def pack(spikes: Tensor, words: Tensor) -> None:
     """Fill ``words`` with the bits of ``spikes (T, N)``."""
-    _launch(pack_kernel, spikes, words)
+    pack_launch(spikes, words).run(spikes)
 
 
 def unpack(words: Tensor, spikes: Tensor) -> None:
     """Fill ``spikes (T, N)`` from ``words``."""
-    _launch(unpack_kernel, spikes, words)
+    unpack_launch(words, spikes).run(spikes)
 
 
-def _launch(kernel: Any, spikes: Tensor, words: Tensor) -> None:
+def pack_launch(spikes: Tensor, words: Tensor) -> Launch:
+    """The launch of `pack`."""
+    return _launch(pack_kernel, spikes, words)
+
+
+def unpack_launch(words: Tensor, spikes: Tensor) -> Launch:
+    """The launch of `unpack`."""
+    return _launch(unpack_kernel, spikes, words)
+
+
+def _launch(kernel: Any, spikes: Tensor, words: Tensor) -> Launch:
     steps, neurons = spikes.shape
-    plan = plan_neurons(neurons)
-    with device_guard(spikes):
-        kernel[(plan.grid(neurons), len(words))](
-            spikes_ptr=spikes,
-            words_ptr=words,
-            T=steps,
-            N=neurons,
-            WORD=WORD,
-            BLOCK=plan.block,
-            num_warps=plan.num_warps,
-        )
+    plan = plan_neurons(neurons, spikes.dtype)
+    arguments = {
+        "spikes_ptr": spikes,
+        "words_ptr": words,
+        "T": steps,
+        "N": neurons,
+        "WORD": WORD,
+        "BLOCK": plan.block,
+    }
+    return Launch(kernel, (plan.grid(neurons), len(words)), arguments, plan.num_warps)

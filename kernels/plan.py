@@ -25,6 +25,35 @@ class LaunchPlan:
         return cdiv(neurons, self.block)
 
 
+@dataclass(frozen=True)
+class Launch:
+    """One kernel call, complete but not yet made, so that tools can study what a launcher would do without a GPU.
+
+    Args:
+        kernel: the ``@triton.jit`` function.
+        grid: programs along each axis.
+        arguments: every argument of the kernel by name; tensors may be on the meta device if it is only to be studied.
+        num_warps: warps of threads per program.
+        num_stages: stages of the software pipeline of loops over matrix tiles; None leaves them to Triton.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    num_warps: int
+    num_stages: int | None = None
+
+    def options(self) -> dict[str, int]:
+        """What the compiler is told besides the arguments."""
+        stages = {} if self.num_stages is None else {"num_stages": self.num_stages}
+        return {"num_warps": self.num_warps, **stages}
+
+    def run(self, beside: Tensor) -> None:
+        """Launch on the device of ``beside``."""
+        with device_guard(beside):
+            self.kernel[self.grid](**self.arguments, **self.options())
+
+
 def device_guard(x: Tensor) -> AbstractContextManager[Any]:
     """Triton launches on the current device, which need not be the tensor's ("Pointer argument cannot be accessed")."""
     return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
@@ -33,20 +62,22 @@ def device_guard(x: Tensor) -> AbstractContextManager[Any]:
 _forced: LaunchPlan | None = None
 
 
-def plan_neurons(neurons: int) -> LaunchPlan:
+def plan_neurons(neurons: int, dtype: torch.dtype = torch.float32) -> LaunchPlan:
     """A plan for kernels that walk time with a block of neurons in registers.
 
-    Four neurons per thread make 128-bit accesses of float32 and leave registers for a window's membrane potentials.
-    Small layers take smaller blocks, down to one warp, so that their few neurons spread over more of the device:
-    256 programs are about two for each multiprocessor of the large ones.
+    A thread takes as many neurons as make its accesses 128 bits wide: four of float32, eight of a 16-bit type, whose
+    state is float32 all the same; a window's membrane potentials still fit into registers. Small layers take smaller
+    blocks, down to one warp, so that their few neurons spread over more of the device: 256 programs are about two for
+    each multiprocessor of the large ones.
     """
     if _forced is not None:
         return _forced
+    per_warp = 32 * (8 if dtype.itemsize == 2 else 4)
     for num_warps in (4, 2):
-        plan = LaunchPlan(block=128 * num_warps, num_warps=num_warps)
+        plan = LaunchPlan(block=per_warp * num_warps, num_warps=num_warps)
         if plan.grid(neurons) >= 256:
             return plan
-    return LaunchPlan(block=128, num_warps=1)
+    return LaunchPlan(block=per_warp, num_warps=1)
 
 
 @contextmanager

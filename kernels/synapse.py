@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .plan import device_guard, plan_neurons
+from .plan import Launch, plan_neurons
 
 
 @triton.jit
@@ -54,19 +54,23 @@ def psc_kernel(
 
 def psc(inputs: Tensor, outputs: Tensor, state: Tensor, *, tau_syn: float, reverse: bool) -> None:
     """Filter ``inputs (T, N)`` forwards in time, or backwards (the transpose); ``state (1, N)`` is left at the end."""
+    psc_launch(inputs, outputs, state, tau_syn=tau_syn, reverse=reverse).run(inputs)
+
+
+def psc_launch(inputs: Tensor, outputs: Tensor, state: Tensor, *, tau_syn: float, reverse: bool) -> Launch:
+    """The launch of `psc`."""
     steps, neurons = inputs.shape
-    plan = plan_neurons(neurons)
-    with device_guard(inputs):
-        psc_kernel[(plan.grid(neurons),)](
-            inputs_ptr=inputs,
-            outputs_ptr=outputs,
-            state_ptr=state,
-            T=steps,
-            N=neurons,
-            BETA=1.0 - 1.0 / tau_syn,
-            INV_TAU_SYN=1.0 / tau_syn,
-            REVERSE=reverse,
-            ACC=tl.float64 if inputs.dtype == torch.float64 else tl.float32,
-            BLOCK=plan.block,
-            num_warps=plan.num_warps,
-        )
+    plan = plan_neurons(neurons, inputs.dtype)
+    arguments = {
+        "inputs_ptr": inputs,
+        "outputs_ptr": outputs,
+        "state_ptr": state,
+        "T": steps,
+        "N": neurons,
+        "BETA": 1.0 - 1.0 / tau_syn,
+        "INV_TAU_SYN": 1.0 / tau_syn,
+        "REVERSE": reverse,
+        "ACC": tl.float64 if inputs.dtype == torch.float64 else tl.float32,
+        "BLOCK": plan.block,
+    }
+    return Launch(psc_kernel, (plan.grid(neurons),), arguments, plan.num_warps)
