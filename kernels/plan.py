@@ -80,6 +80,68 @@ def plan_neurons(neurons: int, dtype: torch.dtype = torch.float32) -> LaunchPlan
     return LaunchPlan(block=per_warp, num_warps=1)
 
 
+@dataclass(frozen=True)
+class TilePlan:
+    """One program owns ``block_m`` pixels by ``block_n`` neurons; products are summed ``block_k`` channels at a time.
+
+    In the weight gradient a program owns ``block_k`` channels by ``block_n`` neurons and sums over pixels.
+    """
+
+    block_m: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+    def blocks(self) -> dict[str, int]:
+        """The kernels' arguments."""
+        return {"BLOCK_M": self.block_m, "BLOCK_N": self.block_n, "BLOCK_K": self.block_k}
+
+    def tiles_m(self, pixels: int) -> int:
+        return cdiv(pixels, self.block_m)
+
+    def tiles_n(self, neurons: int) -> int:
+        return cdiv(neurons, self.block_n)
+
+
+def plan_tiles(neurons: int, dtype: torch.dtype, word: torch.dtype) -> TilePlan:
+    """Tiles of the fused layer, for weights of ``dtype`` and input spikes in words of type ``word``.
+
+    A tile's results stay in registers through all of time: per neuron a sum, a synaptic current, a membrane potential,
+    its bits and, for long runs, a postsynaptic current. 64 x 64 neurons over 256 threads take 80 registers of each
+    thread's 255 and leave the rest to operands; tensor cores of sm_90 want 64 rows. Words of one byte are read 64
+    channels at a time, wider ones 32: 128 bits a thread either way. float32 is multiplied by ordinary arithmetic,
+    which holds its operands in registers too: smaller tiles.
+    """
+    block_n = 64 if neurons > 32 else 32 if neurons > 16 else 16
+    if dtype.itemsize > 2:
+        return TilePlan(16, min(block_n, 32), 16, num_warps=4, num_stages=2)
+    num_warps = 8 if block_n > 16 else 4
+    if word == torch.uint8:
+        return TilePlan(64, block_n, 64, num_warps, num_stages=3)
+    return TilePlan(64, block_n, 32, num_warps, num_stages=2)
+
+
+@dataclass(frozen=True)
+class WeightGradientPlan:
+    """Tiles of the weight gradient, and into how many shares the pixels are split so that programs fill a device."""
+
+    tiles: TilePlan
+    shares: int
+
+
+def plan_weight_gradient(pixels: int, weight: Tensor, dtype: torch.dtype) -> WeightGradientPlan:
+    """A plan for ``weight (N, C, R, S)``: at least 256 programs where the pixels suffice, at most 64 partial sums."""
+    neurons, channels, *kernel = weight.shape
+    if dtype.itemsize == 2:
+        tiles = TilePlan(64, 64, 64, num_warps=4, num_stages=3)
+    else:
+        tiles = TilePlan(16, 32, 32, num_warps=4, num_stages=2)
+    programs = tiles.tiles_n(neurons) * cdiv(channels, tiles.block_k) * kernel[0] * kernel[1]
+    shares = min(cdiv(256, programs), 64, max(1, pixels // (2 * tiles.block_m)))
+    return WeightGradientPlan(tiles, shares)
+
+
 @contextmanager
 def forced_plan(plan: LaunchPlan) -> Iterator[None]:
     """Use ``plan`` for every launch inside the ``with`` block, for tests and tuning."""
