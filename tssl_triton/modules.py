@@ -95,7 +95,7 @@ class SpikingLinear(LIF):
             raise ValueError(
                 f"x must be (T, B, *) with {self.in_features} features in all, got {features} in shape {tuple(x.shape)}"
             )
-        return _weighted.linear(x, self.weight, self.bias)
+        return _weighted.weighted(_weighted.Linear(), x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {super().extra_repr()}"
@@ -147,7 +147,7 @@ class SpikingConv2d(LIF):
     def _weighted(self, x: Tensor) -> Tensor:
         if x.dim() != 5 or x.shape[2] != self.in_channels:
             raise ValueError(f"x must be (T, B, {self.in_channels}, H, W), got shape {tuple(x.shape)}")
-        return _weighted.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        return _weighted.weighted(_weighted.Conv2d(self.stride, self.padding), x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         sizes = f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
