@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from . import _ops
 from ._layout import time_dense
 from ._packed import Packed, recall, remember
-from ._weighted import Map
+from ._weighted import Map, gradients
 from .functional import LIFState, constants, stacked
 from .kernels.layout import arithmetic_dtype, checkpoint_rows
 from .parameters import LIFParameters
@@ -103,7 +103,7 @@ class _Recomputing(torch.autograd.Function):
         checkpoints = layer.checkpoints(y, start)
         grad_y = _ops.lif_backward(grad_spikes, y, words, checkpoints, start, layer.synapse, *constants(layer.params))
         del y, checkpoints
-        grads = layer.function.gradients(grad_y, ctx.shape, lambda: x, weight, ctx.needs_input_grad[:3])
+        grads = gradients(layer.function, grad_y, ctx.shape, lambda: x, weight, ctx.needs_input_grad[:3])
         return (*grads, None, None, None, None)
 
 

@@ -89,6 +89,19 @@ class Conv2d:
 Map = Linear | Conv2d
 
 
+def gradients(
+    function: Map,
+    grad: Tensor,
+    shape: torch.Size,
+    again: Callable[[], Tensor],
+    weight: Tensor,
+    needed: Sequence[bool],
+) -> Gradients:
+    """The gradients of ``function`` in the dtype of ``grad``, which is forward's: an autocast of now is not."""
+    with torch.autocast(grad.device.type, enabled=False):
+        return function.gradients(grad, shape, again, weight, needed)
+
+
 def weighted(function: Map, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``function(x, weight, bias)``, which keeps the packed form of x for backward where there is one."""
     packed = recall(x)
@@ -143,7 +156,7 @@ class _Weighted(torch.autograd.Function):
         def again() -> Tensor:
             return ctx.packed.rebuild(tuple(kept), ctx.dtype)
 
-        grads = ctx.function.gradients(grad, ctx.shape, again, weight, ctx.needs_input_grad[:3])
+        grads = gradients(ctx.function, grad, ctx.shape, again, weight, ctx.needs_input_grad[:3])
         return (*grads, None, None, *[None] * len(kept))
 
 
