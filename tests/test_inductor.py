@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from comparing import assert_close, relative_error
+from recomputing import assert_identical, backward_of, gradients
 from torch._dynamo.utils import counters
 
 from tssl_triton import (
@@ -95,6 +96,19 @@ def test_golden_network():
     assert relative_error(out.detach(), case["output_psc"]) < 2e-6
     for k, weight in enumerate(weights):
         assert relative_error(weight.grad, case[f"grad_{k}"]) < 2e-6
+
+
+def test_recomputing_changes_no_bit():
+    # The default neuron for 35 steps: windows that a test above has compiled already.
+    results = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        options = {"weight_scale": 3.0, "recompute": recompute}
+        net = SpikingSequential(SpikingConv2d(2, 4, 3, **options), SpikingLinear(64, 6, bias=True, **options))
+        spikes = net(draw(35, 3, 2, 6, 6))
+        backward_of(spikes)
+        results.append([spikes.detach(), *gradients(net)])
+    assert_identical(results)
 
 
 def test_windows_with_state_and_packing():

@@ -6,7 +6,8 @@ Each takes ``(T, B, *)`` and treats time as more of the batch. Without a packed 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,21 +16,98 @@ from torch import Tensor
 
 from ._packed import Packed, recall, remember
 
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+
+@dataclass(frozen=True)
+class Linear:
     """``x (T, B, *)``, features flattened, times ``weight (out, in)``: ``(T, B, out)``."""
-    packed = recall(x)
-    if packed is None:
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x.flatten(2), weight, bias)
-    return _Linear.apply(x, weight, bias, packed, *packed.tensors())
+
+    def gradients(
+        self,
+        grad: Tensor,
+        shape: torch.Size,
+        again: Callable[[], Tensor],
+        weight: Tensor,
+        needed: Sequence[bool],
+    ) -> Gradients:
+        """Gradients of input, weight and bias, those ``needed``; ``again()`` is the input, of ``shape``."""
+        rows = grad.flatten(0, 1)
+        grad_x = grad_weight = grad_bias = None
+        if needed[0]:
+            grad_x = (rows @ weight.to(grad.dtype)).view(shape)
+        if needed[1]:
+            x = again().to(grad.dtype)
+            grad_weight = (rows.t() @ x.flatten(2).flatten(0, 1)).to(weight.dtype)
+        if needed[2]:
+            grad_bias = rows.sum(0).to(weight.dtype)
+        return grad_x, grad_weight, grad_bias
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+@dataclass(frozen=True)
+class Conv2d:
     """``x (T, B, C, H, W)`` convolved with ``weight (K, C, h, w)``: ``(T, B, K, H', W')``."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x.flatten(0, 1), weight, bias, self.stride, self.padding).unflatten(0, x.shape[:2])
+
+    def gradients(
+        self,
+        grad: Tensor,
+        shape: torch.Size,
+        again: Callable[[], Tensor],
+        weight: Tensor,
+        needed: Sequence[bool],
+    ) -> Gradients:
+        """Gradients of input, weight and bias, those ``needed``; ``again()`` is the input, of ``shape``."""
+        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            grad.flatten(0, 1),
+            again().to(grad.dtype).flatten(0, 1),
+            weight.to(grad.dtype),
+            [weight.shape[0]],
+            self.stride,
+            self.padding,
+            (1, 1),
+            False,
+            (0, 0),
+            1,
+            list(needed),
+        )
+        return (
+            None if grad_x is None else grad_x.view(shape),
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(weight.dtype),
+        )
+
+
+Map = Linear | Conv2d
+
+
+def gradients(
+    function: Map,
+    grad: Tensor,
+    shape: torch.Size,
+    again: Callable[[], Tensor],
+    weight: Tensor,
+    needed: Sequence[bool],
+) -> Gradients:
+    """The gradients of ``function`` in the dtype of ``grad``, which is forward's: an autocast of now is not."""
+    with torch.autocast(grad.device.type, enabled=False):
+        return function.gradients(grad, shape, again, weight, needed)
+
+
+def weighted(function: Map, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``function(x, weight, bias)``, which keeps the packed form of x for backward where there is one."""
     packed = recall(x)
     if packed is None:
-        return F.conv2d(x.flatten(0, 1), weight, bias, stride, padding).unflatten(0, x.shape[:2])
-    return _Conv2d.apply(x, weight, bias, stride, padding, packed, *packed.tensors())
+        return function(x, weight, bias)
+    return _Weighted.apply(x, weight, bias, function, packed, *packed.tensors())
 
 
 def sum_pool2d(x: Tensor, size: tuple[int, int], scale: float) -> Tensor:
@@ -62,65 +140,24 @@ def _followed(x: Tensor, result: Tensor, function: Callable[..., Tensor], *tenso
     return result
 
 
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, packed: Packed, *kept: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, *kept)
-        ctx.packed, ctx.shape = packed, x.shape
-        return F.linear(x.flatten(2), weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, *kept = ctx.saved_tensors
-        rows = grad.flatten(0, 1)
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = (rows @ weight.to(grad.dtype)).view(ctx.shape)
-        if ctx.needs_input_grad[1]:
-            x = ctx.packed.rebuild(tuple(kept), grad.dtype)
-            grad_weight = (rows.t() @ x.flatten(2).flatten(0, 1)).to(weight.dtype)
-        if ctx.needs_input_grad[2]:
-            grad_bias = rows.sum(0).to(weight.dtype)
-        return (grad_x, grad_weight, grad_bias, None, *[None] * len(kept))
-
-
-class _Conv2d(torch.autograd.Function):
+class _Weighted(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        packed: Packed,
-        *kept: Tensor,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, function: Map, packed: Packed, *kept: Tensor
     ) -> Tensor:
         ctx.save_for_backward(weight, *kept)
-        ctx.packed, ctx.shape, ctx.stride, ctx.padding = packed, x.shape, stride, padding
-        return F.conv2d(x.flatten(0, 1), weight, bias, stride, padding).unflatten(0, x.shape[:2])
+        ctx.function, ctx.packed, ctx.shape, ctx.dtype = function, packed, x.shape, x.dtype
+        return function(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *kept = ctx.saved_tensors
-        x = ctx.packed.rebuild(tuple(kept), grad.dtype).flatten(0, 1)
-        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grad.flatten(0, 1),
-            x,
-            weight.to(grad.dtype),
-            [weight.shape[0]],
-            ctx.stride,
-            ctx.padding,
-            (1, 1),
-            False,
-            (0, 0),
-            1,
-            ctx.needs_input_grad[:3],
-        )
-        if grad_x is not None:
-            grad_x = grad_x.view(ctx.shape)
-        grads = (g if g is None else g.to(weight.dtype) for g in (grad_weight, grad_bias))
-        return (grad_x, *grads, None, None, None, *[None] * len(kept))
+
+        def again() -> Tensor:
+            return ctx.packed.rebuild(tuple(kept), ctx.dtype)
+
+        grads = gradients(ctx.function, grad, ctx.shape, again, weight, ctx.needs_input_grad[:3])
+        return (*grads, None, None, *[None] * len(kept))
 
 
 class _SumPool2d(torch.autograd.Function):
@@ -145,12 +182,12 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor], packed: Packed, *kept: Tensor) -> Tensor:
         ctx.save_for_backward(*kept)
-        ctx.packed, ctx.function = packed, function
+        ctx.packed, ctx.function, ctx.dtype = packed, function, x.dtype
         return function(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x = ctx.packed.rebuild(ctx.saved_tensors, grad.dtype)
+        x = ctx.packed.rebuild(ctx.saved_tensors, ctx.dtype)
         with torch.enable_grad():
             x.requires_grad_()
             (grad_x,) = torch.autograd.grad(ctx.function(x), x, grad)

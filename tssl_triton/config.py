@@ -52,6 +52,7 @@ class TrainConfig:
     dropout: float = _setting(0.0, "share of inputs dropped before each weighted layer but the first")
     weight_scale: float = _setting(1.0, "factor on the initial weights")
     rule: str = _setting("tssl", "learning rule")
+    recompute: bool = _setting(False, "keep bits only and work the rest out again in backward: less memory, more time")
 
     tau_mem: float = _setting(5.0, "membrane time constant, in time steps")
     tau_syn: float = _setting(3.0, "synaptic time constant, in time steps")
@@ -140,7 +141,7 @@ class TrainConfig:
 FIELD_TYPES: dict[str, type] = get_type_hints(TrainConfig)
 
 #: Settings that say where and how a run is computed, not what is computed: a resumed run may change them.
-MAY_CHANGE = frozenset({"epochs", "device", "data_root", "download", "test_batch_size"})
+MAY_CHANGE = frozenset({"epochs", "device", "data_root", "download", "test_batch_size", "recompute"})
 
 
 def resolve(flags: dict[str, Any], file: dict[str, Any]) -> TrainConfig:

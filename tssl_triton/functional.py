@@ -100,34 +100,38 @@ def lif(
     else:
         y = check_sequence("current", current)
         steps = len(y)
-    stacked = None
-    if state is not None:
-        if not isinstance(state, tuple) or len(state) != 3:
-            raise TypeError(f"state must be a LIFState (current, membrane, psc), got {type(state).__name__}")
-        shape = tuple(y.shape[1:])
-        parts = (check_like(f"state.{n}", x, shape, y.device) for n, x in zip(LIFState._fields, state, strict=True))
-        stacked = torch.stack([part.detach() for part in parts]).to(arithmetic_dtype(y.dtype))
     keep = torch.is_grad_enabled() and y.requires_grad
     spikes, words, _, new_state = _ops.lif_forward(
         time_dense(y),
-        stacked,
+        stacked(state, y),
         steps,
         synapse,
         keep,
         return_state,
-        params.tau_mem,
-        params.tau_syn,
-        params.threshold,
-        params.reset,
-        params.max_slope,
-        params.warmup,
-        params.variant,
+        *constants(params),
     )
     if keep:
         _packed.remember(spikes, _packed.Packed(words.detach(), steps))
     if return_state:
         return spikes, LIFState(*new_state.detach().unbind(0))
     return spikes
+
+
+def constants(params: LIFParameters) -> tuple[float, float, float, str, float, str, str]:
+    """The parameters as the operators take them."""
+    p = params
+    return p.tau_mem, p.tau_syn, p.threshold, p.reset, p.max_slope, p.warmup, p.variant
+
+
+def stacked(state: LIFState | None, y: Tensor) -> Tensor | None:
+    """A state for the neurons of ``y (T, B, *)`` as the operators take it, ``(3, B, *)``, without gradient."""
+    if state is None:
+        return None
+    if not isinstance(state, tuple) or len(state) != 3:
+        raise TypeError(f"state must be a LIFState (current, membrane, psc), got {type(state).__name__}")
+    shape = tuple(y.shape[1:])
+    parts = (check_like(f"state.{n}", x, shape, y.device) for n, x in zip(LIFState._fields, state, strict=True))
+    return torch.stack([part.detach() for part in parts]).to(arithmetic_dtype(y.dtype))
 
 
 @overload

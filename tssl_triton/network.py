@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -113,6 +113,7 @@ def build_network(
     dropout: float = 0.0,
     weight_scale: float = 1.0,
     rule: str = "tssl",
+    recompute: bool = False,
 ) -> SpikingSequential:
     """Build the network of an architecture string, with one output neuron per class at its end.
 
@@ -130,6 +131,7 @@ def build_network(
             sample for all time steps; 0 adds no dropout layers.
         weight_scale: factor on the initial weights.
         rule: learning rule of every layer.
+        recompute: whether every layer works its weighted input out again in backward instead of keeping it.
 
     Returns:
         A network from ``(T, B, *in_shape)``, or a `StaticInput` of ``(B, *in_shape)``, to spikes ``(T, B, classes)``.
@@ -150,6 +152,7 @@ def build_network(
     params = LIFParameters() if params is None else params
     margins = iter(_paddings(padding, [token for token in tokens if token.kind == "conv"], architecture))
 
+    options: dict[str, Any] = {"weight_scale": weight_scale, "rule": rule, "recompute": recompute}
     layers: list[nn.Module] = []
     weighted = 0
     for token in tokens:
@@ -168,19 +171,16 @@ def build_network(
                         token.window,
                         params,
                         padding=margin,
-                        weight_scale=weight_scale,
-                        rule=rule,
+                        **options,
                     )
                 )
             else:
-                layers.append(
-                    SpikingLinear(math.prod(shape), token.width, params, weight_scale=weight_scale, rule=rule)
-                )
+                layers.append(SpikingLinear(math.prod(shape), token.width, params, **options))
             weighted += 1
         shape = after
     if dropout and weighted:
         layers.append(TimeSharedDropout(dropout))
-    layers.append(SpikingLinear(math.prod(shape), classes, params, weight_scale=weight_scale, rule=rule))
+    layers.append(SpikingLinear(math.prod(shape), classes, params, **options))
     return SpikingSequential(*layers)
 
 

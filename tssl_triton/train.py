@@ -128,6 +128,7 @@ class Trainer:
                 dropout=config.dropout,
                 weight_scale=config.weight_scale,
                 rule=config.rule,
+                recompute=config.recompute,
             )
         except ValueError as error:
             raise ConfigError(str(error)) from error

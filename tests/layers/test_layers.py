@@ -160,3 +160,13 @@ def test_autocast():
         assert weight.grad.dtype == torch.float32
         assert weight.grad.isfinite().all()
         assert weight.grad.any()
+
+
+def test_autocast_may_begin_behind_a_float32_spike_train():
+    current, spikes = spike_train(5, 2, 12)
+    net = SpikingSequential(TimeSharedDropout(0.5), SpikingLinear(12, 6, weight_scale=3.0))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(spikes)
+    out.float().sum().backward()
+    assert current.grad.dtype == net[1].weight.grad.dtype == torch.float32
+    assert net[1].weight.grad.any()
