@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .functional import pack_spikes as pack_spikes
     from .functional import psc as psc
     from .functional import unpack_spikes as unpack_spikes
+    from .fused import spike_conv2d as spike_conv2d
+    from .fused import spike_linear as spike_linear
     from .modules import LIF as LIF
     from .modules import SpikePool2d as SpikePool2d
     from .modules import SpikingConv2d as SpikingConv2d
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from .modules import SpikingSequential as SpikingSequential
     from .modules import TimeSharedDropout as TimeSharedDropout
     from .network import build_network as build_network
+    from .packed_spikes import PackedSpikes as PackedSpikes
     from .parameters import LIFParameters as LIFParameters
 
 __version__ = "0.1.0"
@@ -31,6 +34,8 @@ __version__ = "0.1.0"
 _HOME = {
     "parameters": ("LIFParameters",),
     "functional": ("LIFState", "implementation", "lif", "pack_spikes", "psc", "unpack_spikes"),
+    "fused": ("spike_conv2d", "spike_linear"),
+    "packed_spikes": ("PackedSpikes",),
     "encoding": ("StaticInput",),
     "modules": (
         "LIF",

@@ -23,6 +23,10 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 class Linear:
     """``x (T, B, *)``, features flattened, times ``weight (out, in)``: ``(T, B, out)``."""
 
+    def shape(self, x: Sequence[int], weight: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the output for an input of shape ``x``."""
+        return (x[0], x[1], weight[0])
+
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x.flatten(2), weight, bias)
 
@@ -53,6 +57,11 @@ class Conv2d:
 
     stride: tuple[int, int]
     padding: tuple[int, int]
+
+    def shape(self, x: Sequence[int], weight: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the output for an input of shape ``x``."""
+        sizes = zip(x[3:], weight[2:], self.stride, self.padding, strict=True)
+        return (x[0], x[1], weight[0], *((n + 2 * padding - k) // stride + 1 for n, k, stride, padding in sizes))
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x.flatten(0, 1), weight, bias, self.stride, self.padding).unflatten(0, x.shape[:2])

@@ -52,6 +52,7 @@ class TrainConfig:
     dropout: float = _setting(0.0, "share of inputs dropped before each weighted layer but the first")
     weight_scale: float = _setting(1.0, "factor on the initial weights")
     rule: str = _setting("tssl", "learning rule")
+    fused: str = _setting("auto", "which layers run as one kernel, on GPUs", ("auto", "always", "never"))
     recompute: bool = _setting(False, "keep bits only and work the rest out again in backward: less memory, more time")
 
     tau_mem: float = _setting(5.0, "membrane time constant, in time steps")

@@ -13,16 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import _recompute, _weighted
+from . import _weighted, fused
 from ._checks import check_choice, check_count, check_finite, check_flag, check_pair, check_sequence
+from ._composed import composed
 from .encoding import StaticInput
 from .functional import LIFState, lif
+from .packed_spikes import PackedSpikes, known_bits
 from .parameters import LIFParameters
 
-Input = Tensor | StaticInput
-Output = Tensor | tuple[Tensor, LIFState]
+Input = Tensor | StaticInput | PackedSpikes
+Output = Tensor | PackedSpikes | tuple[Tensor | PackedSpikes, LIFState]
 
 RULES = ("tssl",)
+FUSED = ("auto", "always", "never")
 
 
 class LIF(nn.Module):
@@ -44,7 +47,9 @@ class LIF(nn.Module):
 
     def forward(self, x: Input, state: LIFState | None = None, return_state: bool = False) -> Output:
         """Spikes ``(T, B, *)`` of the weighted input ``x (T, B, *)``; with ``return_state`` the state too."""
-        return lif(self.weighted(x), self.params, state, self.synapse, return_state)
+        y = self.weighted(x)
+        y = y.dense() if isinstance(y, PackedSpikes) else y
+        return lif(y, self.params, state, self.synapse, return_state)
 
     def weighted(self, x: Input) -> Input:
         """The input y of the neurons; layers with weights override this."""
@@ -60,17 +65,34 @@ class _WeightedLIF(LIF):
     weight: nn.Parameter
     bias: nn.Parameter | None
     recompute: bool
+    fused: str
 
-    def forward(self, x: Input, state: LIFState | None = None, return_state: bool = False) -> Output:
-        """Spikes of the layer for ``x (T, B, *)`` or a `StaticInput`; with ``return_state`` the state too."""
-        values, steps = (x.values[None], x.steps) if isinstance(x, StaticInput) else (check_sequence("x", x), len(x))
-        tensors = values, self.weight, self.bias
-        learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-        if not (self.recompute and learns):
-            return super().forward(x, state, return_state)
-        layer = _recompute.Layer(self._map(), steps, self.synapse, self.params)
-        spikes, after = _recompute.run(layer, self._checked(values), self.weight, self.bias, state, return_state)
-        return spikes if after is None else (spikes, after)
+    def forward(
+        self,
+        x: Input,
+        state: LIFState | None = None,
+        return_state: bool = False,
+        into: _WeightedLIF | None = None,
+    ) -> Output:
+        """Spikes of the layer for ``x (T, B, *)``, a `StaticInput` or `PackedSpikes`; with ``return_state`` its state.
+
+        They come as a tensor, or, where this layer is fused and the layer they go ``into`` will be, as `PackedSpikes`.
+        """
+        spikes = known_bits(x) if isinstance(x, Tensor) else x if isinstance(x, PackedSpikes) else None
+        function, weight, bias, params = self._map(), self.weight, self.bias, self.params
+        result: Tensor | PackedSpikes
+        if spikes is not None and self._fuses(spikes):
+            self._check_shape(spikes.shape)
+            shape = function.shape(spikes.shape, weight.shape)
+            dense = into is None or not into._would_fuse(shape, spikes.device)
+            result, after = fused.run(
+                spikes, function, weight, bias, params, state, recompute=self.recompute, carry=return_state, dense=dense
+            )
+        else:
+            values = x.dense() if isinstance(x, PackedSpikes) else x
+            self._checked(values.values[None] if isinstance(values, StaticInput) else values)
+            result, after = composed(values, function, weight, bias, params, state, self.recompute, return_state)
+        return result if after is None else (result, after)
 
     def weighted(self, x: Input) -> Input:
         """``W x (+ bias)``, ``(T, B, *)``."""
@@ -79,10 +101,32 @@ class _WeightedLIF(LIF):
     def _product(self, x: Tensor) -> Tensor:
         return _weighted.weighted(self._map(), self._checked(x), self.weight, self.bias)
 
+    def _checked(self, x: Tensor) -> Tensor:
+        self._check_shape(check_sequence("x", x).shape)
+        return x
+
+    def _fuses(self, spikes: PackedSpikes) -> bool:
+        """Whether this layer runs as one kernel on these spikes."""
+        matching = spikes.dtype == self.weight.dtype or fused.product_dtype(self.weight) != self.weight.dtype
+        return matching and self._would_fuse(spikes.shape, spikes.device)
+
+    def _would_fuse(self, shape: Sequence[int], device: torch.device) -> bool:
+        """Whether it would on packed spikes of this shape."""
+        if self.fused == "never" or not fused.can_fuse(device, self.weight):
+            return False
+        if self.fused == "always":
+            return True
+        _, batch, neurons, *size = self._map().shape(shape, self.weight.shape)
+        inputs = self.weight[0].numel()
+        return fused.prefers_fused(
+            device.type, fused.product_dtype(self.weight), batch * math.prod(size), neurons, inputs
+        )
+
     def _map(self) -> _weighted.Map:
         raise NotImplementedError
 
-    def _checked(self, x: Tensor) -> Tensor:
+    def _check_shape(self, shape: Sequence[int]) -> None:
+        """Raise ValueError for an input of a shape that the weights do not fit."""
         raise NotImplementedError
 
 
@@ -98,6 +142,9 @@ class SpikingLinear(_WeightedLIF):
         rule: the learning rule; ``"tssl"``.
         recompute: whether to work y out again in backward instead of keeping it: 1/8 byte per neuron-step in place of
             4, the same gradients, one more product with the weights.
+        fused: ``"always"`` runs the layer as one kernel wherever its input is a spike train of this package (pooled or
+            dropped-out ones are not, nor are images) and there is such a kernel: on GPUs, in float32 and 16 bits;
+            ``"never"`` composes product and neurons; ``"auto"`` lets `tssl_triton.fused.prefers_fused` choose.
 
     For backward it keeps y, unless it recomputes, its output spikes packed, and its input: packed where that is a spike
     train of this package.
@@ -113,9 +160,11 @@ class SpikingLinear(_WeightedLIF):
         weight_scale: float = 1.0,
         rule: str = "tssl",
         recompute: bool = False,
+        fused: str = "auto",
     ) -> None:
         super().__init__(params, rule=rule)
         self.recompute = check_flag("recompute", recompute)
+        self.fused = check_choice("fused", fused, FUSED)
         self.in_features = check_count("in_features", in_features)
         self.out_features = check_count("out_features", out_features)
         self.weight = _initial_weight((out_features, in_features), weight_scale)
@@ -124,13 +173,12 @@ class SpikingLinear(_WeightedLIF):
     def _map(self) -> _weighted.Map:
         return _weighted.Linear()
 
-    def _checked(self, x: Tensor) -> Tensor:
-        features = math.prod(x.shape[2:])
-        if x.dim() < 3 or features != self.in_features:
+    def _check_shape(self, shape: Sequence[int]) -> None:
+        features = math.prod(shape[2:])
+        if len(shape) < 3 or features != self.in_features:
             raise ValueError(
-                f"x must be (T, B, *) with {self.in_features} features in all, got {features} in shape {tuple(x.shape)}"
+                f"x must be (T, B, *) with {self.in_features} features in all, got {features} in shape {tuple(shape)}"
             )
-        return check_sequence("x", x)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {super().extra_repr()}"
@@ -151,6 +199,9 @@ class SpikingConv2d(_WeightedLIF):
         rule: the learning rule; ``"tssl"``.
         recompute: whether to work y out again in backward instead of keeping it: 1/8 byte per neuron-step in place of
             4, the same gradients, one more product with the weights.
+        fused: ``"always"`` runs the layer as one kernel wherever its input is a spike train of this package (pooled or
+            dropped-out ones are not, nor are images) and there is such a kernel: on GPUs, in float32 and 16 bits;
+            ``"never"`` composes product and neurons; ``"auto"`` lets `tssl_triton.fused.prefers_fused` choose.
 
     A channels_last convolution output is consumed as it is, and the spikes have its memory order.
     """
@@ -168,9 +219,11 @@ class SpikingConv2d(_WeightedLIF):
         weight_scale: float = 1.0,
         rule: str = "tssl",
         recompute: bool = False,
+        fused: str = "auto",
     ) -> None:
         super().__init__(params, rule=rule)
         self.recompute = check_flag("recompute", recompute)
+        self.fused = check_choice("fused", fused, FUSED)
         self.in_channels = check_count("in_channels", in_channels)
         self.out_channels = check_count("out_channels", out_channels)
         self.kernel_size = check_pair("kernel_size", kernel_size, 1)
@@ -182,10 +235,9 @@ class SpikingConv2d(_WeightedLIF):
     def _map(self) -> _weighted.Map:
         return _weighted.Conv2d(self.stride, self.padding)
 
-    def _checked(self, x: Tensor) -> Tensor:
-        if x.dim() != 5 or x.shape[2] != self.in_channels:
-            raise ValueError(f"x must be (T, B, {self.in_channels}, H, W), got shape {tuple(x.shape)}")
-        return check_sequence("x", x)
+    def _check_shape(self, shape: Sequence[int]) -> None:
+        if len(shape) != 5 or shape[2] != self.in_channels:
+            raise ValueError(f"x must be (T, B, {self.in_channels}, H, W), got shape {tuple(shape)}")
 
     def extra_repr(self) -> str:
         sizes = f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
@@ -267,23 +319,33 @@ class SpikingSequential(nn.Sequential):
         if state is not None and len(state) != len(self):
             raise ValueError(f"state must hold one entry per layer, {len(self)}, got {len(state)}")
         new_state: list[LIFState | None] = []
-        for k, layer in enumerate(self):
+        layers = list(self)
+        for k, (layer, following) in enumerate(zip(layers, [*layers[1:], None], strict=True)):
+            before = None if state is None else state[k]
+            options = {"into": following} if _hands_bits_on(layer, following) else {}
             if not isinstance(layer, (LIF, SpikingSequential)):
-                x = layer(x)
-                new_state.append(None)
+                x, after = layer(x), None
             elif return_state:
-                x, after = layer(x, None if state is None else state[k], return_state=True)
-                new_state.append(after)
+                x, after = layer(x, before, return_state=True, **options)
             else:
-                x = layer(x, None if state is None else state[k])
+                x, after = layer(x, before, **options), None
+            new_state.append(after)
         return (x, new_state) if return_state else x
+
+
+def _hands_bits_on(layer: nn.Module, following: nn.Module | None) -> bool:
+    """Whether packed spikes can pass between two layers; a hook on either expects to see a tensor."""
+    return all(
+        isinstance(each, _WeightedLIF) and not each._forward_hooks and not each._forward_pre_hooks
+        for each in (layer, following)
+    )
 
 
 def _each_step(x: Input, function: Callable[[Tensor], Tensor]) -> Input:
     """``function`` of ``x (T, B, *)``, worked out once where all steps are the same."""
     if isinstance(x, StaticInput):
         return StaticInput(function(x.values[None])[0], x.steps)
-    return function(check_sequence("x", x))
+    return function(check_sequence("x", x.dense() if isinstance(x, PackedSpikes) else x))
 
 
 def _initial_weight(shape: tuple[int, ...], scale: float) -> nn.Parameter:

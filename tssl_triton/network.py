@@ -114,6 +114,7 @@ def build_network(
     weight_scale: float = 1.0,
     rule: str = "tssl",
     recompute: bool = False,
+    fused: str = "auto",
 ) -> SpikingSequential:
     """Build the network of an architecture string, with one output neuron per class at its end.
 
@@ -132,6 +133,7 @@ def build_network(
         weight_scale: factor on the initial weights.
         rule: learning rule of every layer.
         recompute: whether every layer works its weighted input out again in backward instead of keeping it.
+        fused: which layers run as one kernel: ``"auto"``, ``"always"`` or ``"never"``, see `SpikingLinear`.
 
     Returns:
         A network from ``(T, B, *in_shape)``, or a `StaticInput` of ``(B, *in_shape)``, to spikes ``(T, B, classes)``.
@@ -152,7 +154,7 @@ def build_network(
     params = LIFParameters() if params is None else params
     margins = iter(_paddings(padding, [token for token in tokens if token.kind == "conv"], architecture))
 
-    options: dict[str, Any] = {"weight_scale": weight_scale, "rule": rule, "recompute": recompute}
+    options: dict[str, Any] = {"weight_scale": weight_scale, "rule": rule, "recompute": recompute, "fused": fused}
     layers: list[nn.Module] = []
     weighted = 0
     for token in tokens:

@@ -129,6 +129,7 @@ class Trainer:
                 weight_scale=config.weight_scale,
                 rule=config.rule,
                 recompute=config.recompute,
+                fused=config.fused,
             )
         except ValueError as error:
             raise ConfigError(str(error)) from error

@@ -1,0 +1,34 @@
+"""A weighted spiking layer from its parts: a product of PyTorch's, then the neurons."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _recompute, _weighted
+from .encoding import StaticInput
+from .functional import LIFState, lif
+from .parameters import LIFParameters
+
+
+def composed(
+    x: Tensor | StaticInput,
+    function: _weighted.Map,
+    weight: Tensor,
+    bias: Tensor | None,
+    params: LIFParameters,
+    state: LIFState | None,
+    recompute: bool,
+    carry: bool,
+) -> tuple[Tensor, LIFState | None]:
+    """Spikes ``(T, B, *)`` of neurons whose input is ``function`` of x; with ``carry`` their state too."""
+    values, steps = (x.values[None], x.steps) if isinstance(x, StaticInput) else (x, len(x))
+    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (values, weight, bias))
+    if recompute and learns:
+        layer = _recompute.Layer(function, steps, True, params)
+        return _recompute.run(layer, values, weight, bias, state, carry)
+    y = _weighted.weighted(function, values, weight, bias)
+    current = StaticInput(y[0], steps) if isinstance(x, StaticInput) else y
+    if carry:
+        return lif(current, params, state, return_state=True)
+    return lif(current, params, state), None
