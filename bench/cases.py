@@ -182,6 +182,7 @@ OURS = (
 
 def all_cases() -> dict[str, Case]:
     """Ours, and those of the peers that are installed, by name."""
-    from .peers import installed
+    from .peers import load
 
-    return {case.name: case for case in (*OURS, *installed())}
+    peers, _ = load()
+    return {case.name: case for case in (*OURS, *peers)}

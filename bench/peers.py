@@ -6,9 +6,9 @@ passes to ``save_for_backward``. Settings are each package's defaults; all tenso
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -134,12 +134,14 @@ def _tether() -> tuple[Case, ...]:
 PEERS: dict[str, Callable[[], tuple[Case, ...]]] = {"spikingjelly": _spikingjelly, "tether": _tether}
 
 
-def installed() -> list[Case]:
-    """Cases of the peers that can be imported; a line on standard error for each that cannot."""
+@cache
+def load() -> tuple[tuple[Case, ...], tuple[str, ...]]:
+    """Cases of the peers that can be imported, and a line for each that cannot."""
     found: list[Case] = []
+    missing = []
     for name, cases in PEERS.items():
         try:
             found += cases()
         except ImportError as error:
-            print(f"no rows for {name}: {error} (pip install -e '.[peers]')", file=sys.stderr)
-    return found
+            missing.append(f"no rows for {name}: {error}; pip install -e '.[peers]'")
+    return tuple(found), tuple(missing)

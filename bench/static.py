@@ -185,7 +185,10 @@ def chosen(arguments: argparse.Namespace) -> list[Setting]:
 
 def run(arguments: argparse.Namespace) -> None:
     from . import static_table
+    from .peers import load
 
+    _, missing = load()
+    print(*missing, sep="\n", end="\n" if missing else "", file=sys.stderr)
     rows = measure(chosen(arguments), arguments.jobs)
     print(static_table.markdown(rows) if arguments.markdown else static_table.text(rows))
     if arguments.json:
