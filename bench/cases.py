@@ -69,6 +69,7 @@ class Case:
         compulsory: bytes per neuron-step that must move, checkpoints apart.
         loops: the loops of the source, as one or several equally likely kinds of program run them.
         saved: bytes per neuron-step that a layer keeps between forward and backward, if this kernel decides that.
+        multiply_adds: per neuron-step, of the matrix units, for kernels that use them.
         neurons: of the problem that is compiled; all programs are full.
         few_neurons: of the problem that is interpreted to count bytes; the last program is not full.
         dtypes: types that the kernel can be compiled for.
@@ -82,6 +83,7 @@ class Case:
     compulsory: Callable[[Problem], float]
     loops: Callable[[Problem, Launch], tuple[tuple[Loop, ...], ...]]
     saved: Callable[[Problem], float] | None = None
+    multiply_adds: Callable[[Problem], float] = lambda _: 0.0
     neurons: int = 1 << 20
     few_neurons: int = 272
     dtypes: tuple[str, ...] = tuple(DTYPES)

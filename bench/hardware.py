@@ -77,7 +77,9 @@ class Device:
     """One product: bandwidth in bytes per second, clock in hertz, rates per multiprocessor and clock.
 
     ``issue`` counts warp instructions; on AMD those of the vector unit only, because scalar and memory instructions
-    go out beside them. ``special`` counts lanes of exp, 1/x and the like.
+    go out beside them. ``special`` counts lanes of exp, 1/x and the like. ``matrix`` is the matrix units' dense peak in
+    16 bits, in operations per second, of which a multiplication with its addition is two; float32 by way of TF32 takes
+    twice as long.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Device:
     clock: float
     issue: float
     special: float
+    matrix: float
     source: str
 
     def byte_seconds(self, size: float) -> float:
@@ -101,29 +104,40 @@ class Device:
         """Time of ``operations`` of the special-function units."""
         return operations / (self.special * self.multiprocessors * self.clock)
 
-    def seconds(self, size: float, instructions: float, special: float) -> float:
-        """The largest of the three: everything overlaps perfectly, nothing waits."""
-        return max(self.byte_seconds(size), self.issue_seconds(instructions), self.special_seconds(special))
+    def matrix_seconds(self, multiply_adds: float, value_bytes: int) -> float:
+        """Time of the matrix units for products of values of 2 bytes, or of 4."""
+        return 2 * multiply_adds * (value_bytes / 2) / self.matrix
+
+    def seconds(
+        self, size: float, instructions: float, special: float, multiply_adds: float = 0.0, value_bytes: int = 2
+    ) -> float:
+        """The largest of the four: everything overlaps perfectly, nothing waits."""
+        return max(
+            self.byte_seconds(size),
+            self.issue_seconds(instructions),
+            self.special_seconds(special),
+            self.matrix_seconds(multiply_adds, value_bytes),
+        )
 
 
 A100 = Device(
-    "A100", SM80, 2.039e12, 108, 1.41e9, 4, 16,
+    "A100", SM80, 2.039e12, 108, 1.41e9, 4, 16, 312e12,
     "NVIDIA A100 80GB SXM datasheet (2,039 GB/s); A100 whitepaper (108 SMs, boost 1,410 MHz)",
 )  # fmt: skip
 H100 = Device(
-    "H100", SM90, 3.35e12, 132, 1.98e9, 4, 16,
+    "H100", SM90, 3.35e12, 132, 1.98e9, 4, 16, 989e12,
     "NVIDIA H100 SXM datasheet (3.35 TB/s; 67 TFLOPS float32 = 132 x 256 x 1.98 GHz); H100 whitepaper (132 SMs)",
 )  # fmt: skip
 H200 = Device(
-    "H200", SM90, 4.8e12, 132, 1.98e9, 4, 16,
+    "H200", SM90, 4.8e12, 132, 1.98e9, 4, 16, 989e12,
     "NVIDIA H200 SXM datasheet (4.8 TB/s; 67 TFLOPS float32, as H100)",
 )  # fmt: skip
 B200 = Device(
-    "B200", SM100, 8.0e12, 148, 1.98e9, 4, 16,
+    "B200", SM100, 8.0e12, 148, 1.98e9, 4, 16, 2250e12,
     "NVIDIA DGX B200 datasheet (64 TB/s by 8 GPUs); 148 SMs, clock from 75 TFLOPS float32 = 148 x 256 x 1.98 GHz",
 )  # fmt: skip
 MI300X = Device(
-    "MI300X", GFX942, 5.3e12, 304, 2.1e9, 1, 16,
+    "MI300X", GFX942, 5.3e12, 304, 2.1e9, 1, 16, 1307e12,
     "AMD Instinct MI300X data sheet (5.3 TB/s, 304 CUs, 2,100 MHz); CDNA 3 ISA: 4 SIMDs of 16 lanes, 64-wide waves",
 )  # fmt: skip
 

@@ -126,9 +126,11 @@ def model(setting: Setting, code: Code, traffic: dict[str, Traffic]) -> Row:
     total = sum(moved.values())
     # On NVIDIA every instruction takes an issue slot; on AMD those of the vector unit are the ones that queue.
     issued = code.vector
+    products = case.multiply_adds(problem)
     times = {
-        d.name: 1e12 * d.seconds(total + checkpoints, issued, code.special) for d in devices_of(setting.target)
-    }  # fmt: skip
+        d.name: 1e12 * d.seconds(total + checkpoints, issued, code.special, products, problem.value_bytes)
+        for d in devices_of(setting.target)
+    }
     return Row(
         setting=setting,
         owner=case.owner,

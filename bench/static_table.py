@@ -72,10 +72,10 @@ def _title() -> str:
 
 
 def _notes() -> list[str]:
-    limits = "Times are max(bytes/bandwidth, instructions/issue rate, special functions/rate): peaks, perfect overlap."
+    limits = "Times: the largest of bytes, instructions, special functions and matrix products, each at its peak rate."
     sources = [
         f"{d.name}: {d.bandwidth / 1e12:.2f} TB/s, {d.multiprocessors} x {d.clock / 1e9:.2f} GHz, "
-        f"{d.issue:g} instructions/clock; {d.source}"
+        f"{d.issue:g} warp instructions/clock, {d.matrix / 1e12:.0f} TFLOPS of the matrix units in 16 bits; {d.source}"
         for d in DEVICES
     ]
     return [limits, RELEASED_PROGRAM, *sources]

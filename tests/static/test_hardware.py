@@ -33,11 +33,13 @@ def test_vector_registers_limit_waves_of_amd(registers, waves):
     assert occupancy(GFX942, registers, 0, 1) == waves / 8
 
 
-def test_the_slowest_of_three_decides():
+def test_the_slowest_of_four_decides():
     # 3.35 TB/s; 132 x 4 warps of 32 lanes and 132 x 16 special functions a clock of 1.98 GHz.
     assert H100.seconds(3.35e12, 1.0, 1.0) == pytest.approx(1.0)
     assert H100.seconds(1.0, 132 * 128 * 1.98e9, 1.0) == pytest.approx(1.0)
     assert H100.seconds(1.0, 1.0, 132 * 16 * 1.98e9) == pytest.approx(1.0)
+    assert H100.seconds(1.0, 1.0, 1.0, 989e12 / 2, value_bytes=2) == pytest.approx(1.0)
+    assert H100.seconds(1.0, 1.0, 1.0, 989e12 / 2, value_bytes=4) == pytest.approx(2.0)
     assert H100.issue_seconds(48.0) / H100.byte_seconds(6.2) == pytest.approx(0.775, abs=1e-3)
     assert MI300X.issue_seconds(304 * 64 * 2.1e9) == pytest.approx(1.0)
 
