@@ -31,7 +31,10 @@ class UnexplainedLoopsError(ValueError):
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop of the source: how often it runs, the bytes a program moves in one iteration, the loops inside it."""
+    """A loop of the source: how often it runs, the bytes a program moves in one iteration, the loops inside it.
+
+    The bytes tell how far the compiler unrolled it; 0 for a loop that it does not, as one with loops inside.
+    """
 
     trips: int
     size: float
@@ -127,6 +130,10 @@ def _reachable(blocks: Sequence[Block]) -> set[int]:
     return found
 
 
+_Runs = dict[int, tuple[int, Loop] | None]
+"""How often a piece of code runs, by its first block, and for which loop of the source; None if not at all."""
+
+
 class _Region:
     """A function, or the body of a loop, with the loops directly inside it folded into one node each.
 
@@ -170,7 +177,7 @@ class _Region:
                 return reduce(Counts.__add__, (weights[n] for n in path), Counts())
         raise UnexplainedLoopsError(f"loops at blocks {sorted(self.loops)} do not add up to {list(sources)}")
 
-    def _weights(self, runs: dict[int, tuple[int, Loop] | None], threads: int) -> dict[int, Counts]:
+    def _weights(self, runs: _Runs, threads: int) -> dict[int, Counts]:
         """Counts of each node that a path may take."""
         weights = {}
         for n in self.next:
@@ -197,6 +204,7 @@ class _Region:
         return found[1] if found else None
 
     def _last_to_first(self) -> list[int]:
+        """Every node after all that may follow it."""
         order: list[int] = []
         state: dict[int, bool] = {}
         pending = [self.node[self.head]]
@@ -212,15 +220,13 @@ class _Region:
                     order.append(n)
         return order
 
-    def _runs(
-        self, sources: Sequence[Loop], threads: int, copies: dict[int, int]
-    ) -> tuple[dict[int, tuple[int, Loop] | None], int]:
-        """How often each loop, and each of ``copies``, runs for which source; and the iterations that fit into none."""
+    def _runs(self, sources: Sequence[Loop], threads: int, copies: dict[int, int]) -> tuple[_Runs, int]:
+        """How often each loop, and each of ``copies``, runs; and the iterations that fit into none."""
         if not self.loops:
             return {}, 0
-        found: list[tuple[int, dict[int, tuple[int, Loop] | None]]] = []
+        found: list[tuple[int, _Runs]] = []
         for groups in _groups(sorted(self.loops), len(sources)):
-            runs: dict[int, tuple[int, Loop] | None] = {}
+            runs: _Runs = {}
             left = 0
             for heads, source in zip(groups, sources, strict=True):
                 pieces = {h: self._iterations(self.loops[h].once, source, threads) or 1 for h in heads} | copies
