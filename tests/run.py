@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = (
     ("CPU path, networks, training, packaging", {}, ["tests"]),
-    ("Triton kernels under the interpreter", {"TRITON_INTERPRET": "1"}, ["tests/ops", "tests/layers"]),
+    ("Triton kernels under the interpreter", {"TRITON_INTERPRET": "1"}, ["tests/ops", "tests/layers", "tests/static"]),
 )
 
 

@@ -1,4 +1,4 @@
-"""Every kernel compiles for GPUs that are not here, without spilling, and reads 128 bits at a time."""
+"""Every kernel compiles for GPUs that are not here, whatever its options, and holds to what code alone can show."""
 
 import os
 import re
@@ -10,85 +10,51 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("kernels are interpreted in this process", allow_module_level=True)
 
-import triton.language as tl
-from compiling import GFX942, SM80, SM90, SM100, compile_kernel
-from tssl_triton.kernels import neuron, packing, synapse
-from tssl_triton.kernels.layout import WORD, cdiv, word_count, word_dtype
+from tssl_triton.kernels import neuron
+from tssl_triton.kernels.layout import checkpoint_rows
 from tssl_triton.kernels.plan import LaunchPlan, forced_plan, plan_neurons
 
+from bench.cases import OURS, Problem
+from bench.compiling import TARGETS, compile_launch, launch_key
 from tssl_triton import LIFParameters, _layout
 
 pytestmark = pytest.mark.compile_only
 
-WORD_POINTER = {torch.uint8: "*u8", torch.int16: "*i16", torch.int32: "*i32"}
-BLOCK = 512
-DEFAULTS = LIFParameters()
+FORWARD, BACKWARD = "forward", "backward"
+DIRECTIONS = [FORWARD, BACKWARD]
+CASES = {case.name: case for case in OURS}
 
 
-def arguments(kernel, steps, dtype="*fp32", params=DEFAULTS, neurons=1 << 20, static=False, state=False):
-    full_windows = cdiv(steps, neuron.WINDOW) - 1
-    common = {
-        "current_ptr": dtype,
-        "words_ptr": WORD_POINTER[word_dtype(steps)],
-        "checkpoints_ptr": "*fp32" if full_windows else None,
-        "state_ptr": "*fp32" if state else None,
-        "N": neurons,
-        "full_windows": full_windows,
-        "SYNAPSE": True,
-        "STATIC": static,
-        "HAS_STATE": state,
-        **neuron._program(steps, torch.float32),
-        "BLOCK": BLOCK,
-    }
-    if kernel is neuron.lif_forward_kernel:
-        own = {"spikes_ptr": dtype, "new_state_ptr": "*fp32" if state else None, "KEEP": True, "CARRY": state}
-        return common | own | neuron.forward_constants(params)
-    own = {"grad_spikes_ptr": dtype, "grad_current_ptr": dtype, "words": word_count(steps)}
-    return common | own | neuron.backward_constants(params)
+def launch(direction, steps, dtype=torch.float32, params=None, neurons=1 << 20, static=False, state=False):
+    p = Problem(steps, neurons, dtype)
+    current = p.tensor(1 if static else steps)
+    checkpoints = p.state(checkpoint_rows(steps))
+    before = p.state(3) if state else None
+    options = {"params": params or LIFParameters(), "synapse": True}
+    if direction == FORWARD:
+        after = p.state(3) if state else None
+        return neuron.lif_forward_launch(current, p.tensor(steps), p.words(), checkpoints, before, after, **options)
+    return neuron.lif_backward_launch(p.tensor(steps), current, p.words(), checkpoints, before, current, **options)
 
 
-KERNELS = [neuron.lif_forward_kernel, neuron.lif_backward_kernel]
-
-
-@pytest.mark.parametrize("target", [SM80, SM90, SM100, GFX942], ids=lambda target: str(target.arch))
-@pytest.mark.parametrize("kernel", KERNELS, ids=["forward", "backward"])
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize(
     ("steps", "options"),
     [
-        (5, {}),
-        (5, {"dtype": "*bf16", "params": LIFParameters(reset="subtract", variant="paper", warmup="silent")}),
+        (5, {"dtype": torch.bfloat16, "params": LIFParameters(reset="subtract", variant="paper", warmup="silent")}),
         (5, {"static": True, "state": True}),
     ],
 )
-def test_it_compiles(target, kernel, steps, options):
-    compiled = compile_kernel(kernel, target, arguments(kernel, steps, **options))
-    if target is GFX942:
-        assert compiled.amd_spills() == 0
-    else:
-        resources = compiled.resources()
-        assert resources["STACK"] == resources["LOCAL"] == compiled.shared == 0
+def test_neurons_with_other_options_do_not_spill(target, direction, steps, options):
+    compiled = compile_launch(launch(direction, steps, **options), target)
+    assert compiled.spilled == compiled.shared == 0
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=["forward", "backward"])
-def test_long_runs_compile_in_a_loop(kernel):
-    short, long = (compile_kernel(kernel, SM90, arguments(kernel, steps)) for steps in (19, 999))
-    assert long.resources()["STACK"] == 0
-    # Seven steps in the last window against three: the code does not grow with T besides.
-    assert len(long.ptx()) < 1.5 * len(short.ptx())
-
-
-@pytest.mark.parametrize("kernel", KERNELS, ids=["forward", "backward"])
-def test_accesses_are_128_bits_wide_where_sizes_are_aligned(kernel):
-    ptx = compile_kernel(kernel, SM90, arguments(kernel, 5)).ptx()
-    rows = 5 if kernel is neuron.lif_forward_kernel else 10
-    assert len(re.findall(r"ld\.global\S*\.v4\.b32", ptx)) == rows
-    assert len(re.findall(r"st\.global\S*\.v4\.b32", ptx)) == 5
-
-
-@pytest.mark.parametrize("kernel", KERNELS, ids=["forward", "backward"])
-def test_row_offsets_are_64_bits_wide(kernel):
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_row_offsets_are_64_bits_wide(direction):
     """A row begins at ``k N``; with N = 2^30 that passes 2^31 at k = 2."""
-    ttir = compile_kernel(kernel, SM90, arguments(kernel, 20, neurons=1 << 30)).asm["ttir"]
+    ttir = compile_launch(launch(direction, 20, neurons=1 << 30), "sm_90").asm["ttir"]
     products = re.findall(r"arith\.muli (\S+), (\S+) : (\S+)", ttir)
     assert any(kind == "i64" for *_, kind in products)
     # What is multiplied in 32 bits is the number of a window, by its steps or by its rows of state: never by N.
@@ -101,6 +67,25 @@ def test_row_offsets_are_64_bits_wide(kernel):
     assert all("arith.extsi" in line for line in uses), uses
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_batches_need_no_other_code(case, dtype):
+    """Any number of neurons shares one kernel with all others that are multiples of 16, and one with the rest."""
+    keys = [
+        {launch_key(CASES[case].launch(Problem(20, neurons, dtype))) for neurons in group}
+        for group in ((1 << 20, 3 << 19, 1_000_000, 2_000_016), (1_000_001, 1_234_567, 3_000_008))
+    ]
+    assert [len(group) for group in keys] == [1, 1]
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_longer_runs_need_no_other_code(case):
+    """A run with more windows, the last of them as long, is the same program."""
+    keys = {launch_key(CASES[case].launch(Problem(steps, 1 << 20, torch.float32))) for steps in (36, 100, 996)}
+    assert len(keys) == 1
+
+
 def test_views_of_more_than_2_to_the_31_elements():
     x = torch.empty((3, 1 << 15, 1 << 15), device="meta").transpose(1, 2)
     assert _layout.is_time_dense(x)
@@ -108,23 +93,6 @@ def test_views_of_more_than_2_to_the_31_elements():
     assert _layout.flat(x).stride() == (1 << 30, 1)
     assert _layout.empty_rows(5, x, torch.float16).stride() == (1 << 30, 1, 1 << 15)
     assert plan_neurons(1 << 33).grid(1 << 33) == (1 << 33) // 512
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-def test_synaptic_filter(reverse):
-    constants = {"BETA": 2 / 3, "INV_TAU_SYN": 1 / 3, "REVERSE": reverse, "ACC": tl.float32, "BLOCK": BLOCK}
-    pointers = {"inputs_ptr": "*fp32", "outputs_ptr": "*fp32", "state_ptr": "*fp32"}
-    for target in (SM90, GFX942):
-        compiled = compile_kernel(synapse.psc_kernel, target, pointers | {"T": 100, "N": 1 << 20} | constants)
-    assert compiled.amd_spills() == 0
-
-
-@pytest.mark.parametrize("kernel", [packing.pack_kernel, packing.unpack_kernel], ids=["pack", "unpack"])
-@pytest.mark.parametrize("dtype", ["*fp32", "*bf16"])
-def test_packing(kernel, dtype):
-    sizes = {"T": 100, "N": 1 << 20, "WORD": WORD, "BLOCK": BLOCK}
-    for target in (SM90, GFX942):
-        compile_kernel(kernel, target, {"spikes_ptr": dtype, "words_ptr": "*i32"} | sizes)
 
 
 def test_plans():
