@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import launches, lif
+from . import gpu, launches, lif
 
 
 def main() -> None:
@@ -12,6 +12,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     lif.add_to(commands)
     launches.add_to(commands)
+    gpu.add_to(commands)
     arguments = parser.parse_args()
     arguments.run(arguments)
 
