@@ -10,6 +10,8 @@ from tssl_triton.encoding import StaticInput, static, target_pattern
 from tssl_triton.experiments import EXPERIMENTS, Experiment
 from tssl_triton.modules import LIF, SpikingSequential
 
+from .tracing import DEVICE, pretending
+
 BATCH = 50
 """Images per step, as in the paper."""
 
@@ -81,6 +83,17 @@ def network(experiment: Experiment, device: torch.device, seed: int = 0) -> Spik
 def spiking_layers(built: SpikingSequential) -> list[LIF]:
     """The layers with neurons, first to last."""
     return [layer for layer in built.modules() if isinstance(layer, LIF)]
+
+
+def layer_shapes(name: str) -> list[tuple[int, ...]]:
+    """The neurons of each spiking layer of an experiment's network, ``(C, H, W)`` or ``(N,)``, first to last."""
+    found: list[tuple[int, ...]] = []
+    with pretending():
+        step = TrainingStep(name, 1, DEVICE)
+        for layer in spiking_layers(step.network):
+            layer.register_forward_hook(lambda _, inputs, spikes: found.append(tuple(spikes.shape[2:])))
+        step.network(step.presented())
+    return found
 
 
 def _drawn(shape: tuple[int, ...], spiking: bool, device: torch.device, seed: int) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench.launches import count, table
+from bench.steps import layer_shapes
 from bench.tracing import DEVICE, KINDS, record
 from tssl_triton import SpikingLinear, SpikingSequential, psc
 from tssl_triton.experiments import EXPERIMENTS
@@ -41,6 +42,11 @@ def test_one_launch_each_way_per_layer(name):
     # Output, its target and the gradient, where the loss is on postsynaptic currents.
     assert row.launches["psc"] == (0 if EXPERIMENTS[name].pattern is None else 3)
     assert row.total == sum(row.launches[kind] for kind in KINDS)
+
+
+def test_shapes_of_layers():
+    convolutions = [(128, 32, 32), (256, 32, 32), (512, 16, 16), (1024, 8, 8), (512, 8, 8)]
+    assert layer_shapes("cifar10-cnn2") == [*convolutions, (1024,), (512,), (10,)]
 
 
 def test_the_batch_does_not_matter():
