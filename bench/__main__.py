@@ -7,13 +7,18 @@ import argparse
 from . import gpu, launches, lif
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    """The command line: one subcommand for each measurement."""
+    whole = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = whole.add_subparsers(dest="command", required=True)
     lif.add_to(commands)
     launches.add_to(commands)
     gpu.add_to(commands)
-    arguments = parser.parse_args()
+    return whole
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     arguments.run(arguments)
 
 
