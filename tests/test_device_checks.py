@@ -1,5 +1,7 @@
 """The checks of `tests/gpu`, made on the CPU at tiny sizes, and shown to fail where they should."""
 
+import contextlib
+
 import benches  # noqa: F401 - finds bench
 import pytest
 import torch
@@ -20,6 +22,7 @@ from on_device import (
     repeated,
 )
 
+from bench.graphs import captured
 from bench.steps import TrainingStep
 from bench.tracing import KERNELS as TRACED
 from tssl_triton import LIFParameters, SpikingConv2d, SpikingLinear
@@ -95,3 +98,44 @@ def test_launches_are_found_among_a_profiler_s_names():
     assert launches_by_name(names) == {"lif_forward_kernel": 2, "lif_backward_kernel": 1}
     # No name may be a part of another: "unpack_kernel" holds "pack_kernel", which no training step launches.
     assert set(KERNELS) == set(TRACED) - {"pack_kernel"}
+
+
+def test_capture_in_its_order(monkeypatch):
+    """What `captured` asks of torch.cuda, and when; that a device does it is shown by tests/gpu/test_training.py."""
+    done = []
+
+    class Stream:
+        def wait_stream(self, other):
+            done.append("wait")
+
+    class Graph:
+        def replay(self):
+            done.append("replay")
+
+    @contextlib.contextmanager
+    def inside(name):
+        done.append(f"{name} begins")
+        yield
+        done.append(f"{name} ends")
+
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: inside("stream"))
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: inside("graph"))
+    step = TrainingStep("fashion-mnist", 1)
+    losses = []
+
+    class Step:
+        inputs, optimizer = step.inputs, step.optimizer
+
+        def __call__(self):
+            done.append("step" if any(w.grad is not None for w in step.network.parameters()) else "step from None")
+            losses.append(step())
+            return losses[-1]
+
+    replay = captured(Step(), warmup=2)
+    assert replay() is replay() is losses[-1]
+    warm_up = ["wait", "stream begins", "step from None", "step", "stream ends", "wait"]
+    assert done == [*warm_up, "graph begins", "step from None", "graph ends", "replay", "replay"]

@@ -21,7 +21,8 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 @pytest.mark.parametrize("layer", range(len(LAYERS)), ids=lambda k: f"{k}-" + "x".join(map(str, LAYERS[k])))
 def test_layers_of_cnn_2(layer, dtype):
     params = LIFParameters(tau_mem=5.0, tau_syn=2.0)
-    check_repeated_neurons("cuda", 5, BATCH * math.prod(LAYERS[layer]), dtype, params)
+    # At tau_syn = 2 a spike of two steps ago leaves exactly warm-up's bound, which the judge takes for undecided.
+    check_repeated_neurons("cuda", 5, BATCH * math.prod(LAYERS[layer]), dtype, params, unclear=0.4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
@@ -58,9 +59,9 @@ def test_networks_of_the_released_program(path):
 @pytest.mark.parametrize(
     ("make", "features"),
     [
-        (lambda: SpikingConv2d(128, 256, 3, padding=1), (128, 32, 32)),
-        (lambda: SpikingConv2d(512, 1024, 3, padding=1), (512, 8, 8)),
-        (lambda: SpikingLinear(512 * 8 * 8, 1024), (512, 8, 8)),
+        (lambda: SpikingConv2d(128, 256, 3, padding=1, weight_scale=2.0), (128, 32, 32)),
+        (lambda: SpikingConv2d(512, 1024, 3, padding=1, weight_scale=2.0), (512, 8, 8)),
+        (lambda: SpikingLinear(512 * 8 * 8, 1024, weight_scale=2.0), (512, 8, 8)),
     ],
     ids=["256C3", "1024C3", "1024"],
 )

@@ -47,9 +47,13 @@ def check_repeated_neurons(
     params: LIFParameters = LIFParameters(),
     period: int = PERIOD,
     sample: int = 64,
+    unclear: float = 0.1,
 ) -> None:
     """A layer of ``neurons`` that repeat each ``period``: a random sample is judged by the reference, and every other
-    neuron must equal the one that it repeats, bit for bit. So a wrong offset anywhere shows."""
+    neuron must equal the one that it repeats, bit for bit. So a wrong offset anywhere shows.
+
+    At most the share ``unclear`` of the sample may be too near a threshold to be judged.
+    """
     period = min(period, neurons)
     y = repeated(draw_current((steps, period), dtype).to(device), neurons)
     grad = repeated(draw_gradient((steps, period), dtype).to(device), neurons)
@@ -65,7 +69,7 @@ def check_repeated_neurons(
         return x[..., chosen].cpu()
 
     answer = Answer(picked(spikes.detach()), picked(grad_y), LIFState(*map(picked, state)))
-    assert_agrees(answer, judge(picked(y[:, None].detach()), picked(grad[:, None]), params), dtype, unclear=0.1)
+    assert_agrees(answer, judge(picked(y[:, None].detach()), picked(grad[:, None]), params), dtype, unclear)
 
 
 def repeated(block: Tensor, neurons: int) -> Tensor:
