@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import argparse
 
-from . import lif, static
+from . import gpu, launches, lif, static
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: one subcommand for each measurement."""
+    whole = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = whole.add_subparsers(dest="command", required=True)
+    lif.add_to(commands)
+    launches.add_to(commands)
+    static.add_to(commands)
+    gpu.add_to(commands)
+    return whole
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    lif.add_to(commands)
-    static.add_to(commands)
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     arguments.run(arguments)
 
 

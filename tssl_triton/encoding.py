@@ -107,8 +107,9 @@ def target_pattern(
 
     one_hot = torch.zeros(len(labels), classes, dtype=dtype, device=labels.device)
     one_hot.scatter_(1, labels[:, None], 1)
-    repeated = [fired[t % len(fired)] for t in range(steps)]
-    return torch.tensor(repeated, dtype=dtype, device=labels.device)[:, None, None] * one_hot
+    # Put together on the device: a pattern copied there from the host would make the host wait in every training step.
+    silent = torch.zeros_like(one_hot)
+    return torch.stack([one_hot if fired[t % len(fired)] else silent for t in range(steps)])
 
 
 def bin_events(

@@ -1,0 +1,134 @@
+"""``python -m bench gpu``: every kernel, whole layers and the paper's networks, measured on a GPU.
+
+First a gate: the kernels' results are compared with the CPU path, and no time is printed if they disagree. Then the
+bandwidth of a copy is measured, which the kernels are held against. Times are the device's own, by events; caches are
+emptied before each run of a kernel or a layer, and training steps follow one another. Without a GPU the command exits
+with status 2; ``--dry-run`` lists the cases and the bytes that each must move, on any machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import gpu_report
+from .events import Clock, clock_of, copy_bandwidth, flusher, measure
+from .gpu_cases import NEURON_STEPS, Case, all_cases, plan, short
+from .gpu_gate import complaints
+from .prediction import LABEL, predicted
+
+WRONG, NO_DEVICE = 1, 2
+"""Exit statuses."""
+
+
+def measured(case: Case, device: torch.device, clock: Clock, rounds: int, bandwidth: float) -> gpu_report.Row:
+    """Prepare a case, time it, and leave nothing of it on the device."""
+    work = case.prepare(device)
+    time = measure(work, clock, rounds, flusher(device) if case.flushed else lambda: None)
+    row = gpu_report.Row(
+        case.name,
+        short(case.dtype),
+        case.steps,
+        case.neurons,
+        time,
+        case.bytes(),
+        predicted(case, bandwidth),
+        peak_memory(work, device),
+    )
+    del work
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return row
+
+
+def peak_memory(work: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes that ``work`` allocates at most, beyond what is allocated before it; None for a CPU.
+
+    A replayed graph allocates nothing: its memory was set aside when it was captured.
+    """
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def why_not(device: torch.device) -> str:
+    """What is missing for a measurement on ``device``; empty if nothing is."""
+    if device.type != "cuda":
+        return ""
+    needs = f"python -m bench gpu needs a CUDA or ROCm device, and torch {torch.__version__} sees none"
+    if not torch.cuda.is_available():
+        return f"{needs}; --dry-run lists what would be measured"
+    count = torch.cuda.device_count()
+    index = device.index or 0
+    return "" if index < count else f"device {str(device)!r} is not there: torch sees {count}"
+
+
+def run(arguments: argparse.Namespace) -> None:
+    device = torch.device(arguments.device)
+    cases = [case for case in all_cases(device, arguments.neuron_steps, arguments.batch) if arguments.only in case.name]
+    if arguments.dry_run:
+        print(plan(cases))
+        return
+    if missing := why_not(device):
+        print(missing, file=sys.stderr)
+        sys.exit(NO_DEVICE)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    wrong = complaints(device)
+    if wrong:
+        print("results disagree with the CPU path; no times are printed for wrong results:", file=sys.stderr)
+        print("\n".join(wrong), file=sys.stderr)
+        sys.exit(WRONG)
+    print("results agree with the CPU path")
+
+    clock = clock_of(device)
+    machine = gpu_report.machine(device)
+    bandwidth = copy_bandwidth(device, clock, arguments.rounds, arguments.copy_bytes)
+    print(", ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
+    print(f"copy within the device's memory: {bandwidth / 1e9:,.0f} GB/s; predicted: {LABEL}")
+    rows, failed = [], []
+    for number, case in enumerate(cases, 1):
+        label = f"{case.name}, {short(case.dtype)}, T = {case.steps}"
+        print(f"{number}/{len(cases)} {label}", file=sys.stderr)
+        try:
+            rows.append(measured(case, device, clock, arguments.rounds, bandwidth))
+        except RuntimeError as error:
+            # One case too large for the device must not cost the others.
+            failed.append(f"{label}: {error}")
+    print(gpu_report.table(rows, bandwidth))
+    if arguments.json:
+        whole = gpu_report.report(rows, failed, machine, bandwidth, arguments.rounds)
+        Path(arguments.json).write_text(json.dumps(whole, indent=2) + "\n")
+    if arguments.png:
+        title = f"{machine.get('name', machine['device'])}, copy {bandwidth / 1e9:,.0f} GB/s, {machine['commit'][:12]}"
+        gpu_report.draw(rows, bandwidth, title, Path(arguments.png))
+    if failed:
+        print("not measured:", *failed, sep="\n", file=sys.stderr)
+        sys.exit(WRONG)
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser("gpu", help=__doc__.splitlines()[0], description=__doc__)
+    parser.add_argument("--dry-run", action="store_true", help="list the cases and their bytes, measure nothing")
+    parser.add_argument("--device", default="cuda", help="cuda or cuda:N; cpu rehearses the command, for its tests")
+    parser.add_argument("--rounds", type=int, default=100, help="runs of each case")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only cases whose name contains TEXT")
+    parser.add_argument("--neuron-steps", type=int, default=NEURON_STEPS, help="size of the kernels' cases, T times N")
+    parser.add_argument("--batch", type=int, default=50, help="batch of the layers' and networks' cases")
+    parser.add_argument("--copy-bytes", type=int, default=1 << 30, help="size of the copy that gives the bandwidth")
+    parser.add_argument("--json", nargs="?", const="bench-gpu.json", metavar="FILE", help="also write a report")
+    parser.add_argument("--png", nargs="?", const="bench-gpu.png", metavar="FILE", help="also draw a figure")
+    parser.set_defaults(run=run)

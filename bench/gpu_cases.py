@@ -1,0 +1,199 @@
+"""What `bench gpu` measures: each kernel by itself, whole layers, and training steps of the paper's networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tssl_triton.kernels.layout import word_dtype
+
+from tssl_triton import LIFParameters, SpikingConv2d, SpikingLinear, lif
+from tssl_triton.experiments import EXPERIMENTS
+
+from .graphs import captured
+from .steps import BATCH, TrainingStep
+from .tables import aligned
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+STEPS = (1, 5, 8, 32, 100)
+KERNELS = ("lif forward", "lif backward", "psc", "pack", "unpack")
+NEURON_STEPS = 1 << 26
+"""Neuron-steps of a kernel's case: 256 MB a tensor in float32, several times any L2 cache."""
+
+Work = Callable[[], object]
+
+
+class Case(Protocol):
+    """One thing to measure."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def neurons(self) -> int | None: ...
+    @property
+    def flushed(self) -> bool:
+        """Whether caches are emptied before each run; a training step follows the one before it as it would."""
+        ...
+
+    def bytes(self) -> int | None:
+        """Bytes that must move; None where arithmetic, not memory, decides."""
+        ...
+
+    def prepare(self, device: torch.device) -> Work:
+        """The work to be timed, with everything it needs on ``device``."""
+        ...
+
+
+@dataclass(frozen=True)
+class KernelCase:
+    """One launch of one operator, on tensors ``(T, N)``."""
+
+    name: str
+    dtype: torch.dtype
+    steps: int
+    neurons: int
+    flushed: bool = True
+
+    def operands(self, y: Tensor, grad: Tensor) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """The operator and its arguments, made of a weighted input and a gradient ``(T, N)``; spikes are ``y > 1``."""
+        operators = torch.ops.tssl_triton
+        constants = astuple(LIFParameters())
+        forward = (y, None, self.steps, True, True, False, *constants)
+        if self.name == "lif forward":
+            return operators.lif_forward, forward
+        if self.name == "lif backward":
+            _, words, checkpoints, _ = operators.lif_forward(*forward)
+            return operators.lif_backward, (grad, y, words, checkpoints, None, True, *constants)
+        spikes = (y > 1).to(y.dtype)
+        if self.name == "psc":
+            return operators.psc_filter, (spikes, None, 3.0, False)
+        if self.name == "pack":
+            return operators.pack, (spikes, word_dtype(self.steps))
+        words = operators.pack(spikes, word_dtype(self.steps))
+        return operators.unpack, (words, self.steps, y.dtype)
+
+    def bytes(self) -> int:
+        """Those of all tensors that the operator takes and returns, each once."""
+        like = torch.empty((self.steps, self.neurons), dtype=self.dtype, device="meta")
+        operator, arguments = self.operands(like, like)
+        results = operator(*arguments)
+        results = results if isinstance(results, tuple) else (results,)
+        total = sum(tensor.nbytes for tensor in (*arguments, *results) if isinstance(tensor, Tensor))
+        if self.name == "psc":
+            # The state is set to 0 first, and read.
+            total += 2 * results[1].nbytes
+        return total
+
+    def prepare(self, device: torch.device) -> Work:
+        shape = (self.steps, self.neurons)
+        y = torch.randn(shape, dtype=self.dtype, device=device).mul_(1.5)
+        operator, arguments = self.operands(y, torch.randn(shape, dtype=self.dtype, device=device))
+        return lambda: operator(*arguments)
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    """Forward and backward of one layer of CIFAR-10's CNN 2, on spikes whose bits are at hand; 16 bits by autocast."""
+
+    name: str
+    dtype: torch.dtype
+    build: Callable[[], nn.Module]
+    features: tuple[int, ...]
+    neurons: int
+    steps: int = 5
+    batch: int = BATCH
+    flushed: bool = True
+
+    def bytes(self) -> None:
+        return None
+
+    def prepare(self, device: torch.device) -> Work:
+        layer = self.build().to(device)
+        currents = torch.randn((self.steps, self.batch, *self.features), device=device).requires_grad_()
+        spikes = lif(currents)
+        autocast = torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
+        with autocast:
+            grad = torch.ones_like(layer(spikes))
+
+        def work() -> None:
+            with autocast:
+                result = layer(spikes)
+            # To the input as well, but not through the neurons that made it.
+            torch.autograd.grad(result, (*layer.parameters(), spikes), grad)
+
+        return work
+
+
+LAYERS: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...], int], ...] = (
+    ("128 -> 256C3, 32x32", lambda: SpikingConv2d(128, 256, 3, padding=1), (128, 32, 32), 256 * 32 * 32),
+    ("512x8x8 -> 1024", lambda: SpikingLinear(512 * 8 * 8, 1024), (512, 8, 8), 1024),
+)
+"""The largest convolution and the largest fully connected layer of CNN 2; features of the input; neurons a sample."""
+
+
+@dataclass(frozen=True)
+class StepCase:
+    """A training step of one of the paper's networks, by eager PyTorch or replayed as one CUDA graph."""
+
+    network: str
+    graph: bool
+    batch: int = BATCH
+    dtype: torch.dtype = torch.float32
+    neurons: None = None
+    flushed: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.network}, {'graph' if self.graph else 'eager'}"
+
+    @property
+    def steps(self) -> int:
+        return EXPERIMENTS[self.network].steps
+
+    def bytes(self) -> None:
+        return None
+
+    def prepare(self, device: torch.device) -> Work:
+        step = TrainingStep(self.network, self.batch, device)
+        return captured(step) if self.graph else step
+
+
+def all_cases(device: torch.device, neuron_steps: int = NEURON_STEPS, batch: int = BATCH) -> list[Case]:
+    """Every case; those that replay a graph only for a device that can capture one."""
+    cases: list[Case] = []
+    for name in KERNELS:
+        for dtype in DTYPES:
+            for steps in STEPS:
+                # Rows of whole cache lines: a layer's neurons are batch times features, seldom odd.
+                cases.append(KernelCase(name, dtype, steps, max(neuron_steps // steps // 1024 * 1024, 1024)))
+    for dtype in DTYPES:
+        for name, build, features, neurons in LAYERS:
+            cases.append(LayerCase(name, dtype, build, features, batch * neurons, batch=batch))
+    for network in EXPERIMENTS:
+        cases.append(StepCase(network, False, batch))
+        if device.type == "cuda":
+            cases.append(StepCase(network, True, batch))
+    return cases
+
+
+def short(dtype: torch.dtype) -> str:
+    """``fp32``, ``fp16`` or ``bf16``."""
+    return {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+
+
+def plan(cases: list[Case]) -> str:
+    """The cases with the bytes that each must move."""
+    rows = []
+    for case in cases:
+        moved = case.bytes()
+        per_step = "-" if moved is None or not case.neurons else f"{moved / case.neurons / case.steps:.2f}"
+        size = "-" if moved is None else f"{moved:,}"
+        rows.append([case.name, short(case.dtype), case.steps, case.neurons or "-", size, per_step])
+    return aligned(["case", "type", "T", "neurons", "bytes", "bytes/neuron-step"], rows, left=2)

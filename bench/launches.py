@@ -1,0 +1,63 @@
+"""``python -m bench launches``: launches of one training step of each of the paper's networks, counted without a GPU.
+
+One layer of neurons is one launch forward and one backward, whatever T. "product" is matrix products and convolutions,
+"other" elementwise operators, reductions and the optimizer. Kernels of PyTorch's own are counted as operators: each is
+at least one launch. A step is network, loss, gradient and AdamW; the first one, which also sets up the optimizer, is
+not the one counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from tssl_triton.experiments import EXPERIMENTS
+
+from .steps import TrainingStep, spiking_layers
+from .tables import aligned
+from .tracing import DEVICE, KINDS, Record, pretending, record
+
+
+@dataclass(frozen=True)
+class Row:
+    """Launches of one training step of one network."""
+
+    network: str
+    layers: int
+    launches: Counter[str]
+
+    @property
+    def total(self) -> int:
+        return sum(self.launches.values())
+
+
+def trace(name: str, batch: int = 2) -> tuple[TrainingStep, Record]:
+    """A network's second training step, as the device would see it."""
+    with pretending():
+        step = TrainingStep(name, batch, DEVICE)
+        step()
+    return step, record(step)
+
+
+def count(name: str, batch: int = 2) -> Row:
+    """Launches of one training step of experiment ``name``; they do not depend on ``batch``."""
+    step, seen = trace(name, batch)
+    return Row(name, len(spiking_layers(step.network)), seen.launches())
+
+
+def table(rows: list[Row]) -> str:
+    heads = ["network", "layers", *KINDS, "total"]
+    return aligned(heads, [[r.network, r.layers, *(r.launches[kind] for kind in KINDS), r.total] for r in rows])
+
+
+def run(arguments: argparse.Namespace) -> None:
+    print("launches per training step (network, loss, gradient, AdamW); operators of PyTorch count as one each")
+    print(table([count(name) for name in arguments.networks]))
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser("launches", help=__doc__.splitlines()[0], description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=list(EXPERIMENTS), choices=EXPERIMENTS, metavar="NAME")
+    parser.set_defaults(run=run)

@@ -1,0 +1,104 @@
+"""One step of training of each of the paper's networks, written as a user would write it by hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tssl_triton import LIFParameters, build_network, losses
+from tssl_triton.encoding import StaticInput, static, target_pattern
+from tssl_triton.experiments import EXPERIMENTS, Experiment
+from tssl_triton.modules import LIF, SpikingSequential
+
+from .tracing import DEVICE, pretending
+
+BATCH = 50
+"""Images per step, as in the paper."""
+
+CLASSES = 10
+
+RECORDINGS = ("n-mnist",)
+"""Experiments whose input is a spike train; the others present an image unchanged at every step."""
+
+
+class TrainingStep:
+    """A network, its optimizer and one batch; calling it makes one step and returns the loss, on the device.
+
+    Args:
+        name: of the experiment, a key of `tssl_triton.experiments.EXPERIMENTS`.
+        batch: images, or recordings, in the batch.
+        device: where all of it is.
+        seed: of the weights and of the batch.
+
+    The batch is `inputs` and `labels`: write into them for another one. Nothing in a step waits for the device, and the
+    optimizer can be captured in a CUDA graph.
+    """
+
+    def __init__(self, name: str, batch: int = BATCH, device: torch.device | str = "cpu", seed: int = 0) -> None:
+        device = torch.device(device)
+        self.experiment = EXPERIMENTS[name]
+        self.network = network(self.experiment, device, seed)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=5e-4, fused=True, capturable=device.type == "cuda"
+        )
+        spiking = name in RECORDINGS
+        shape = (batch, *self.experiment.in_shape)
+        self.inputs = _drawn((self.experiment.steps, *shape) if spiking else shape, spiking, device, seed)
+        self.labels = torch.arange(batch, device=device) % CLASSES
+
+    def __call__(self) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(self.network(self.presented()))
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def presented(self) -> Tensor | StaticInput:
+        """The batch as the network takes it."""
+        spiking = self.inputs.dim() > 1 + len(self.experiment.in_shape)
+        return self.inputs if spiking else static(self.inputs, self.experiment.steps)
+
+    def loss(self, spikes: Tensor) -> Tensor:
+        """The experiment's loss of output ``spikes`` ``(T, B, classes)``."""
+        if self.experiment.pattern is None:
+            return losses.spike_count_loss(spikes, self.labels, desired=10.0, undesired=1.0)
+        target = target_pattern(self.labels, CLASSES, self.experiment.pattern, self.experiment.steps)
+        return losses.van_rossum_loss(spikes, target, self.experiment.tau_syn)
+
+
+def network(experiment: Experiment, device: torch.device, seed: int = 0) -> SpikingSequential:
+    """The network of an experiment with fresh weights, which no device changes: they are drawn on the CPU."""
+    torch.manual_seed(seed)
+    with torch.device(device if device.type == "meta" else "cpu"):
+        built = build_network(
+            experiment.architecture,
+            experiment.in_shape,
+            CLASSES,
+            params=LIFParameters(experiment.tau_mem, experiment.tau_syn),
+            padding=experiment.padding,
+        )
+    return built.to(device)
+
+
+def spiking_layers(built: SpikingSequential) -> list[LIF]:
+    """The layers with neurons, first to last."""
+    return [layer for layer in built.modules() if isinstance(layer, LIF)]
+
+
+def layer_shapes(name: str) -> list[tuple[int, ...]]:
+    """The neurons of each spiking layer of an experiment's network, ``(C, H, W)`` or ``(N,)``, first to last."""
+    found: list[tuple[int, ...]] = []
+    with pretending():
+        step = TrainingStep(name, 1, DEVICE)
+        for layer in spiking_layers(step.network):
+            layer.register_forward_hook(lambda _, inputs, spikes: found.append(tuple(spikes.shape[2:])))
+        step.network(step.presented())
+    return found
+
+
+def _drawn(shape: tuple[int, ...], spiking: bool, device: torch.device, seed: int) -> Tensor:
+    if device.type == "meta":
+        return torch.empty(shape, device=device)
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(shape, generator=generator)
+    return ((values > 1.0).float() if spiking else values).to(device)

@@ -1,0 +1,17 @@
+"""Plain-text tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def aligned(heads: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
+    """A table with one line per row; the first ``left`` columns are set to the left, the others to the right."""
+    lines = [[str(cell) for cell in line] for line in (heads, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+    def text(line: list[str]) -> str:
+        cells = zip(line, widths, strict=True)
+        return "  ".join(cell.ljust(w) if k < left else cell.rjust(w) for k, (cell, w) in enumerate(cells)).rstrip()
+
+    return "\n".join(map(text, lines))

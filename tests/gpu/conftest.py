@@ -1,0 +1,43 @@
+"""Fixtures of the tests that need a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture
+def exact_products() -> Iterator[None]:
+    """Matrix products and convolutions in full float32, by algorithms that give the same bits each time."""
+    import torch
+
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[None]:
+    """An operation that makes the host wait for the device raises."""
+    import torch
+
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture(autouse=True)
+def _freed() -> Iterator[None]:
+    """Each test starts with the device's memory its own."""
+    import gc
+
+    import torch
+
+    yield
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
