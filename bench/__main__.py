@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from . import lif
+from . import lif, precision
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     lif.add_to(commands)
+    precision.add_to(commands)
     arguments = parser.parse_args()
     arguments.run(arguments)
 
