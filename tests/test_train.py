@@ -60,6 +60,12 @@ def assert_same(one, other):
     assert (one.epoch, one.batch) == (other.epoch, other.batch)
 
 
+def test_recomputing_trains_the_same_network(uninterrupted, digits):
+    trainer = trained(resolve({**SMALL, "recompute": True}, {}), digits)
+    assert trainer.network[0].recompute
+    assert_same(trainer, uninterrupted)
+
+
 class StopAfter:
     """Says yes to being stopped from the given question on."""
 
