@@ -76,6 +76,7 @@ class Case:
         targets: of the compiler, where the rules of `bench.counting` can follow its code.
         owner: "" for this package, or the peer that the kernel is from.
         checkpoints: the kernel's argument whose bytes are counted apart.
+        shared: the kernel's arguments that all samples share, weights, whose bytes are left out: a batch divides them.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Case:
     targets: tuple[str, ...] = ("sm_80", "sm_90", "sm_100", "gfx942")
     owner: str = ""
     checkpoints: str = "checkpoints_ptr"
+    shared: tuple[str, ...] = ()
 
 
 def forward_launch(p: Problem) -> Launch:
@@ -184,7 +186,8 @@ OURS = (
 
 def all_cases() -> dict[str, Case]:
     """Ours, and those of the peers that are installed, by name."""
+    from .fused_cases import FUSED
     from .peers import load
 
     peers, _ = load()
-    return {case.name: case for case in (*OURS, *peers)}
+    return {case.name: case for case in (*OURS, *FUSED, *peers)}

@@ -121,7 +121,7 @@ def model(setting: Setting, code: Code, traffic: dict[str, Traffic]) -> Row:
     case = all_cases()[setting.case]
     problem = Problem(setting.steps, case.few_neurons, DTYPES[setting.dtype])
     neuron_steps = problem.steps * problem.neurons
-    moved = {name: t.distinct / neuron_steps for name, t in traffic.items()}
+    moved = {name: t.distinct / neuron_steps for name, t in traffic.items() if name not in case.shared}
     checkpoints = moved.pop(case.checkpoints, 0.0)
     total = sum(moved.values())
     # On NVIDIA every instruction takes an issue slot; on AMD those of the vector unit are the ones that queue.

@@ -42,7 +42,8 @@ from .plan import Launch, plan_tiles
 from .tiles import input_tile, operand_type, pixel_of
 
 
-@triton.jit
+# How long a run is and how many samples it has changes nothing in the code.
+@triton.jit(do_not_specialize=["T", "M", "stride_in_word"])
 def spike_weighted_kernel(
     # tensors
     inputs_ptr,  # input spikes, packed (in_words, B, C, H, W)

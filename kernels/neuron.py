@@ -68,6 +68,15 @@ def _after_reset(u, fired, THRESHOLD: tl.constexpr, SUBTRACT: tl.constexpr):
 
 
 @triton.jit
+def _reset_by(u, s, THRESHOLD: tl.constexpr, SUBTRACT: tl.constexpr):
+    """The same from a spike that is 0.0 or 1.0: exact, and one instruction without a predicate."""
+    if SUBTRACT:
+        return u - THRESHOLD * s
+    else:
+        return tl.fma(-s, u, u)
+
+
+@triton.jit
 def _membrane(v, i, ALPHA: tl.constexpr):
     """u[t] from v[t-1] and i[t]. Spelled as one operation: left to itself, the compiler multiplies before the reset."""
     return tl.fma(v, tl.full(v.shape, ALPHA, v.dtype), i)
@@ -140,7 +149,8 @@ def _forward_window(
     ACC: tl.constexpr,
 ):
     """STEPS steps; returns the state after them and their spikes as bits."""
-    bits = tl.zeros_like(mask.to(tl.int32))
+    # A sum of powers of two, exact in float32: bits collected as such hold up a predicate register for each.
+    bits = tl.zeros(mask.shape, tl.float32)
     if STATIC:
         y = tl.load(current_ptr, mask=mask, other=0.0).to(ACC)
     for k in tl.static_range(STEPS):
@@ -148,13 +158,13 @@ def _forward_window(
             y = tl.load(current_ptr + k * stride, mask=mask, other=0.0).to(ACC)
         i = _synapse(i, y, BETA, INV_TAU_SYN, SYNAPSE)
         u = _membrane(v, i, ALPHA)
-        fired = u > THRESHOLD
-        v = _after_reset(u, fired, THRESHOLD, SUBTRACT)
-        a = BETA * a + INV_TAU_SYN * fired.to(ACC)
-        bits |= fired.to(tl.int32) << k
+        s = (u > THRESHOLD).to(ACC)
+        v = _reset_by(u, s, THRESHOLD, SUBTRACT)
+        a = BETA * a + INV_TAU_SYN * s
+        bits += s.to(tl.float32) * (1 << k)
         # By way of float32: the interpreter has no cast from a boolean to bfloat16.
-        tl.store(spikes_ptr + k * stride, fired.to(tl.float32).to(spikes_ptr.dtype.element_ty), mask=mask)
-    return i, v, a, bits
+        tl.store(spikes_ptr + k * stride, s.to(tl.float32).to(spikes_ptr.dtype.element_ty), mask=mask)
+    return i, v, a, bits.to(tl.int32)
 
 
 # Sizes that only count windows; a launch with one window more is the same program.

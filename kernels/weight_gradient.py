@@ -23,7 +23,8 @@ from .plan import Launch, plan_weight_gradient
 from .tiles import input_tile, operand_type, pixel_of
 
 
-@triton.jit
+# How long a run is and how many samples it has changes nothing in the code.
+@triton.jit(do_not_specialize=["T", "M", "in_words", "share", "stride_in_word"])
 def weight_gradient_kernel(
     # tensors
     grad_current_ptr,  # (T, M, N): e

@@ -17,8 +17,7 @@ def _eager(eager):
 @pytest.mark.parametrize("forward", [torch.bfloat16, None], ids=["cast in forward", "never cast"])
 def test_only_the_autocast_of_forward_counts(build, forward):
     results = []
-    # What another autocast in force in backward does to a kept y is PyTorch's matter.
-    for recompute, ambient in ((False, None), (True, None), (True, torch.float16)):
+    for recompute, ambient in ((False, None), (False, torch.float16), (True, None), (True, torch.float16)):
         net = seeded(build, recompute)
         x = draw(9).mul_(2.0).requires_grad_()
         with torch.autocast("cpu", forward, enabled=forward is not None):

@@ -60,6 +60,14 @@ def assert_same(one, other):
     assert (one.epoch, one.batch) == (other.epoch, other.batch)
 
 
+def test_recomputing_trains_the_same_network(uninterrupted, digits):
+    trainer = Trainer(resolve({**SMALL, "recompute": True}, {}), digits)
+    assert trainer.network[0].recompute
+    assert trainer.train_epoch()
+    # Loss, norm of the gradient and accuracy of an epoch, to the last digit.
+    assert without_timing(trainer.history) == without_timing(uninterrupted.history[:1])
+
+
 class StopAfter:
     """Says yes to being stopped from the given question on."""
 

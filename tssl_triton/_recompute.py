@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from . import _ops
 from ._layout import time_dense
 from ._packed import Packed, recall, remember
-from ._weighted import Map, gradients
+from ._weighted import Map, gradients, kept, rebuilt
 from .functional import LIFState, constants, stacked
 from .kernels.layout import arithmetic_dtype, checkpoint_rows
 from .parameters import LIFParameters
@@ -83,7 +83,7 @@ class _Recomputing(torch.autograd.Function):
         start = stacked(state, y)
         spikes, words, _, new_state = layer.neurons(y, start, carry)
         # Saved tensors are watched: weights or an input that change in place before backward are an error there.
-        ctx.save_for_backward(weight, bias, start, words, *((x,) if packed is None else packed.tensors()))
+        ctx.save_for_backward(weight, bias, start, words, *kept(x, packed))
         ctx.layer, ctx.packed = layer, packed
         ctx.shape, ctx.dtype, ctx.autocast = x.shape, x.dtype, Autocast.of(x.device.type)
         ctx.mark_non_differentiable(words, new_state)
@@ -93,11 +93,11 @@ class _Recomputing(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        weight, bias, start, words, *kept = ctx.saved_tensors
+        weight, bias, start, words, *saved = ctx.saved_tensors
         if grad_spikes is None:
             return (None,) * 7
         layer = ctx.layer
-        x = kept[0] if ctx.packed is None else ctx.packed.rebuild(tuple(kept), ctx.dtype)
+        x = rebuilt(ctx.packed, saved, ctx.dtype)
         with ctx.autocast.as_it_was():
             y = time_dense(layer.function(x, weight, bias))
         checkpoints = layer.checkpoints(y, start)

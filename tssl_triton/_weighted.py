@@ -1,7 +1,8 @@
 """Linear maps and pooling on spike trains that keep packed bits for backward, never float spike tensors.
 
 Each takes ``(T, B, *)`` and treats time as more of the batch. Without a packed form of its input at hand (see
-`tssl_triton._packed`) a map is plain PyTorch, which keeps the dense input.
+`tssl_triton._packed`) a map with weights keeps the dense input. Under torch.compile it is plain PyTorch, and what is
+kept the compiler's choice.
 """
 
 from __future__ import annotations
@@ -75,10 +76,14 @@ class Conv2d:
         needed: Sequence[bool],
     ) -> Gradients:
         """Gradients of input, weight and bias, those ``needed``; ``again()`` is the input, of ``shape``."""
+        # A GPU accumulates in float32. A CPU would add one sample's 16-bit gradient to the next one's in 16 bits, ten
+        # times as far from the truth as one rounding is.
+        narrow = grad.device.type == "cpu" and grad.dtype in (torch.float16, torch.bfloat16)
+        accumulated = torch.float32 if narrow else grad.dtype
         grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grad.flatten(0, 1),
-            again().to(grad.dtype).flatten(0, 1),
-            weight.to(grad.dtype),
+            grad.flatten(0, 1).to(accumulated),
+            again().flatten(0, 1).to(grad.dtype).to(accumulated),
+            weight.to(grad.dtype).to(accumulated),
             [weight.shape[0]],
             self.stride,
             self.padding,
@@ -89,7 +94,7 @@ class Conv2d:
             list(needed),
         )
         return (
-            None if grad_x is None else grad_x.view(shape),
+            None if grad_x is None else grad_x.to(grad.dtype).view(shape),
             None if grad_weight is None else grad_weight.to(weight.dtype),
             None if grad_bias is None else grad_bias.to(weight.dtype),
         )
@@ -113,10 +118,19 @@ def gradients(
 
 def weighted(function: Map, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``function(x, weight, bias)``, which keeps the packed form of x for backward where there is one."""
-    packed = recall(x)
-    if packed is None:
+    if torch.compiler.is_compiling():
         return function(x, weight, bias)
-    return _Weighted.apply(x, weight, bias, function, packed, *packed.tensors())
+    return _Weighted.apply(x, weight, bias, function, recall(x))
+
+
+def kept(x: Tensor, packed: Packed | None) -> tuple[Tensor, ...]:
+    """What a map saves of its input: the packed form's tensors, or else the input itself."""
+    return (x,) if packed is None else packed.tensors()
+
+
+def rebuilt(packed: Packed | None, saved: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """The input, of ``dtype``, from what `kept` returned."""
+    return saved[0] if packed is None else packed.rebuild(tuple(saved), dtype)
 
 
 def sum_pool2d(x: Tensor, size: tuple[int, int], scale: float) -> Tensor:
@@ -152,21 +166,21 @@ def _followed(x: Tensor, result: Tensor, function: Callable[..., Tensor], *tenso
 class _Weighted(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, function: Map, packed: Packed, *kept: Tensor
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, function: Map, packed: Packed | None
     ) -> Tensor:
-        ctx.save_for_backward(weight, *kept)
+        ctx.save_for_backward(weight, *kept(x, packed))
         ctx.function, ctx.packed, ctx.shape, ctx.dtype = function, packed, x.shape, x.dtype
         return function(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, *kept = ctx.saved_tensors
+        weight, *saved = ctx.saved_tensors
 
         def again() -> Tensor:
-            return ctx.packed.rebuild(tuple(kept), ctx.dtype)
+            return rebuilt(ctx.packed, saved, ctx.dtype)
 
         grads = gradients(ctx.function, grad, ctx.shape, again, weight, ctx.needs_input_grad[:3])
-        return (*grads, None, None, *[None] * len(kept))
+        return (*grads, None, None)
 
 
 class _SumPool2d(torch.autograd.Function):
