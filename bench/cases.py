@@ -109,7 +109,7 @@ def backward_launch(p: Problem, **options: Any) -> Launch:
 
 
 def psc_launch(p: Problem, reverse: bool) -> Launch:
-    return synapse.psc_launch(p.tensor(p.steps), p.tensor(p.steps), p.state(1), tau_syn=3.0, reverse=reverse)
+    return synapse.psc_launch(p.tensor(p.steps), p.tensor(p.steps), None, None, tau_syn=3.0, reverse=reverse)
 
 
 def pack_launch(p: Problem) -> Launch:

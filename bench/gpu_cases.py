@@ -73,7 +73,7 @@ class KernelCase:
             return operators.lif_backward, (grad, y, words, checkpoints, None, True, *constants)
         spikes = (y > 1).to(y.dtype)
         if self.name == "psc":
-            return operators.psc_filter, (spikes, None, 3.0, False)
+            return operators.psc_filter, (spikes, None, 3.0, False, False)
         if self.name == "pack":
             return operators.pack, (spikes, word_dtype(self.steps))
         words = operators.pack(spikes, word_dtype(self.steps))

@@ -223,12 +223,12 @@ def lif_forward_kernel(
                 ALPHA, BETA, INV_TAU_SYN, THRESHOLD, SUBTRACT, SYNAPSE, STATIC, WINDOW, ACC,
             )  # fmt: skip
             if KEEP:
+                _store_state(checkpoints_ptr + (3 * w) * stride + start + n, stride, mask, i, v, a)
                 # Several windows to a word: the first begins it, the last completes it.
                 part = w % PER_WORD
                 word = tl.where(part == 0, bits, word | (bits << (WINDOW * part)))
                 if part == PER_WORD - 1:
                     tl.store(words_ptr + (w // PER_WORD) * stride + start + n, word, mask=mask)
-                _store_state(checkpoints_ptr + (3 * w) * stride + start + n, stride, mask, i, v, a)
             spikes_ptr += WINDOW * stride
             if not STATIC:
                 current_ptr += WINDOW * stride

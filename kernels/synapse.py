@@ -21,7 +21,8 @@ def psc_kernel(
     # tensors
     inputs_ptr,  # (T, N)
     outputs_ptr,  # (T, N)
-    state_ptr,  # (1, N): a before the first step; left at the last
+    state_ptr,  # (1, N): a before the first step, with HAS_STATE
+    new_state_ptr,  # (1, N): a after the last, with CARRY
     # sizes
     T,
     N,
@@ -30,6 +31,8 @@ def psc_kernel(
     INV_TAU_SYN: tl.constexpr,
     # options
     REVERSE: tl.constexpr,
+    HAS_STATE: tl.constexpr,
+    CARRY: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -43,21 +46,32 @@ def psc_kernel(
         step = -step
     inputs_ptr += offset + n
     outputs_ptr += offset + n
-    a = tl.load(state_ptr + start + n, mask=mask, other=0.0).to(ACC)
+    if HAS_STATE:
+        a = tl.load(state_ptr + start + n, mask=mask, other=0.0).to(ACC)
+    else:
+        a = tl.zeros([BLOCK], ACC)
     for _ in tl.range(T, loop_unroll_factor=4):
         a = BETA * a + INV_TAU_SYN * tl.load(inputs_ptr, mask=mask, other=0.0).to(ACC)
         tl.store(outputs_ptr, a.to(outputs_ptr.dtype.element_ty), mask=mask)
         inputs_ptr += step
         outputs_ptr += step
-    tl.store(state_ptr + start + n, a, mask=mask)
+    if CARRY:
+        tl.store(new_state_ptr + start + n, a, mask=mask)
 
 
-def psc(inputs: Tensor, outputs: Tensor, state: Tensor, *, tau_syn: float, reverse: bool) -> None:
-    """Filter ``inputs (T, N)`` forwards in time, or backwards (the transpose); ``state (1, N)`` is left at the end."""
-    psc_launch(inputs, outputs, state, tau_syn=tau_syn, reverse=reverse).run(inputs)
+def psc(
+    inputs: Tensor, outputs: Tensor, state: Tensor | None, new_state: Tensor | None, *, tau_syn: float, reverse: bool
+) -> None:
+    """Filter ``inputs (T, N)`` forwards in time, or backwards (the transpose).
+
+    A ``state (1, N)`` of None is 0; a ``new_state (1, N)`` of None is not written.
+    """
+    psc_launch(inputs, outputs, state, new_state, tau_syn=tau_syn, reverse=reverse).run(inputs)
 
 
-def psc_launch(inputs: Tensor, outputs: Tensor, state: Tensor, *, tau_syn: float, reverse: bool) -> Launch:
+def psc_launch(
+    inputs: Tensor, outputs: Tensor, state: Tensor | None, new_state: Tensor | None, *, tau_syn: float, reverse: bool
+) -> Launch:
     """The launch of `psc`."""
     steps, neurons = inputs.shape
     plan = plan_neurons(neurons, inputs.dtype)
@@ -65,11 +79,14 @@ def psc_launch(inputs: Tensor, outputs: Tensor, state: Tensor, *, tau_syn: float
         "inputs_ptr": inputs,
         "outputs_ptr": outputs,
         "state_ptr": state,
+        "new_state_ptr": new_state,
         "T": steps,
         "N": neurons,
         "BETA": 1.0 - 1.0 / tau_syn,
         "INV_TAU_SYN": 1.0 / tau_syn,
         "REVERSE": reverse,
+        "HAS_STATE": state is not None,
+        "CARRY": new_state is not None,
         "ACC": tl.float64 if inputs.dtype == torch.float64 else tl.float32,
         "BLOCK": plan.block,
     }

@@ -55,8 +55,8 @@ def test_the_batch_does_not_matter():
 
 def test_a_copy_inside_an_operator_is_counted():
     spikes = torch.empty(4, 3, 5, device=DEVICE)
-    assert record(lambda: psc(spikes, 3.0)).launches() == {"psc": 1, "other": 1}
-    assert record(lambda: psc(spikes.transpose(0, 1), 3.0)).launches() == {"psc": 1, "other": 2}
+    assert record(lambda: psc(spikes, 3.0)).launches() == {"psc": 1}
+    assert record(lambda: psc(spikes.transpose(0, 1), 3.0)).launches() == {"psc": 1, "other": 1}
 
 
 def test_a_layer_called_twice_is_counted_twice():

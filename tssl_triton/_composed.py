@@ -28,7 +28,7 @@ def composed(
         layer = _recompute.Layer(function, steps, True, params)
         return _recompute.run(layer, values, weight, bias, state, carry)
     y = _weighted.weighted(function, values, weight, bias)
-    current = StaticInput(y[0], steps) if isinstance(x, StaticInput) else y
+    current = StaticInput(y.squeeze(0), steps) if isinstance(x, StaticInput) else y
     if carry:
         return lif(current, params, state, return_state=True)
     return lif(current, params, state), None

@@ -250,16 +250,24 @@ def lif_backward(
         grad_current.copy_(total)
 
 
-def psc(inputs: Tensor, outputs: Tensor, state: Tensor, *, tau_syn: float, reverse: bool) -> None:
-    """Filter ``inputs (T, N)`` forwards in time, or backwards (the transpose); ``state (1, N)`` is left at the end."""
+def psc(
+    inputs: Tensor, outputs: Tensor, state: Tensor | None, new_state: Tensor | None, *, tau_syn: float, reverse: bool
+) -> None:
+    """Filter ``inputs (T, N)`` forwards in time, or backwards (the transpose).
+
+    A ``state (1, N)`` of None is 0; a ``new_state (1, N)`` of None is not written.
+    """
     params = LIFParameters(tau_syn=tau_syn)
     sources, targets = list(inputs), list(outputs)
     if reverse:
         sources.reverse()
         targets.reverse()
+    carried = _zeros(1, inputs) if new_state is None else new_state.zero_()
+    if state is not None:
+        carried.copy_(state)
     for t in range(0, len(sources), WINDOW):
         recipe = _Recipe(min(WINDOW, len(sources) - t), inputs.dtype, params)
-        _run(_psc_window, recipe, sources[t : t + WINDOW], state, targets[t : t + WINDOW])
+        _run(_psc_window, recipe, sources[t : t + WINDOW], carried, targets[t : t + WINDOW])
 
 
 def pack(spikes: Tensor, words: Tensor) -> None:

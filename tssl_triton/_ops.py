@@ -172,24 +172,35 @@ lif_forward.register_autograd(_lif_gradient, setup_context=_lif_setup)
 
 
 @torch.library.custom_op("tssl_triton::psc_filter", mutates_args=())
-def psc_filter(inputs: Tensor, state: Tensor | None, tau_syn: float, reverse: bool) -> tuple[Tensor, Tensor]:
-    """``a[t] = beta a[t-1] + s[t] / tau_syn`` from ``state (1, B, *)``, or its transpose in time; and the last a."""
+def psc_filter(
+    inputs: Tensor, state: Tensor | None, tau_syn: float, reverse: bool, carry: bool
+) -> tuple[Tensor, Tensor]:
+    """``a[t] = beta a[t-1] + s[t] / tau_syn`` from ``state (1, B, *)``, or its transpose in time.
+
+    Beside it the last a, ``(1, B, *)``; empty unless ``carry``.
+    """
     inputs = time_dense(inputs)
-    outputs, final = _psc_outputs(inputs)
+    outputs, final = _psc_outputs(inputs, carry)
     if outputs.numel():
-        final.zero_() if state is None else final.copy_(state)
-        backend = _backend(inputs.device)
-        backend.psc(inputs=flat(inputs), outputs=flat(outputs), state=flat(final), tau_syn=tau_syn, reverse=reverse)
+        _backend(inputs.device).psc(
+            inputs=flat(inputs),
+            outputs=flat(outputs),
+            state=None if state is None else flat(in_layout_of(state.to(final.dtype), inputs)),
+            new_state=flat(final) if carry else None,
+            tau_syn=tau_syn,
+            reverse=reverse,
+        )
     return outputs, final
 
 
 @psc_filter.register_fake
-def _(inputs: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return _psc_outputs(time_dense(inputs))
+def _(inputs: Tensor, state: Tensor | None, tau_syn: float, reverse: bool, carry: bool) -> tuple[Tensor, Tensor]:
+    return _psc_outputs(time_dense(inputs), carry)
 
 
-def _psc_outputs(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    return empty_rows(inputs.shape[0], inputs, inputs.dtype), empty_rows(1, inputs, arithmetic_dtype(inputs.dtype))
+def _psc_outputs(inputs: Tensor, carry: bool) -> tuple[Tensor, Tensor]:
+    outputs = empty_rows(inputs.shape[0], inputs, inputs.dtype)
+    return outputs, empty_rows(1 if carry else 0, inputs, arithmetic_dtype(inputs.dtype))
 
 
 def _psc_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -199,8 +210,8 @@ def _psc_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
 
 def _psc_gradient(ctx: Any, grad_outputs: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_outputs is None:
-        return None, None, None, None
-    return psc_filter(grad_outputs, None, ctx.tau_syn, not ctx.reverse)[0], None, None, None
+        return (None,) * 5
+    return psc_filter(grad_outputs, None, ctx.tau_syn, not ctx.reverse, False)[0], *[None] * 4
 
 
 psc_filter.register_autograd(_psc_gradient, setup_context=_psc_setup)

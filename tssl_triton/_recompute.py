@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import _ops
+from ._autocast import Autocast
 from ._layout import time_dense
 from ._packed import Packed, recall, remember
 from ._weighted import Map, gradients, kept, rebuilt
@@ -85,7 +86,7 @@ class _Recomputing(torch.autograd.Function):
         # Saved tensors are watched: weights or an input that change in place before backward are an error there.
         ctx.save_for_backward(weight, bias, start, words, *kept(x, packed))
         ctx.layer, ctx.packed = layer, packed
-        ctx.shape, ctx.dtype, ctx.autocast = x.shape, x.dtype, Autocast.of(x.device.type)
+        ctx.shape, ctx.dtype, ctx.autocast = x.shape, x.dtype, Autocast.now(x.device.type)
         ctx.mark_non_differentiable(words, new_state)
         ctx.set_materialize_grads(False)
         return spikes, words, new_state
@@ -98,27 +99,10 @@ class _Recomputing(torch.autograd.Function):
             return (None,) * 7
         layer = ctx.layer
         x = rebuilt(ctx.packed, saved, ctx.dtype)
-        with ctx.autocast.as_it_was():
+        with ctx.autocast.again():
             y = time_dense(layer.function(x, weight, bias))
         checkpoints = layer.checkpoints(y, start)
         grad_y = _ops.lif_backward(grad_spikes, y, words, checkpoints, start, layer.synapse, *constants(layer.params))
         del y, checkpoints
         grads = gradients(layer.function, grad_y, ctx.shape, lambda: x, weight, ctx.needs_input_grad[:3])
         return (*grads, None, None, None, None)
-
-
-@dataclass(frozen=True)
-class Autocast:
-    """The autocast setting of a device, to be had again when it is no longer in force."""
-
-    device: str
-    dtype: torch.dtype
-    enabled: bool
-
-    @classmethod
-    def of(cls, device: str) -> Autocast:
-        return cls(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
-
-    def as_it_was(self) -> torch.autocast:
-        # Without its cache of cast weights: backward may run in another thread, long after forward's cache was emptied.
-        return torch.autocast(self.device, self.dtype, self.enabled, cache_enabled=False)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._autocast import Autocast
 from ._packed import Packed, recall, remember
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -112,7 +113,7 @@ def gradients(
     needed: Sequence[bool],
 ) -> Gradients:
     """The gradients of ``function`` in the dtype of ``grad``, which is forward's: an autocast of now is not."""
-    with torch.autocast(grad.device.type, enabled=False):
+    with Autocast(grad.device.type).again():
         return function.gradients(grad, shape, again, weight, needed)
 
 

@@ -162,7 +162,7 @@ def psc(
     start = None
     if state is not None:
         start = check_like("state", state, tuple(spikes.shape[1:]), spikes.device).detach()[None]
-    current, final = _ops.psc_filter(time_dense(spikes), start, tau_syn, False)
+    current, final = _ops.psc_filter(time_dense(spikes), start, tau_syn, False, return_state)
     return (current, final[0].detach()) if return_state else current
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import _fused_ops, _ops, _weighted
+from ._autocast import Autocast
 from ._checks import check_pair
 from ._composed import composed
 from ._packed import Packed, remember
@@ -153,10 +154,8 @@ def run(
 
 def product_dtype(weight: Tensor) -> torch.dtype:
     """The type that a product with ``weight`` is taken in: autocast's, where it is on and the weight is float32."""
-    kind = weight.device.type
-    if torch.is_autocast_enabled(kind) and weight.dtype != torch.float64:
-        return torch.get_autocast_dtype(kind)
-    return weight.dtype
+    chosen = Autocast.now(weight.device.type).dtype
+    return weight.dtype if chosen is None or weight.dtype == torch.float64 else chosen
 
 
 def can_fuse(device: torch.device, weight: Tensor) -> bool:
@@ -305,7 +304,7 @@ def _check_layer(spikes: object, weight: object, bias: object, axes: int) -> Non
         raise ValueError(f"weight must be {names}, got shape {tuple(weight.shape)}")
     if weight.device != spikes.device:
         raise ValueError(f"weight must be on {spikes.device} as the spikes are, got {weight.device}")
-    if not torch.is_autocast_enabled(weight.device.type) and weight.dtype != spikes.dtype:
+    if Autocast.now(weight.device.type).dtype is None and weight.dtype != spikes.dtype:
         raise TypeError(f"weight must be {spikes.dtype} as the spikes are, or used under autocast, got {weight.dtype}")
     if bias is not None and (not isinstance(bias, Tensor) or bias.shape != weight.shape[:1]):
         given = tuple(bias.shape) if isinstance(bias, Tensor) else type(bias).__name__

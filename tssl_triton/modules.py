@@ -344,7 +344,7 @@ def _hands_bits_on(layer: nn.Module, following: nn.Module | None) -> bool:
 def _each_step(x: Input, function: Callable[[Tensor], Tensor]) -> Input:
     """``function`` of ``x (T, B, *)``, worked out once where all steps are the same."""
     if isinstance(x, StaticInput):
-        return StaticInput(function(x.values[None])[0], x.steps)
+        return StaticInput(function(x.values[None]).squeeze(0), x.steps)
     return function(check_sequence("x", x.dense() if isinstance(x, PackedSpikes) else x))
 
 

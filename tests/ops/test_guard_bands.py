@@ -88,11 +88,22 @@ def test_neuron(T, N, dtype, static):
 @pytest.mark.parametrize("T", [1, 5, 33])
 def test_synapse(T, N, reverse):
     inputs = Guarded(T, N, torch.float32, draw_gradient((T, N)))
-    outputs, state = Guarded(T, N, torch.float32), Guarded(1, N, torch.float32, torch.zeros(1, N))
-    _backend(CPU).psc(inputs=inputs.tensor, outputs=outputs.tensor, state=state.tensor, tau_syn=3.0, reverse=reverse)
+    outputs, state = Guarded(T, N, torch.float32), Guarded(1, N, torch.float32, torch.ones(1, N))
+    new_state = Guarded(1, N, torch.float32)
+    arguments = {"inputs": inputs.tensor, "outputs": outputs.tensor, "tau_syn": 3.0, "reverse": reverse}
+    _backend(CPU).psc(**arguments, state=state.tensor, new_state=new_state.tensor)
     inputs.check()
     assert not outputs.check().isnan().any()
-    assert torch.equal(state.check()[0], outputs.tensor[0 if reverse else -1])
+    assert (state.check() == 1).all()
+    assert torch.equal(new_state.check()[0], outputs.tensor[0 if reverse else -1])
+
+    before = outputs.tensor.clone()
+    _backend(CPU).psc(**arguments, state=None, new_state=None)
+    assert not torch.equal(outputs.check(), before)
+    _backend(CPU).psc(**arguments, state=torch.zeros(1, N), new_state=None)
+    after_zero = outputs.check().clone()
+    _backend(CPU).psc(**arguments, state=None, new_state=None)
+    assert torch.equal(outputs.check(), after_zero)
 
 
 @pytest.mark.parametrize("N", [1, 127, 300])

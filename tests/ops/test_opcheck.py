@@ -30,8 +30,8 @@ def test_lif_backward():
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_psc_filter(reverse):
-    torch.library.opcheck(_ops.psc_filter, (torch.randn(5, 2, 7, requires_grad=True), None, 3.0, reverse))
-    torch.library.opcheck(_ops.psc_filter, (torch.randn(5, 2, 7), torch.rand(1, 2, 7), 3.0, reverse))
+    torch.library.opcheck(_ops.psc_filter, (torch.randn(5, 2, 7, requires_grad=True), None, 3.0, reverse, False))
+    torch.library.opcheck(_ops.psc_filter, (torch.randn(5, 2, 7), torch.rand(1, 2, 7), 3.0, reverse, True))
 
 
 def test_packing():

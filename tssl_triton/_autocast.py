@@ -1,0 +1,31 @@
+"""Autocast as layers need it: what it is now, off, and as it was; on devices without autocast it is simply off."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Autocast:
+    """An autocast setting of a device, to be had again when it is no longer in force; None is off."""
+
+    device: str
+    dtype: torch.dtype | None = None
+
+    @classmethod
+    def now(cls, device: str) -> Autocast:
+        """The setting in force on devices of this type."""
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            return cls(device, torch.get_autocast_dtype(device))
+        return cls(device)
+
+    def again(self) -> AbstractContextManager[Any]:
+        """A block in which this setting is in force."""
+        if not torch.amp.is_autocast_available(self.device):
+            return nullcontext()
+        # Without its cache of cast weights: backward may run in another thread, long after forward's cache was emptied.
+        return torch.autocast(self.device, self.dtype, self.dtype is not None, cache_enabled=False)
