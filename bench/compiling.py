@@ -58,8 +58,14 @@ class Compiled:
         """Bytes of stack and local memory of a thread; on AMD the private segment, and 4 for each spilled register."""
         if self.nvidia:
             return self._resources["STACK"] + self._resources["LOCAL"]
-        spills = self._amd("vgpr_spill_count") + self._amd("sgpr_spill_count")
-        return self._amd("private_segment_fixed_size") + 4 * spills
+        return self.spilled_to_memory + 4 * self._amd("sgpr_spill_count")
+
+    @property
+    def spilled_to_memory(self) -> int:
+        """The same without AMD's scalar registers, which are spilled to lanes of vector registers."""
+        if self.nvidia:
+            return self.spilled
+        return self._amd("private_segment_fixed_size") + 4 * self._amd("vgpr_spill_count")
 
     @property
     def code_bytes(self) -> int:

@@ -39,11 +39,11 @@ from .neuron import (
     forward_constants,
 )
 from .plan import Launch, plan_tiles
-from .tiles import input_tile, operand_type, pixel_of
+from .tiles import input_tile, operand_type, pixel_of, spikes_of
 
 
 # How long a run is and how many samples it has changes nothing in the code.
-@triton.jit(do_not_specialize=["T", "M", "stride_in_word"])
+@triton.jit(do_not_specialize=["T", "M"])
 def spike_weighted_kernel(
     # tensors
     inputs_ptr,  # input spikes, packed (in_words, B, C, H, W)
@@ -129,6 +129,7 @@ def spike_weighted_kernel(
     for t in range(T):
         # 1. y: input bits times weights, over kernel positions (r, s) and blocks of channels.
         y = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        bit = tl.full([1, 1], 1, tl.int32) << (t % WORD)
         step_ptr = image_ptr + (t // WORD) * word_row
         for chunk in range(R * S * channel_blocks):
             position = chunk // channel_blocks
@@ -136,7 +137,7 @@ def spike_weighted_kernel(
             s = position % S
             c = (chunk % channel_blocks) * BLOCK_K + tl.arange(0, BLOCK_K)
             bits = input_tile(step_ptr, top + r, left + s, m < M, c, C, H, W, stride_in_c, stride_in_h, stride_in_w)
-            x = tl.where(((bits >> (t % WORD)) & 1) != 0, 1.0, 0.0).to(OPERAND)
+            x = spikes_of(bits, bit, OPERAND)
             tile_ptr = weight_ptr + r * stride_weight_r + s * stride_weight_s
             weight = tl.load(
                 tile_ptr + c[:, None] * stride_weight_c + n[None, :].to(tl.int64) * stride_weight_n,

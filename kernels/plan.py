@@ -115,7 +115,9 @@ def plan_tiles(neurons: int, dtype: torch.dtype, word: torch.dtype) -> TilePlan:
     """
     block_n = 64 if neurons > 32 else 32 if neurons > 16 else 16
     if dtype.itemsize > 2:
-        return TilePlan(16, min(block_n, 32), 16, num_warps=4, num_stages=2)
+        if block_n > 16:
+            return TilePlan(32, 32, 16, num_warps=8, num_stages=2)
+        return TilePlan(16, 16, 16, num_warps=4, num_stages=2)
     num_warps = 8 if block_n > 16 else 4
     if word == torch.uint8:
         return TilePlan(64, block_n, 64, num_warps, num_stages=3)
@@ -134,9 +136,9 @@ def plan_weight_gradient(pixels: int, weight: Tensor, dtype: torch.dtype) -> Wei
     """A plan for ``weight (N, C, R, S)``: at least 256 programs where the pixels suffice, at most 64 partial sums."""
     neurons, channels, *kernel = weight.shape
     if dtype.itemsize == 2:
-        tiles = TilePlan(64, 64, 64, num_warps=4, num_stages=3)
+        tiles = TilePlan(64, 64, 64, num_warps=8, num_stages=3)
     else:
-        tiles = TilePlan(16, 32, 32, num_warps=4, num_stages=2)
+        tiles = TilePlan(16, 32, 32, num_warps=4, num_stages=3)
     programs = tiles.tiles_n(neurons) * cdiv(channels, tiles.block_k) * kernel[0] * kernel[1]
     shares = min(cdiv(256, programs), 64, max(1, pixels // (2 * tiles.block_m)))
     return WeightGradientPlan(tiles, shares)

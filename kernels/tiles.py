@@ -53,3 +53,9 @@ def input_tile(image_ptr, h, w, valid, c, C, H, W, stride_c, stride_h, stride_w)
         other=0,
     )
     return words.to(tl.int32)
+
+
+@triton.jit
+def spikes_of(words, bit, OPERAND: tl.constexpr):
+    """Spikes 0 and 1 of the step whose ``bit`` of each word is set; masking is one instruction less than shifting."""
+    return tl.where((words & bit) != 0, 1.0, 0.0).to(OPERAND)

@@ -20,11 +20,11 @@ from torch import Tensor
 from .geometry import Geometry
 from .layout import WORD, cdiv
 from .plan import Launch, plan_weight_gradient
-from .tiles import input_tile, operand_type, pixel_of
+from .tiles import input_tile, operand_type, pixel_of, spikes_of
 
 
 # How long a run is and how many samples it has changes nothing in the code.
-@triton.jit(do_not_specialize=["T", "M", "in_words", "share", "stride_in_word"])
+@triton.jit(do_not_specialize=["T", "M", "in_words", "share"])
 def weight_gradient_kernel(
     # tensors
     grad_current_ptr,  # (T, M, N): e
@@ -89,7 +89,7 @@ def weight_gradient_kernel(
             bits = tl.trans(bits)  # [BLOCK_K, BLOCK_M]
             for k in range(tl.minimum(T - word * WORD, WORD)):
                 e = tl.load(grad_ptr + (word * WORD + k) * row, mask=mask, other=0.0)
-                x = tl.where(((bits >> k) & 1) != 0, 1.0, 0.0).to(OPERAND)
+                x = spikes_of(bits, tl.full([1, 1], 1, tl.int32) << k, OPERAND)
                 total = tl.dot(x, e.to(OPERAND), total, input_precision="ieee")
     weight_ptr = partial_ptr + tl.program_id(2).to(tl.int64) * stride_share + r * stride_weight_r + s * stride_weight_s
     tl.store(

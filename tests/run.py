@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,12 +21,17 @@ RUNS = (
 )
 
 
-def run(environment: dict[str, str], arguments: list[str]) -> dict[str, int]:
-    """Counts of one pytest run, whose output goes straight to the terminal."""
+def run(title: str, environment: dict[str, str], arguments: list[str]) -> dict[str, int]:
+    """Counts of one pytest run, whose output is printed when it has ended: another runs beside it."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *arguments]
-        code = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=False).returncode
+        process = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **environment}, check=False, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        print(f"== {title} ==\n{process.stdout}", flush=True)
+        code = process.returncode
         if not report.exists():
             return {"passed": 0, "failed": 1, "skipped": 0}
         suites = ElementTree.parse(report).getroot().iter("testsuite")
@@ -46,10 +52,12 @@ def run(environment: dict[str, str], arguments: list[str]) -> dict[str, int]:
 
 def main() -> int:
     total = {"passed": 0, "failed": 0, "skipped": 0}
-    for title, environment, folders in RUNS:
-        print(f"== {title} ==", flush=True)
-        for name, count in run(environment, [*folders, *sys.argv[1:]]).items():
-            total[name] += count
+    print(f"{len(RUNS)} runs of pytest side by side; each prints when it has ended", flush=True)
+    with ThreadPoolExecutor(len(RUNS)) as pool:
+        runs = [pool.submit(run, title, environment, [*folders, *sys.argv[1:]]) for title, environment, folders in RUNS]
+        for finished in runs:
+            for name, count in finished.result().items():
+                total[name] += count
     print(", ".join(f"{count} {name}" for name, count in total.items()))
     return 0 if total["passed"] and not total["failed"] else 1
 

@@ -43,11 +43,14 @@ def prefers_fused(device: str, dtype: torch.dtype, pixels: int, neurons: int, in
 
     The fused kernel saves memory traffic, and walks time inside a program: it runs one T-th of the product's programs.
     So it is taken where tensor cores do the product (16 bits), where there is a tile for most of a large device's
-    multiprocessors (128 tiles of 64 x 64), and where the product is long enough (64) to be worth a pipeline. In
-    float32 the vendor's product is faster than an exact one in Triton. These bounds are reasoned, not yet measured.
+    multiprocessors (128 tiles of 64 x 64), and where the product is long enough (64) to be worth a pipeline but not so
+    long (256) that unpacking bits, some twelve instructions per neuron-step and 64 inputs, takes longer than the bytes
+    that are saved. In float32 the vendor's product is faster than an exact one in Triton. These bounds come from the
+    counts of `python -m bench static` and are not yet measured.
     """
     tiles = cdiv(pixels, 64) * cdiv(neurons, 64)
-    return device == "cuda" and dtype in (torch.float16, torch.bfloat16) and tiles >= 128 and inputs >= 64
+    sixteen_bits = dtype in (torch.float16, torch.bfloat16)
+    return device == "cuda" and sixteen_bits and tiles >= 128 and 64 <= inputs <= 256
 
 
 def spike_linear(

@@ -82,8 +82,7 @@ def test_the_counted_instructions_move_the_counted_bytes(setting):
     """
     code = examined(setting)
     problem = Problem(setting.steps, 16, DTYPES[setting.dtype])
-    state = 8 / setting.steps if "psc" in setting.case else 0.0
-    expected = CASES[setting.case].compulsory(problem) + state
+    expected = CASES[setting.case].compulsory(problem)
     if "lif" in setting.case:
         expected += problem.checkpoint_bytes
     assert expected * 0.98 <= code.bytes <= expected * 1.02 + (0.875 if setting.steps > 8 else 0)

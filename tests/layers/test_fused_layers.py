@@ -261,9 +261,10 @@ def test_messages():
 
 def test_where_the_kernel_is_preferred():
     half = torch.bfloat16
-    assert prefers_fused("cuda", half, pixels=50 * 16 * 16, neurons=512, inputs=256 * 9)
+    assert prefers_fused("cuda", half, pixels=50 * 16 * 16, neurons=512, inputs=256)
     assert prefers_fused("cuda", torch.float16, pixels=64 * 128, neurons=64, inputs=64)
-    assert not prefers_fused("cuda", torch.float32, pixels=50 * 16 * 16, neurons=512, inputs=256 * 9)
-    assert not prefers_fused("cuda", half, pixels=100, neurons=400, inputs=400)  # 14 tiles
+    assert not prefers_fused("cuda", torch.float32, pixels=50 * 16 * 16, neurons=512, inputs=256)
+    assert not prefers_fused("cuda", half, pixels=100, neurons=400, inputs=256)  # 14 tiles
+    assert not prefers_fused("cuda", half, pixels=50 * 16 * 16, neurons=512, inputs=256 * 9)
     assert not prefers_fused("cuda", half, pixels=50 * 16 * 16, neurons=512, inputs=9)
-    assert not prefers_fused("cpu", half, pixels=50 * 16 * 16, neurons=512, inputs=256 * 9)
+    assert not prefers_fused("cpu", half, pixels=50 * 16 * 16, neurons=512, inputs=256)
