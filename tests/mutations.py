@@ -17,7 +17,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNEL, LOOP = "kernels/neuron.py", "tssl_triton/_cpu.py"
-SELECTION = ["tests/ops/test_golden.py", "tests/ops/test_windows.py", "tests/ops/test_packing.py"]
+FUSED, TILES, GRADIENT, LAYER = (
+    "kernels/fused.py",
+    "kernels/tiles.py",
+    "kernels/weight_gradient.py",
+    "tssl_triton/fused.py",
+)
+NEURON_TESTS = [
+    "tests/ops/test_golden.py",
+    "tests/ops/test_windows.py",
+    "tests/ops/test_packing.py",
+    "tests/ops/test_edges.py",
+]
+FUSED_TESTS = ["tests/ops/test_fused.py", "tests/layers/test_fused_layers.py"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,14 @@ MUTATIONS = (
     Mutation("synapse: not transposed", LOOP, "beta * e + emitted * inv_tau_syn", "emitted * inv_tau_syn"),
     Mutation("threshold: not strict", KERNEL, "fired = u > THRESHOLD", "fired = u >= THRESHOLD"),
     Mutation("threshold: not strict", LOOP, "fired = u > p.threshold", "fired = u >= p.threshold"),
+    Mutation("fused: bias left out", FUSED, "y += bias[None, :]", "y += 0.0 * bias[None, :]"),
+    Mutation("fused: bits of another step", FUSED, "<< (t % WORD)\n        step_ptr", "<< (t % 8)\n        step_ptr"),
+    Mutation("fused: checkpoints in one place", FUSED, "3 * (t // WINDOW) * row", "0 * (t // WINDOW) * row"),
+    Mutation("fused: y not rounded", FUSED, "rounded.to(tl.float32), BETA", "y, BETA"),
+    Mutation("tiles: padding not masked", TILES, "valid & (h >= 0) & (h < H) &", "valid &"),
+    Mutation("weight gradient: one step for all", GRADIENT, "tl.int32) << k", "tl.int32) << 0"),
+    Mutation("weight gradient: last share lost", GRADIENT, "partial.sum(0)", "partial[:-1].sum(0)"),
+    Mutation("fused: start forgotten in recomputing", LAYER, "weight, bias, start, True", "weight, bias, None, True"),
 )
 
 
@@ -80,22 +100,13 @@ def installed(target: Path, file: str) -> Path:
 
 
 def is_green(target: Path, file: str) -> bool:
-    """Whether the selected tests pass in the mode that runs ``file``."""
-    mode = {"TRITON_INTERPRET": "1"} if file == KERNEL else {"TSSL_CPU": "eager"}
+    """Whether the tests of ``file`` pass in the mode that runs it."""
+    mode = {"TSSL_CPU": "eager"} if file == LOOP else {"TRITON_INTERPRET": "1"}
+    tests = NEURON_TESTS if file in (KERNEL, LOOP) else FUSED_TESTS
     environment = {**os.environ, **mode, "PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"}
     where = "import tssl_triton, sys; sys.exit(not tssl_triton.__file__.startswith(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", where, str(target)], env=environment, cwd=target, check=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        *SELECTION,
-        "tests/ops/test_edges.py",
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     run = subprocess.run(command, cwd=target, env=environment, capture_output=True, check=False)
     if run.returncode not in (0, 1):
         raise RuntimeError(run.stdout.decode() + run.stderr.decode())
@@ -107,7 +118,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder).resolve()
         copy_project(target)
-        for file in (KERNEL, LOOP):
+        for file in (KERNEL, LOOP, FUSED):
             if not is_green(target, file):
                 print(f"the tests of {file} are red without any mutation")
                 return 1

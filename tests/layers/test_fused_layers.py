@@ -12,6 +12,7 @@ from comparing import assert_close, relative_error
 
 from tssl_triton import (
     LIFParameters,
+    LIFState,
     PackedSpikes,
     SpikePool2d,
     SpikingConv2d,
@@ -101,6 +102,20 @@ def test_recomputing_gives_the_same_gradients_bit_for_bit():
     assert torch.equal(spikes, again)
     for kept, made_again in zip(grads, regrads, strict=True):
         assert torch.equal(kept, made_again)
+
+
+def test_recomputing_starts_from_the_state_that_forward_started_from():
+    grads = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        layer = SpikingLinear(6, 5, weight_scale=3.0, fused="always", recompute=recompute)
+        dense = (torch.rand(T, B, 6, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+        state = LIFState(*torch.rand(3, B, 5, generator=torch.Generator().manual_seed(1)))
+        spikes = layer(PackedSpikes.pack(dense), state)
+        (spikes * torch.arange(5.0)).sum().backward()
+        grads.append(layer.weight.grad)
+    assert grads[0].any()
+    assert torch.equal(*grads)
 
 
 def test_windows_of_a_network():
