@@ -1,10 +1,12 @@
 """``python -m bench launches``: launches of one training step of each of the paper's networks, counted without a GPU.
 
-One layer of neurons is one launch forward and one backward, whatever T. A second table has the same networks with
-every layer fused whose input is a spike train as bits: behind the first layer, and not behind pooling. "product" is matrix products and convolutions,
+One layer of neurons is one launch forward and one backward, whatever T. "product" is matrix products and convolutions,
 "other" elementwise operators, reductions and the optimizer. Kernels of PyTorch's own are counted as operators: each is
 at least one launch. A step is network, loss, gradient and AdamW; the first one, which also sets up the optimizer, is
 not the one counted.
+
+A second table has the same networks with every layer fused that can be: those whose input is a spike train as bits,
+which is any layer but the first and those behind pooling.
 """
 
 from __future__ import annotations

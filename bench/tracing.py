@@ -46,7 +46,9 @@ KINDS = (
     "pooling",
     "other",
 )
-"""Kinds of launches; "weight gradient" is that of a fused layer, from packed spikes; "other" is elementwise operators, reductions and the optimizer."""
+"""Kinds of launches; "weight gradient" is that of a fused layer, from packed spikes; "other" is elementwise operators,
+reductions and the optimizer.
+"""
 
 KERNELS = {
     "lif_forward_kernel": "lif forward",
