@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 
-from . import gpu_report
+from tssl_triton._fused_ops import has_kernels
+
+from . import gpu_fused_gate, gpu_report
 from .events import Clock, clock_of, copy_bandwidth, flusher, measure
 from .gpu_cases import NEURON_STEPS, Case, all_cases, plan, short
 from .gpu_gate import complaints
@@ -94,6 +96,8 @@ def run(arguments: argparse.Namespace) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     wrong = complaints(device)
+    if has_kernels(device):
+        wrong += gpu_fused_gate.complaints(device)
     if wrong:
         print("results disagree with the CPU path; no times are printed for wrong results:", file=sys.stderr)
         print("\n".join(wrong), file=sys.stderr)
