@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def exact_products() -> Iterator[None]:
-    """Products and convolutions in full float32, with float32 sums for 16 bits, by algorithms that repeat their bits."""
+    """Products and convolutions in full float32, or 16 bits summed in it, by algorithms that repeat their bits."""
     import torch
 
     precision = torch.get_float32_matmul_precision()
