@@ -7,7 +7,7 @@ often, and how many bytes cannot be avoided.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -92,6 +92,12 @@ class Case:
     owner: str = ""
     checkpoints: str = "checkpoints_ptr"
     shared: tuple[str, ...] = ()
+
+    def bytes(self, p: Problem) -> int:
+        """All that a problem must move, of any size: the compulsory bytes, checkpoints, and what samples share."""
+        arguments = self.launch(replace(p, device="meta")).arguments
+        beside = (arguments.get(name) for name in (self.checkpoints, *self.shared))
+        return round(self.compulsory(p) * p.steps * p.neurons) + sum(t.nbytes for t in beside if t is not None)
 
 
 def forward_launch(p: Problem) -> Launch:

@@ -18,20 +18,27 @@ from typing import Any
 
 import torch
 
-from . import gpu_report
+from tssl_triton._fused_ops import has_kernels
+
+from . import gpu_fused_gate, gpu_report
 from .events import Clock, clock_of, copy_bandwidth, flusher, measure
 from .gpu_cases import NEURON_STEPS, Case, all_cases, plan, short
 from .gpu_gate import complaints
-from .prediction import LABEL, predicted
+from .gpu_layers import ratios
+from .hardware import device_named
+from .prediction import COPY, LABELS, MODEL, Model, predicted
 
 WRONG, NO_DEVICE = 1, 2
 """Exit statuses."""
 
 
-def measured(case: Case, device: torch.device, clock: Clock, rounds: int, bandwidth: float) -> gpu_report.Row:
+def measured(
+    case: Case, device: torch.device, clock: Clock, rounds: int, bandwidth: float, model: Model | None = None
+) -> gpu_report.Row:
     """Prepare a case, time it, and leave nothing of it on the device."""
     work = case.prepare(device)
     time = measure(work, clock, rounds, flusher(device) if case.flushed else lambda: None)
+    prediction = predicted(case, bandwidth, model)
     row = gpu_report.Row(
         case.name,
         short(case.dtype),
@@ -39,8 +46,9 @@ def measured(case: Case, device: torch.device, clock: Clock, rounds: int, bandwi
         case.neurons,
         time,
         case.bytes(),
-        predicted(case, bandwidth),
+        prediction.seconds if prediction else None,
         peak_memory(work, device),
+        prediction.label if prediction else None,
     )
     del work
     gc.collect()
@@ -88,6 +96,8 @@ def run(arguments: argparse.Namespace) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     wrong = complaints(device)
+    if has_kernels(device):
+        wrong += gpu_fused_gate.complaints(device)
     if wrong:
         print("results disagree with the CPU path; no times are printed for wrong results:", file=sys.stderr)
         print("\n".join(wrong), file=sys.stderr)
@@ -98,19 +108,25 @@ def run(arguments: argparse.Namespace) -> None:
     machine = gpu_report.machine(device)
     bandwidth = copy_bandwidth(device, clock, arguments.rounds, arguments.copy_bytes)
     print(", ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
-    print(f"copy within the device's memory: {bandwidth / 1e9:,.0f} GB/s; predicted: {LABEL}")
+    print(f"copy within the device's memory: {bandwidth / 1e9:,.0f} GB/s; predicted by {COPY}: {LABELS[COPY]}")
+    known = device_named(machine.get("name", ""), machine.get("multiprocessors", 0))
+    model = Model.of(cases, known) if known else None
+    if model:
+        print(f"predicted by {MODEL}: {LABELS[MODEL]}, {model.device.name}: {model.device.source}")
     rows, failed = [], []
     for number, case in enumerate(cases, 1):
         label = f"{case.name}, {short(case.dtype)}, T = {case.steps}"
         print(f"{number}/{len(cases)} {label}", file=sys.stderr)
         try:
-            rows.append(measured(case, device, clock, arguments.rounds, bandwidth))
+            rows.append(measured(case, device, clock, arguments.rounds, bandwidth, model))
         except RuntimeError as error:
             # One case too large for the device must not cost the others.
             failed.append(f"{label}: {error}")
     print(gpu_report.table(rows, bandwidth))
+    if compared := ratios(rows):
+        print(f'\ncomposed layers by fused ones, times; * where fused="auto" fuses\n{compared}')
     if arguments.json:
-        whole = gpu_report.report(rows, failed, machine, bandwidth, arguments.rounds)
+        whole = gpu_report.report(rows, failed, machine, bandwidth, arguments.rounds, LABELS)
         Path(arguments.json).write_text(json.dumps(whole, indent=2) + "\n")
     if arguments.png:
         title = f"{machine.get('name', machine['device'])}, copy {bandwidth / 1e9:,.0f} GB/s, {machine['commit'][:12]}"

@@ -1,4 +1,7 @@
-"""What `bench gpu` measures: each kernel by itself, whole layers, and training steps of the paper's networks."""
+"""What `bench gpu` measures: each kernel by itself, whole layers, and training steps of the paper's networks.
+
+What a kernel must move is asked of the static report's case of the same name.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,15 @@ from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tssl_triton.kernels.layout import word_dtype
 
-from tssl_triton import LIFParameters, SpikingConv2d, SpikingLinear, lif
+from tssl_triton import LIFParameters
 from tssl_triton.experiments import EXPERIMENTS
 
+from .cases import OURS, Problem
+from .fused_cases import FUSED
+from .gpu_layers import LAYERS, LayerCase, pairs
 from .graphs import captured
 from .steps import BATCH, TrainingStep
 from .tables import aligned
@@ -22,6 +28,10 @@ STEPS = (1, 5, 8, 32, 100)
 KERNELS = ("lif forward", "lif backward", "psc", "pack", "unpack")
 NEURON_STEPS = 1 << 26
 """Neuron-steps of a kernel's case: 256 MB a tensor in float32, several times any L2 cache."""
+
+FUSED_STEPS = (5, 32)
+MODELLED = {case.name: case for case in (*OURS, *FUSED)}
+"""The static report's cases of this package's kernels."""
 
 Work = Callable[[], object]
 
@@ -80,16 +90,7 @@ class KernelCase:
         return operators.unpack, (words, self.steps, y.dtype)
 
     def bytes(self) -> int:
-        """Those of all tensors that the operator takes and returns, each once."""
-        like = torch.empty((self.steps, self.neurons), dtype=self.dtype, device="meta")
-        operator, arguments = self.operands(like, like)
-        results = operator(*arguments)
-        results = results if isinstance(results, tuple) else (results,)
-        total = sum(tensor.nbytes for tensor in (*arguments, *results) if isinstance(tensor, Tensor))
-        if self.name == "psc":
-            # The state is set to 0 first, and read.
-            total += 2 * results[1].nbytes
-        return total
+        return MODELLED[self.name].bytes(Problem(self.steps, self.neurons, self.dtype))
 
     def prepare(self, device: torch.device) -> Work:
         shape = (self.steps, self.neurons)
@@ -99,43 +100,28 @@ class KernelCase:
 
 
 @dataclass(frozen=True)
-class LayerCase:
-    """Forward and backward of one layer of CIFAR-10's CNN 2, on spikes whose bits are at hand; 16 bits by autocast."""
+class FusedCase:
+    """One launch of a fused layer's kernel: a case of `bench.fused_cases`, on random spikes and numbers.
+
+    ``neurons`` decides the layer's width too; by default it is the problem that the static report compiles.
+    """
 
     name: str
     dtype: torch.dtype
-    build: Callable[[], nn.Module]
-    features: tuple[int, ...]
+    steps: int
     neurons: int
-    steps: int = 5
-    batch: int = BATCH
     flushed: bool = True
 
-    def bytes(self) -> None:
-        return None
+    def bytes(self) -> int:
+        return MODELLED[self.name].bytes(Problem(self.steps, self.neurons, self.dtype))
 
     def prepare(self, device: torch.device) -> Work:
-        layer = self.build().to(device)
-        currents = torch.randn((self.steps, self.batch, *self.features), device=device).requires_grad_()
-        spikes = lif(currents)
-        autocast = torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
-        with autocast:
-            grad = torch.ones_like(layer(spikes))
-
-        def work() -> None:
-            with autocast:
-                result = layer(spikes)
-            # To the input as well, but not through the neurons that made it.
-            torch.autograd.grad(result, (*layer.parameters(), spikes), grad)
-
-        return work
-
-
-LAYERS: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...], int], ...] = (
-    ("128 -> 256C3, 32x32", lambda: SpikingConv2d(128, 256, 3, padding=1), (128, 32, 32), 256 * 32 * 32),
-    ("512x8x8 -> 1024", lambda: SpikingLinear(512 * 8 * 8, 1024), (512, 8, 8), 1024),
-)
-"""The largest convolution and the largest fully connected layer of CNN 2; features of the input; neurons a sample."""
+        launch = MODELLED[self.name].launch(Problem(self.steps, self.neurons, self.dtype, str(device)))
+        tensors = [value for value in launch.arguments.values() if isinstance(value, Tensor)]
+        for tensor in tensors:
+            # Of all zeros a matrix unit draws less power, and keeps a higher clock than it would at work.
+            tensor.normal_() if tensor.is_floating_point() else tensor.random_()
+        return lambda: launch.run(tensors[0])
 
 
 @dataclass(frozen=True)
@@ -166,7 +152,7 @@ class StepCase:
 
 
 def all_cases(device: torch.device, neuron_steps: int = NEURON_STEPS, batch: int = BATCH) -> list[Case]:
-    """Every case; those that replay a graph only for a device that can capture one."""
+    """Every case; fused layers only for a device that has their kernels, and graphs for one that can capture them."""
     cases: list[Case] = []
     for name in KERNELS:
         for dtype in DTYPES:
@@ -176,6 +162,12 @@ def all_cases(device: torch.device, neuron_steps: int = NEURON_STEPS, batch: int
     for dtype in DTYPES:
         for name, build, features, neurons in LAYERS:
             cases.append(LayerCase(name, dtype, build, features, batch * neurons, batch=batch))
+    if device.type == "cuda":
+        for fused in FUSED:
+            for dtype in DTYPES:
+                cases.extend(FusedCase(fused.name, dtype, steps, fused.neurons) for steps in FUSED_STEPS)
+        for dtype in DTYPES:
+            cases.extend(pairs(dtype))
     for network in EXPERIMENTS:
         cases.append(StepCase(network, False, batch))
         if device.type == "cuda":

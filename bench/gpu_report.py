@@ -12,7 +12,6 @@ import torch
 import triton
 
 from .events import Quantiles
-from .prediction import LABEL
 from .tables import aligned
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +30,7 @@ class Row:
         bytes: what must move, None where arithmetic decides.
         predicted: seconds, None where nothing is predicted.
         peak: bytes allocated at most beyond what the case holds before it runs, None where that is not known.
+        basis: what the prediction comes from, a key of `bench.prediction.LABELS`.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Row:
     bytes: int | None
     predicted: float | None
     peak: int | None
+    basis: str | None = None
 
     @property
     def bandwidth(self) -> float | None:
@@ -64,7 +65,7 @@ def table(rows: list[Row], bandwidth: float) -> str:
     def scaled(value: float | None, factor: float, places: int) -> str:
         return "-" if value is None else f"{factor * value:,.{places}f}"
 
-    heads = ["case", "type", "T", "p20 us", "p50 us", "p80 us", "predicted us", "measured/predicted"]
+    heads = ["case", "type", "T", "p20 us", "p50 us", "p80 us", "predicted us", "by", "measured/predicted"]
     heads += ["GB/s", "of copy", "ms/1e9 neuron-steps", "peak MB"]
     lines = []
     for row in rows:
@@ -75,6 +76,7 @@ def table(rows: list[Row], bandwidth: float) -> str:
                 row.dtype,
                 row.steps,
                 *(scaled(value, 1e6, 1) for value in (row.time.p20, row.time.p50, row.time.p80, row.predicted)),
+                row.basis or "-",
                 scaled(row.of_prediction, 1, 2),
                 scaled(row.bandwidth, 1e-9, 0),
                 scaled(share, 1, 2),
@@ -86,15 +88,20 @@ def table(rows: list[Row], bandwidth: float) -> str:
 
 
 def report(
-    rows: list[Row], failed: list[str], machine: dict[str, Any], bandwidth: float, rounds: int
+    rows: list[Row],
+    failed: list[str],
+    machine: dict[str, Any],
+    bandwidth: float,
+    rounds: int,
+    labels: dict[str, str],
 ) -> dict[str, Any]:
-    """Everything, ready for JSON: seconds, bytes, bytes per second."""
+    """Everything, ready for JSON: seconds, bytes, bytes per second; ``labels`` say what predictions are made of."""
     derived = ("bandwidth", "of_prediction", "per_billion")
     return {
         "machine": machine,
         "copy_bandwidth": bandwidth,
         "rounds": rounds,
-        "prediction": LABEL,
+        "prediction": labels,
         "gate": "results agree with the CPU path",
         "rows": [asdict(row) | {name: getattr(row, name) for name in derived} for row in rows],
         "failed": failed,

@@ -7,6 +7,7 @@ clock; `docs/performance.md` says what else the model leaves out.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 
@@ -147,3 +148,15 @@ DEVICES = (A100, H100, H200, B200, MI300X)
 def devices_of(target: str) -> tuple[Device, ...]:
     """Products that run code for ``target``."""
     return tuple(device for device in DEVICES if device.architecture.target == target)
+
+
+OTHER_MEMORY = r"PCIe|NVL|40GB|MIG"
+"""In the names of products that share a chip with one of `DEVICES`, but not its memory or its clock."""
+
+
+def device_named(name: str, multiprocessors: int) -> Device | None:
+    """Which of `DEVICES` a driver means by such as ``NVIDIA H100 80GB HBM3``; None if none is that very product."""
+    if re.search(OTHER_MEMORY, name):
+        return None
+    found = (d for d in DEVICES if re.search(rf"\b{d.name}\b", name) and d.multiprocessors == multiprocessors)
+    return next(found, None)

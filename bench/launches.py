@@ -4,6 +4,9 @@ One layer of neurons is one launch forward and one backward, whatever T. "produc
 "other" elementwise operators, reductions and the optimizer. Kernels of PyTorch's own are counted as operators: each is
 at least one launch. A step is network, loss, gradient and AdamW; the first one, which also sets up the optimizer, is
 not the one counted.
+
+A second table has the same networks with every layer fused that can be: those whose input is a spike train as bits,
+which is any layer but the first and those behind pooling.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any
 
 from tssl_triton.experiments import EXPERIMENTS
 
-from .steps import TrainingStep, spiking_layers
+from .steps import BATCH, TrainingStep, spiking_layers
 from .tables import aligned
 from .tracing import DEVICE, KINDS, Record, pretending, record
 
@@ -33,17 +36,21 @@ class Row:
         return sum(self.launches.values())
 
 
-def trace(name: str, batch: int = 2) -> tuple[TrainingStep, Record]:
+def trace(name: str, batch: int = 2, fused: str = "auto") -> tuple[TrainingStep, Record]:
     """A network's second training step, as the device would see it."""
     with pretending():
-        step = TrainingStep(name, batch, DEVICE)
+        step = TrainingStep(name, batch, DEVICE, fused=fused)
         step()
     return step, record(step)
 
 
-def count(name: str, batch: int = 2) -> Row:
-    """Launches of one training step of experiment ``name``; they do not depend on ``batch``."""
-    step, seen = trace(name, batch)
+def count(name: str, batch: int = 2, fused: str = "auto") -> Row:
+    """Launches of one training step of experiment ``name``.
+
+    They do not depend on ``batch``, but for the sums of fused layers' weight gradients: a batch of very few pixels is
+    not split into shares that would have to be summed.
+    """
+    step, seen = trace(name, batch, fused)
     return Row(name, len(spiking_layers(step.network)), seen.launches())
 
 
@@ -55,6 +62,8 @@ def table(rows: list[Row]) -> str:
 def run(arguments: argparse.Namespace) -> None:
     print("launches per training step (network, loss, gradient, AdamW); operators of PyTorch count as one each")
     print(table([count(name) for name in arguments.networks]))
+    print('\nthe same with fused="always"')
+    print(table([count(name, BATCH, "always") for name in arguments.networks]))
 
 
 def add_to(commands: Any) -> None:

@@ -29,15 +29,23 @@ class TrainingStep:
         batch: images, or recordings, in the batch.
         device: where all of it is.
         seed: of the weights and of the batch.
+        fused: which layers run as one kernel, see `tssl_triton.build_network`.
 
     The batch is `inputs` and `labels`: write into them for another one. Nothing in a step waits for the device, and the
     optimizer can be captured in a CUDA graph.
     """
 
-    def __init__(self, name: str, batch: int = BATCH, device: torch.device | str = "cpu", seed: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        batch: int = BATCH,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        fused: str = "auto",
+    ) -> None:
         device = torch.device(device)
         self.experiment = EXPERIMENTS[name]
-        self.network = network(self.experiment, device, seed)
+        self.network = network(self.experiment, device, seed, fused)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=5e-4, fused=True, capturable=device.type == "cuda"
         )
@@ -66,7 +74,7 @@ class TrainingStep:
         return losses.van_rossum_loss(spikes, target, self.experiment.tau_syn)
 
 
-def network(experiment: Experiment, device: torch.device, seed: int = 0) -> SpikingSequential:
+def network(experiment: Experiment, device: torch.device, seed: int = 0, fused: str = "auto") -> SpikingSequential:
     """The network of an experiment with fresh weights, which no device changes: they are drawn on the CPU."""
     torch.manual_seed(seed)
     with torch.device(device if device.type == "meta" else "cpu"):
@@ -76,6 +84,7 @@ def network(experiment: Experiment, device: torch.device, seed: int = 0) -> Spik
             CLASSES,
             params=LIFParameters(experiment.tau_mem, experiment.tau_syn),
             padding=experiment.padding,
+            fused=fused,
         )
     return built.to(device)
 

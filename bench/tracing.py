@@ -30,17 +30,31 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tssl_triton import _checks, _ops
+from tssl_triton import _checks, _fused_ops, _ops, fused
 
 DEVICE = torch.device("meta")
 """Stands in for the GPU."""
 
-KINDS = ("lif forward", "lif backward", "psc", "pack, unpack", "product", "pooling", "other")
-"""Kinds of launches; "other" is elementwise operators, reductions and the optimizer."""
+KINDS = (
+    "lif forward",
+    "lif backward",
+    "fused forward",
+    "weight gradient",
+    "psc",
+    "pack, unpack",
+    "product",
+    "pooling",
+    "other",
+)
+"""Kinds of launches; "weight gradient" is that of a fused layer, from packed spikes; "other" is elementwise operators,
+reductions and the optimizer.
+"""
 
 KERNELS = {
     "lif_forward_kernel": "lif forward",
     "lif_backward_kernel": "lif backward",
+    "spike_weighted_kernel": "fused forward",
+    "weight_gradient_kernel": "weight gradient",
     "psc_kernel": "psc",
     "pack_kernel": "pack, unpack",
     "unpack_kernel": "pack, unpack",
@@ -126,7 +140,9 @@ def recording() -> Iterator[Record]:
 
 @contextmanager
 def pretending(seen: Record | None = None) -> Iterator[None]:
-    """`DEVICE` passes for a GPU: layers accept it, optimizers fuse on it, and launches are noted instead of made."""
+    """`DEVICE` passes for a GPU: layers accept it and fuse where they would there, so do optimizers, and launches are
+    noted instead of made.
+    """
     launch = importlib.import_module("tssl_triton.kernels.launch")
     plan = importlib.import_module("tssl_triton.kernels.plan")
     optimizer = sys.modules["torch.optim.optimizer"]
@@ -136,6 +152,14 @@ def pretending(seen: Record | None = None) -> Iterator[None]:
             name = self.kernel.__name__
             seen.calls.append(Call(name, KERNELS.get(name, "other"), 1))
 
+    has_kernels, prefers_fused = _fused_ops.has_kernels, fused.prefers_fused
+
+    def runs_fused(device: torch.device) -> bool:
+        return device == DEVICE or has_kernels(device)
+
+    def prefers(device: str, *sizes: Any) -> bool:
+        return prefers_fused("cuda" if device == DEVICE.type else device, *sizes)
+
     def wait(*_: Any, **__: Any) -> None:
         if seen is not None:
             seen.calls.append(Call("torch.cuda.synchronize", "none", 0, "it says so"))
@@ -144,6 +168,9 @@ def pretending(seen: Record | None = None) -> Iterator[None]:
         for target, name, value in (
             (_checks, "DEVICES", (*_checks.DEVICES, DEVICE.type)),
             (_ops, "_backend", lambda device: launch),
+            (_fused_ops, "_backend", lambda device: launch),
+            (_fused_ops, "has_kernels", runs_fused),
+            (fused, "prefers_fused", prefers),
             (plan.Launch, "run", note),
             (torch.cuda, "synchronize", wait),
             (optimizer, "_get_fused_kernels_supported_devices", lambda: ["cpu", "cuda", DEVICE.type]),

@@ -7,8 +7,8 @@ import benches  # noqa: F401 - finds bench
 import pytest
 import torch
 
-from bench import __main__, events, gpu, gpu_cases, gpu_gate, gpu_report
-from bench.gpu_cases import KERNELS, KernelCase, LayerCase, StepCase, all_cases, plan
+from bench import __main__, events, gpu, gpu_cases, gpu_gate, gpu_layers, gpu_report
+from bench.gpu_cases import KERNELS, FusedCase, KernelCase, LayerCase, StepCase, all_cases, plan
 from bench.gpu_report import Row
 from bench.prediction import predicted
 from bench.tables import aligned
@@ -91,7 +91,25 @@ def test_the_host_s_clock():
 def test_bytes(name, steps, dtype, per_neuron_step):
     case = KernelCase(name, dtype, steps, 1024)
     assert case.bytes() == per_neuron_step * steps * 1024
-    assert predicted(case, 2048.0) == pytest.approx(per_neuron_step * steps / 2)
+    assert predicted(case, 2048.0).seconds == pytest.approx(per_neuron_step * steps / 2)
+
+
+def test_composed_layers_by_fused_ones():
+    rows = [
+        Row(gpu_layers.pair_name(pixels, 1024, fused), "bf16", 5, pixels, events.Quantiles(t, t, t), None, None, None)
+        for pixels, fused, t in ((256, True, 4.0), (256, False, 2.0), (16384, True, 1.0), (16384, False, 1.5))
+    ]
+    _, few, many = gpu_layers.ratios(rows).splitlines()
+    assert few.split() == ["bf16", "256", "-", "-", "0.50"]
+    assert many.split() == ["bf16", "16384", "-", "-", "1.50*"], "a star where the layer is fused today"
+    assert gpu_layers.ratios(rows[:1]) == ""
+
+
+def test_both_layers_of_a_pair_run():
+    for fused in (True, False):
+        case = gpu_layers.pair(64, 8, torch.bfloat16, fused)
+        assert (case.batch, case.neurons) == (1, 64 * 8)
+        assert gpu.measured(case, CPU, events.HostClock(), 1, 1e9).time.p50 > 0
 
 
 def test_the_cases_are_what_was_promised():
@@ -99,6 +117,11 @@ def test_the_cases_are_what_was_promised():
     kernels = [case for case in cases if isinstance(case, KernelCase)]
     assert {case.name for case in kernels} == set(KERNELS)
     assert len(kernels) == 5 * 3 * 5
+    fused = [case for case in cases if isinstance(case, FusedCase)]
+    assert len(fused) == len({(case.name, case.dtype, case.steps) for case in fused}) == 9 * 3 * 2
+    grid = len(gpu_layers.PIXELS) * len(gpu_layers.NEURONS)
+    assert sum("pixels x" in case.name for case in cases) == 2 * 3 * grid
+    assert not any(isinstance(case, FusedCase) for case in all_cases(CPU))
     assert {case.name for case in cases if isinstance(case, StepCase)} == {
         f"{name}, {how}" for name in EXPERIMENTS for how in ("eager", "graph")
     }
@@ -171,7 +194,7 @@ def test_the_whole_command(monkeypatch, capsys, tmp_path):
     command(monkeypatch, *TINY, *only)
     out = capsys.readouterr().out
     assert "results agree with the CPU path" in out
-    assert "predicted: floor from measured copy" in out
+    assert "predicted by copy: floor from measured copy" in out
     report = json.loads((tmp_path / "REPORT").read_text())
     assert {row["name"] for row in report["rows"]} == {"pack", "unpack"}
     assert report["failed"] == []
@@ -213,12 +236,12 @@ def test_layers_and_networks_run():
 def test_the_table():
     time = events.Quantiles(1e-6, 2e-6, 4e-6)
     rows = [
-        Row("psc", "fp32", 5, 1000, time, 8000, 1e-6, 5_000_000),
+        Row("psc", "fp32", 5, 1000, time, 8000, 1e-6, 5_000_000, "copy"),
         Row("mnist, eager", "fp32", 5, None, time, None, None, None),
     ]
     head, first, second = gpu_report.table(rows, bandwidth=8e9).splitlines()
     assert head.split()[:3] == ["case", "type", "T"]
-    assert first.split() == ["psc", "fp32", "5", "1.0", "2.0", "4.0", "1.0", "2.00", "4", "0.50", "400.00", "5.0"]
+    assert " ".join(first.split()) == "psc fp32 5 1.0 2.0 4.0 1.0 copy 2.00 4 0.50 400.00 5.0"
     assert second.split()[-5:] == ["-"] * 5
 
 

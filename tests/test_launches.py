@@ -9,8 +9,8 @@ import torch
 from bench import __main__
 from bench.launches import count, table
 from bench.steps import layer_shapes
-from bench.tracing import DEVICE, KINDS, record
-from tssl_triton import SpikingLinear, SpikingSequential, psc
+from bench.tracing import DEVICE, KINDS, pretending, record
+from tssl_triton import SpikingConv2d, SpikingLinear, SpikingSequential, lif, psc
 from tssl_triton.experiments import EXPERIMENTS
 from tssl_triton.network import parse_architecture
 
@@ -22,6 +22,16 @@ LAYERS = {
     "fashion-mnist-cnn": 4,
     "cifar10-cnn1": 8,
     "cifar10-cnn2": 8,
+}
+
+#: Those whose input is a spike train as bits: behind another layer, with no pooling between.
+BEHIND_LAYERS = {
+    "mnist": 1,
+    "n-mnist": 0,
+    "fashion-mnist": 2,
+    "fashion-mnist-cnn": 1,
+    "cifar10-cnn1": 5,
+    "cifar10-cnn2": 5,
 }
 
 
@@ -42,6 +52,67 @@ def test_one_launch_each_way_per_layer(name):
     # Output, its target and the gradient, where the loss is on postsynaptic currents.
     assert row.launches["psc"] == (0 if EXPERIMENTS[name].pattern is None else 3)
     assert row.total == sum(row.launches[kind] for kind in KINDS)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_networks_of_fused_layers(name):
+    row, composed = count(name, fused="always"), count(name)
+    layers, fused = LAYERS[name], BEHIND_LAYERS[name]
+    assert row.launches["fused forward"] == row.launches["weight gradient"] == fused
+    assert row.launches["lif forward"] == layers - fused
+    assert row.launches["lif backward"] == layers
+    # A fused layer's forward and weight gradient are no products of PyTorch's; its input's gradient is.
+    assert row.launches["product"] == composed.launches["product"] - 2 * fused
+    # Only the composed layers unpack their input for the gradient of their weights.
+    assert row.launches["pack, unpack"] == composed.launches["pack, unpack"] - fused
+
+
+MAKERS = {
+    "linear": (lambda **options: SpikingLinear(64, 64, **options), (64,)),
+    "conv": (lambda **options: SpikingConv2d(64, 64, 3, padding=1, **options), (64, 1, 1)),
+}
+
+
+def launches_of_fused_layers(make, features, batch, **options):
+    """Launches of two fused layers, one after the other, forward and backward; their input is bits."""
+    with pretending(), DEVICE:
+        net = SpikingSequential(*(make(fused="always", **options) for _ in range(2)))
+        spikes = lif(torch.empty(5, batch, *features).requires_grad_())
+        out = net(spikes)
+        wanted = (spikes, *net.parameters())
+        forward = record(lambda: net(spikes)).launches()
+        backward = record(lambda: torch.autograd.grad(out, wanted, torch.empty_like(out))).launches()
+    return forward, backward
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_fused_layer_is_one_launch_forward_and_three_backward(kind):
+    forward, backward = launches_of_fused_layers(*MAKERS[kind], batch=2)
+    each = {"fused forward": 2}
+    assert {name: n for name, n in forward.items() if name != "other"} == each
+    each = {"lif backward": 2, "weight gradient": 2, "product": 2}
+    assert {name: n for name, n in backward.items() if name != "other"} == each
+
+
+def test_a_weight_gradient_in_shares_is_summed_by_one_more_launch():
+    _, whole = launches_of_fused_layers(*MAKERS["linear"], batch=2)
+    _, shares = launches_of_fused_layers(*MAKERS["linear"], batch=64)
+    assert shares["other"] == whole["other"] + 2
+    assert {**shares, "other": 0} == {**whole, "other": 0}
+
+
+def test_recomputing_runs_the_fused_kernel_again():
+    forward, backward = launches_of_fused_layers(*MAKERS["linear"], batch=2, recompute=True)
+    assert forward["fused forward"] == backward["fused forward"] == 2
+    assert backward["lif backward"] == 2
+
+
+@pytest.mark.parametrize(("dtype", "fused"), [(torch.float32, 0), (torch.bfloat16, 1)])
+def test_layers_fuse_by_themselves_where_they_would_on_a_gpu(dtype, fused):
+    with pretending(), DEVICE:
+        layer = SpikingLinear(1024, 1024).to(dtype)
+        spikes = lif(torch.empty(5, 512, 1024, dtype=dtype).requires_grad_())
+        assert record(lambda: layer(spikes)).launches()["fused forward"] == fused
 
 
 def test_shapes_of_layers():
@@ -79,4 +150,8 @@ def test_the_table():
 def test_the_command(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench", "launches", "--networks", "cifar10-cnn2"])
     __main__.main()
-    assert capsys.readouterr().out.splitlines()[-1].split()[:4] == ["cifar10-cnn2", "8", "8", "8"]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("cifar10-cnn2")]
+    assert [row[:6] for row in rows] == [
+        ["cifar10-cnn2", "8", "8", "8", "0", "0"],
+        ["cifar10-cnn2", "8", "3", "8", "5", "5"],
+    ]

@@ -9,14 +9,18 @@ import pytest
 
 @pytest.fixture
 def exact_products() -> Iterator[None]:
-    """Matrix products and convolutions in full float32, by algorithms that give the same bits each time."""
+    """Products and convolutions in full float32, or 16 bits summed in it, by algorithms that repeat their bits."""
     import torch
 
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
+    matmul = torch.backends.cuda.matmul
+    reduced = matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction
+    matmul.allow_fp16_reduced_precision_reduction = matmul.allow_bf16_reduced_precision_reduction = False
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield
     torch.set_float32_matmul_precision(precision)
+    matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction = reduced
 
 
 @pytest.fixture

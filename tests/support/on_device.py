@@ -34,7 +34,14 @@ from tssl_triton.modules import LIF
 from tssl_triton.parameters import LIFParameters
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-KERNELS = ("lif_forward_kernel", "lif_backward_kernel", "psc_kernel", "unpack_kernel")
+KERNELS = (
+    "lif_forward_kernel",
+    "lif_backward_kernel",
+    "spike_weighted_kernel",
+    "weight_gradient_kernel",
+    "psc_kernel",
+    "unpack_kernel",
+)
 PERIOD = 4099
 """Neurons before they repeat: a prime, so that no block of a kernel sees them at the same place twice."""
 
