@@ -13,7 +13,7 @@ from .hardware import DEVICES, Device
 from .static import LABEL, Row
 
 MARKERS = {"fp32": "o", "fp16": "^", "bf16": "s"}
-LEAST, MOST = 0.02, 3.0
+LEAST, MOST = 0.02, 3.0  # of the axis, unless a kernel is further right
 OURS, PEER = "#1f5fa8", "#c2570c"
 
 
@@ -38,7 +38,9 @@ def draw(rows: Sequence[Row], file: str) -> None:
     for label, owner in zip(first.get_yticklabels(), owners.values(), strict=True):
         label.set_color(PEER if owner else OURS)
     first.set_ylim(len(owners) - 0.5, -0.5)
-    figure.supxlabel("instruction time / memory time (right of 100 %: slower than memory allows)", fontsize=10)
+    figure.supxlabel(
+        "instruction time / memory time (right of 100 %: slower than memory allows)", fontsize=10, x=0.01, ha="left"
+    )
     steps = ", ".join(str(steps) for steps in dict.fromkeys(row.setting.steps for row in rows))
     figure.suptitle(f"Predicted limits, T = {steps}: {LABEL}", fontsize=13, fontweight="bold")
     handles: list[Any] = [
@@ -57,18 +59,20 @@ def use(device: Device, row: Row) -> float:
 
 
 def _panel(axis: Any, device: Device, rows: Sequence[Row], names: list[str]) -> None:
+    most = max(MOST, 1.5 * max(use(device, row) for row in rows))
     axis.axvspan(LEAST, 1.0, color="#eaf3ea", zorder=0)
-    axis.axvspan(1.0, MOST, color="#fbeceb", zorder=0)
+    axis.axvspan(1.0, most, color="#fbeceb", zorder=0)
     axis.axvline(1.0, color="0.35", linewidth=1.2, zorder=1)
     for row in rows:
         axis.plot(
-            min(max(use(device, row), LEAST), MOST), names.index(row.setting.case), MARKERS[row.setting.dtype],
+            max(use(device, row), LEAST), names.index(row.setting.case), MARKERS[row.setting.dtype],
             color=PEER if row.owner else OURS, markersize=7, markeredgecolor="white", markeredgewidth=0.7, alpha=0.8,
             zorder=3, clip_on=False,
         )  # fmt: skip
     axis.set_xscale("log")
-    axis.set_xlim(LEAST, MOST)
-    axis.set_xticks([0.03, 0.1, 0.3, 1.0], ["3 %", "10 %", "30 %", "100 %"])
+    axis.set_xlim(LEAST, most)
+    ticks = [t for t in (0.1, 1.0, 10.0, 1000.0) if t < most]
+    axis.set_xticks(ticks, [f"{100 * t:,.0f} %" if t <= 1 else f"{t:,.0f} x" for t in ticks])
     axis.minorticks_off()
     axis.grid(axis="y", color="white", linewidth=1.5, zorder=0.5)
     axis.tick_params(axis="y", length=0)

@@ -85,4 +85,4 @@ class _Unpacked(torch.autograd.Function):
 
 def ghost(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """A tensor of this shape that occupies the memory of one number."""
-    return like.new_zeros(()).expand(shape)
+    return like.new_empty(()).expand(shape)
