@@ -96,12 +96,12 @@ def test_bytes(name, steps, dtype, per_neuron_step):
 
 def test_composed_layers_by_fused_ones():
     rows = [
-        Row(gpu_layers.pair_name(pixels, 1024, fused), "bf16", 5, pixels, events.Quantiles(t, t, t), None, None, None)
+        Row(gpu_layers.pair_name(pixels, 256, fused), "bf16", 5, pixels, events.Quantiles(t, t, t), None, None, None)
         for pixels, fused, t in ((256, True, 4.0), (256, False, 2.0), (16384, True, 1.0), (16384, False, 1.5))
     ]
     _, few, many = gpu_layers.ratios(rows).splitlines()
-    assert few.split() == ["bf16", "256", "-", "-", "0.50"]
-    assert many.split() == ["bf16", "16384", "-", "-", "1.50*"], "a star where the layer is fused today"
+    assert few.split() == ["bf16", "256", "-", "0.50", "-"]
+    assert many.split() == ["bf16", "16384", "-", "1.50*", "-"], "a star where the layer is fused today"
     assert gpu_layers.ratios(rows[:1]) == ""
 
 

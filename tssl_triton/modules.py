@@ -92,6 +92,8 @@ class _WeightedLIF(LIF):
             values = x.dense() if isinstance(x, PackedSpikes) else x
             self._checked(values.values[None] if isinstance(values, StaticInput) else values)
             result, after = composed(values, function, weight, bias, params, state, self.recompute, return_state)
+            if into is not None and into._wants_bits(result):
+                result = PackedSpikes.pack(result)
         return result if after is None else (result, after)
 
     def weighted(self, x: Input) -> Input:
@@ -121,6 +123,11 @@ class _WeightedLIF(LIF):
         return fused.prefers_fused(
             device.type, fused.product_dtype(self.weight), batch * math.prod(size), neurons, inputs
         )
+
+    def _wants_bits(self, spikes: Tensor) -> bool:
+        """Whether this layer would fuse on spikes that come without bits, as they do where nothing is learnt."""
+        known = torch.compiler.is_compiling() or known_bits(spikes) is not None
+        return not known and self._would_fuse(spikes.shape, spikes.device)
 
     def _map(self) -> _weighted.Map:
         raise NotImplementedError
