@@ -64,7 +64,7 @@ PIXELS = (256, 1024, 4096, 16384, 65536)
 NEURONS = (64, 256, 1024)
 """The grid: output pixels of the whole batch, and neurons at each. 4,096 x 128 has the 128 tiles of the bounds."""
 
-CHANNELS, SIZE = 256, 8
+CHANNELS, SIZE = 28, 8
 """Input channels of a 3x3 convolution, and height and width of its images."""
 
 

@@ -546,7 +546,7 @@ def lif_backward_launch(
 ) -> Launch:
     """The launch of `lif_backward`."""
     steps, neurons = grad_spikes.shape
-    plan = plan_neurons(neurons, current.dtype)
+    plan = plan_neurons(neurons, current.dtype, replays_windows=steps > WINDOW)
     arguments = {
         "grad_spikes_ptr": grad_spikes,
         "current_ptr": current,
