@@ -49,9 +49,7 @@ MUTATIONS = (
     Mutation("intra-neuron term: dropped", LOOP, "kappa * (g + rho * delta)", "kappa * g"),
     Mutation("leak path: dropped", KERNEL, "kappa * (g + intra), ALPHA * delta)", "kappa * (g + intra), 0.0 * delta)"),
     Mutation("leak path: dropped", LOOP, ", alpha * delta)", ", 0.0 * delta)"),
-    Mutation(
-        "mask word: off by one", KERNEL, "bits |= fired.to(tl.int32) << k", "bits |= fired.to(tl.int32) << (k + 1)"
-    ),
+    Mutation("mask word: off by one", KERNEL, "s.to(tl.float32) * (1 << k)", "s.to(tl.float32) * (2 << k)"),
     Mutation("mask word: off by one", LOOP, "(fired.to(torch.int32) << k)", "(fired.to(torch.int32) << (k + 1))"),
     Mutation("mask word: wrong part", KERNEL, "bits >> (WINDOW * (w % PER_WORD))", "bits >> (WINDOW * (w % 2))"),
     Mutation("mask word: wrong part", LOOP, "torch.tensor(t % WORD,", "torch.tensor(t % (WORD // 2),"),
@@ -73,7 +71,7 @@ MUTATIONS = (
     Mutation("slope: not bounded", LOOP, "torch.clamp(du, min=1.0 / p.max_slope)", "du"),
     Mutation("synapse: not transposed", KERNEL, "e = BETA * e + INV_TAU_SYN * emitted", "e = INV_TAU_SYN * emitted"),
     Mutation("synapse: not transposed", LOOP, "beta * e + emitted * inv_tau_syn", "emitted * inv_tau_syn"),
-    Mutation("threshold: not strict", KERNEL, "fired = u > THRESHOLD", "fired = u >= THRESHOLD"),
+    Mutation("threshold: not strict", KERNEL, "s = (u > THRESHOLD)", "s = (u >= THRESHOLD)"),
     Mutation("threshold: not strict", LOOP, "fired = u > p.threshold", "fired = u >= p.threshold"),
     Mutation("fused: bias left out", FUSED, "y += bias[None, :]", "y += 0.0 * bias[None, :]"),
     Mutation("fused: bits of another step", FUSED, "<< (t % WORD)\n        step_ptr", "<< (t % 8)\n        step_ptr"),
