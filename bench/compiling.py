@@ -99,16 +99,21 @@ def compile_launch(launch: Launch, target: str) -> Compiled:
     """Compile for ``target`` what ``launch`` would run."""
     kernel = launch.kernel
     backend, bound, specialization = _specialize(launch, target)
-    _, signature, constants, attributes = kernel._pack_args(backend, launch.options(), bound, specialization, None)
+    options = launch.options(_is_nvidia(target))
+    _, signature, constants, attributes = kernel._pack_args(backend, options, bound, specialization, None)
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    compiled = triton.compile(source, target=TARGETS[target], options=launch.options())
+    compiled = triton.compile(source, target=TARGETS[target], options=options)
     return Compiled(target, dict(compiled.asm), compiled.metadata.shared)
 
 
 def launch_key(launch: Launch, target: str = "sm_90") -> str:
     """The key under which the JIT keeps the compiled kernel: launches with the same key compile once."""
     _, _, specialization = _specialize(launch, target)
-    return compute_cache_key({}, specialization, launch.options())
+    return compute_cache_key({}, specialization, launch.options(_is_nvidia(target)))
+
+
+def _is_nvidia(target: str) -> bool:
+    return TARGETS[target].backend == "cuda"
 
 
 def _specialize(launch: Launch, target: str) -> tuple[Any, dict[str, Any], list[Any]]:

@@ -82,7 +82,9 @@ class Layer:
             (plan.shares, *weight.shape), (weight.numel(), *weight.stride()), dtype=torch.float32, device=p.device
         )
         e = self.rows(p, p.steps, p.dtype)
-        return weight_gradient_launch(e, self.inputs(p), partial, steps=p.steps, geometry=self.geometry())
+        return weight_gradient_launch(
+            e, self.inputs(p), partial, steps=p.steps, geometry=self.geometry(), tiles=plan.tiles
+        )
 
     def forward_loops(self, p: Problem, launch: Launch) -> tuple[tuple[Loop, ...], ...]:
         """Over steps, and in each over positions of the kernel and blocks of channels."""

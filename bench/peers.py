@@ -26,8 +26,8 @@ class PeerLaunch(Launch):
 
     fused_multiply_add: bool = True
 
-    def options(self) -> dict[str, Any]:
-        return {**super().options(), "enable_fp_fusion": self.fused_multiply_add}
+    def options(self, nvidia: bool) -> dict[str, Any]:
+        return {**super().options(nvidia), "enable_fp_fusion": self.fused_multiply_add}
 
 
 def _spikingjelly() -> tuple[Case, ...]:

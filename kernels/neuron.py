@@ -546,7 +546,7 @@ def lif_backward_launch(
 ) -> Launch:
     """The launch of `lif_backward`."""
     steps, neurons = grad_spikes.shape
-    plan = plan_neurons(neurons, current.dtype, replays_windows=steps > WINDOW)
+    plan = plan_neurons(neurons, current.dtype)
     arguments = {
         "grad_spikes_ptr": grad_spikes,
         "current_ptr": current,
@@ -563,7 +563,10 @@ def lif_backward_launch(
         **_program(steps, current.dtype),
         "BLOCK": plan.block,
     }
-    return Launch(lif_backward_kernel, (plan.grid(neurons),), arguments, plan.num_warps)
+    # A long run in 16 bits needs up to 185 registers without warm-up. Left to itself, the assembler for sm_80 stops at
+    # 168, to fit a third program on the multiprocessor, and spills. Other launches keep the occupancy that it finds.
+    most = 255 if steps > WINDOW and current.dtype.itemsize == 2 else None
+    return Launch(lif_backward_kernel, (plan.grid(neurons),), arguments, plan.num_warps, max_registers=most)
 
 
 def forward_constants(params: NeuronConstants) -> dict[str, Any]:

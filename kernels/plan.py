@@ -35,6 +35,8 @@ class Launch:
         arguments: every argument of the kernel by name; tensors may be on the meta device if it is only to be studied.
         num_warps: warps of threads per program.
         num_stages: stages of the software pipeline of loops over matrix tiles; None leaves them to Triton.
+        max_registers: of a thread, on NVIDIA; None leaves them to the assembler, which may spill some to run more
+            programs at once.
     """
 
     kernel: Any
@@ -42,16 +44,19 @@ class Launch:
     arguments: dict[str, Any]
     num_warps: int
     num_stages: int | None = None
+    max_registers: int | None = None
 
-    def options(self) -> dict[str, int]:
+    def options(self, nvidia: bool) -> dict[str, int]:
         """What the compiler is told besides the arguments."""
-        stages = {} if self.num_stages is None else {"num_stages": self.num_stages}
-        return {"num_warps": self.num_warps, **stages}
+        options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
+        if nvidia:
+            options["maxnreg"] = self.max_registers
+        return {name: value for name, value in options.items() if value is not None}
 
     def run(self, beside: Tensor) -> None:
         """Launch on the device of ``beside``."""
         with device_guard(beside):
-            self.kernel[self.grid](**self.arguments, **self.options())
+            self.kernel[self.grid](**self.arguments, **self.options(nvidia=torch.version.hip is None))
 
 
 def device_guard(x: Tensor) -> AbstractContextManager[Any]:
@@ -62,22 +67,18 @@ def device_guard(x: Tensor) -> AbstractContextManager[Any]:
 _forced: LaunchPlan | None = None
 
 
-def plan_neurons(neurons: int, dtype: torch.dtype = torch.float32, replays_windows: bool = False) -> LaunchPlan:
+def plan_neurons(neurons: int, dtype: torch.dtype = torch.float32) -> LaunchPlan:
     """A plan for kernels that walk time with a block of neurons in registers.
 
     A thread takes as many neurons as make its accesses 128 bits wide: four of float32, eight of a 16-bit type, whose
     state is float32 all the same; a window's membrane potentials still fit into registers. Small layers take smaller
     blocks, down to one warp, so that their few neurons spread over more of the device: 256 programs are about two for
     each multiprocessor of the large ones.
-
-    The backward of a long run in 16 bits (``replays_windows``) needs most registers. With 128 threads the assembler for
-    sm_80 stops at 168 of them, to fit a third program, and spills two; with 256 it does not.
     """
     if _forced is not None:
         return _forced
-    largest = 8 if replays_windows and dtype.itemsize == 2 else 4
     per_warp = 32 * (8 if dtype.itemsize == 2 else 4)
-    for num_warps in (largest, 2):
+    for num_warps in (4, 2):
         plan = LaunchPlan(block=per_warp * num_warps, num_warps=num_warps)
         if plan.grid(neurons) >= 256:
             return plan

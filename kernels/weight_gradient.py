@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .geometry import Geometry
 from .layout import WORD, cdiv
-from .plan import Launch, plan_weight_gradient
+from .plan import Launch, TilePlan, plan_weight_gradient
 from .tiles import input_tile, operand_type, pixel_of, spikes_of
 
 
@@ -113,19 +113,18 @@ def weight_gradient(grad_current: Tensor, inputs: Tensor, weight: Tensor, *, ste
     partial = torch.empty_strided(
         (plan.shares, *weight.shape), (weight.numel(), *weight.stride()), dtype=torch.float32, device=weight.device
     )
-    weight_gradient_launch(grad_current, inputs, partial, steps=steps, geometry=geometry).run(inputs)
+    launch = weight_gradient_launch(grad_current, inputs, partial, steps=steps, geometry=geometry, tiles=plan.tiles)
+    launch.run(inputs)
     total = partial[0] if plan.shares == 1 else partial.sum(0)
     return total.to(weight.dtype)
 
 
 def weight_gradient_launch(
-    grad_current: Tensor, inputs: Tensor, partial: Tensor, *, steps: int, geometry: Geometry
+    grad_current: Tensor, inputs: Tensor, partial: Tensor, *, steps: int, geometry: Geometry, tiles: TilePlan
 ) -> Launch:
     """The launch that fills ``partial (shares, N, C, R, S)``, one sum for each share of the pixels."""
     shares, neurons, channels, *kernel = partial.shape
     pixels = grad_current.shape[1]
-    plan = plan_weight_gradient(pixels, partial[0], grad_current.dtype)
-    tiles = plan.tiles
     arguments = {
         "grad_current_ptr": grad_current,
         "inputs_ptr": inputs,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ._autocast import Autocast
 from ._packed import Packed, recall, remember
+from .kernels.geometry import Geometry
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -62,8 +63,8 @@ class Conv2d:
 
     def shape(self, x: Sequence[int], weight: Sequence[int]) -> tuple[int, ...]:
         """Shape of the output for an input of shape ``x``."""
-        sizes = zip(x[3:], weight[2:], self.stride, self.padding, strict=True)
-        return (x[0], x[1], weight[0], *((n + 2 * padding - k) // stride + 1 for n, k, stride, padding in sizes))
+        geometry = Geometry.of(x[3], x[4], (weight[2], weight[3]), self.stride, self.padding)
+        return (x[0], x[1], weight[0], geometry.out_h, geometry.out_w)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x.flatten(0, 1), weight, bias, self.stride, self.padding).unflatten(0, x.shape[:2])

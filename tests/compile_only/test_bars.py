@@ -14,6 +14,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("kernels are interpreted in this process", allow_module_level=True)
 
 from bench.cases import DTYPES, OURS, Problem
+from bench.compiling import compile_launch
 from bench.hardware import ARCHITECTURES, H100
 from bench.static import DTYPE_NAMES, STEPS, Setting, examine, issue_use
 from bench.traffic import Request, count_traffic
@@ -62,6 +63,24 @@ FEW = [
 @pytest.mark.parametrize("setting", both(FEW, ALL))
 def test_nothing_spills(setting):
     assert examined(setting).spilled == 0
+
+
+SMALL = [
+    (setting, num_warps) for setting in grid(CASES, (5, 8, 13, 32), DTYPE_NAMES, ARCHITECTURES) for num_warps in (1, 2)
+]
+FEW_SMALL = grid(("lif backward, no warm-up",), (32,), ("fp16",), ("sm_80", "sm_90"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "num_warps"),
+    [pytest.param(s, w, id=f"{name(s)}-{w}", marks=[] if s in FEW_SMALL else pytest.mark.slow) for s, w in SMALL],
+)
+def test_nothing_spills_in_small_layers(setting, num_warps):
+    """Their programs have fewer warps, and the assembler then chooses registers by another rule."""
+    neurons = 32 * num_warps * (8 if setting.dtype != "fp32" else 4) * 300
+    launch = CASES[setting.case].launch(Problem(setting.steps, neurons, DTYPES[setting.dtype]))
+    assert launch.num_warps == num_warps
+    assert compile_launch(launch, setting.target).spilled == 0
 
 
 @pytest.mark.parametrize("setting", both(FEW, ALL))
