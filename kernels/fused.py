@@ -253,4 +253,7 @@ def spike_weighted_launch(
         **plan.blocks(),
     }
     grid = (plan.tiles_n(neurons), plan.tiles_m(pixels))
-    return Launch(spike_weighted_kernel, grid, arguments, plan.num_warps, plan.num_stages)
+    # Left to itself, the assembler for sm_80 halves the registers for a second program where few outputs are kept, and
+    # spills.
+    most = 255 if weight.dtype.itemsize == 2 else None
+    return Launch(spike_weighted_kernel, grid, arguments, plan.num_warps, plan.num_stages, most)

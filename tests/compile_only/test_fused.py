@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -26,18 +27,35 @@ pytestmark = pytest.mark.compile_only
 
 LAYERS = {"linear": Layer(1, 1), "conv 3x3": Layer(3, 8), "conv 5x5": Layer(5, 8)}
 TENSOR_CORES = {"sm_80": r"\bHMMA", "sm_90": r"\bHGMMA", "sm_100": r"\bUTCHMMA", "gfx942": "v_mfma_f32"}
-PRODUCTS = {"forward": lambda layer, p: everything(layer, p), "weight gradient": Layer.weight_gradient}
 
 
-def everything(layer, p):
-    """Forward with every output and a bias: the most registers that it can need."""
-    neurons = layer.channels(p)
+def forward(layer, p, *, bias=False, words=True, spikes=False, current=False, checkpoints=False, state=False):
+    """A launch with the outputs that are named."""
     return spike_weighted_launch(
-        layer.inputs(p), layer.weight(p), torch.zeros(neurons, dtype=p.dtype, device=p.device),
-        layer.rows(p, word_count(p.steps), word_dtype(p.steps)), layer.rows(p, p.steps, p.dtype),
-        layer.rows(p, p.steps, p.dtype), p.state(checkpoint_rows(p.steps)), None, None,
-        steps=p.steps, geometry=layer.geometry(), params=LIFParameters(),
-    )  # fmt: skip
+        layer.inputs(p),
+        layer.weight(p),
+        torch.zeros(layer.channels(p), dtype=p.dtype, device=p.device) if bias else None,
+        layer.rows(p, word_count(p.steps), word_dtype(p.steps)) if words else None,
+        layer.rows(p, p.steps, p.dtype) if spikes else None,
+        layer.rows(p, p.steps, p.dtype) if current else None,
+        p.state(checkpoint_rows(p.steps)) if checkpoints else None,
+        p.state(3) if state else None,
+        p.state(3) if state else None,
+        steps=p.steps,
+        geometry=layer.geometry(),
+        params=LIFParameters(),
+    )
+
+
+#: The fewest outputs ask for the fewest registers, and the assembler may then save too many of them.
+PRODUCTS = {
+    "forward": partial(forward, bias=True, spikes=True, current=True, checkpoints=True),
+    "forward with state": partial(forward, spikes=True, current=True, checkpoints=True, state=True),
+    "forward, recompute": partial(forward),
+    "forward, recompute with spikes": partial(forward, spikes=True),
+    "forward, inference": partial(forward, words=False, spikes=True),
+    "weight gradient": Layer.weight_gradient,
+}
 
 
 def settings():
@@ -50,6 +68,8 @@ def settings():
         ("conv 3x3", "forward", "bf16", 40, "sm_100"),
         ("conv 5x5", "forward", "fp16", 12, "sm_90"),
         ("conv 5x5", "forward", "bf16", 5, "gfx942"),
+        ("linear", "forward, recompute", "bf16", 40, "sm_80"),
+        ("linear", "forward, inference", "bf16", 5, "sm_90"),
         ("linear", "weight gradient", "bf16", 5, "sm_90"),
         ("conv 3x3", "weight gradient", "fp16", 40, "sm_80"),
         ("conv 3x3", "weight gradient", "fp32", 5, "sm_90"),
@@ -58,6 +78,25 @@ def settings():
     }
     for each in itertools.product(LAYERS, PRODUCTS, DTYPES, (1, 5, 12, 40), TARGETS):
         yield pytest.param(*each, marks=[] if each in few else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("neurons", [10, 32])
+@pytest.mark.parametrize(
+    ("product", "steps", "target"),
+    [
+        pytest.param(*each, marks=[] if each == ("forward, recompute", 40, "sm_80") else pytest.mark.slow)
+        for each in itertools.product(PRODUCTS, (5, 12, 40), TARGETS)
+    ],
+)
+def test_narrow_layers_do_not_spill(neurons, product, steps, target):
+    """Their tiles are smaller."""
+
+    class Narrow(Layer):
+        def channels(self, p):
+            return neurons
+
+    launch = PRODUCTS[product](Narrow(1, 1), Problem(steps, neurons << 10, torch.bfloat16))
+    assert compile_launch(launch, target).spilled_to_memory == 0
 
 
 @pytest.mark.parametrize(("layer", "product", "dtype", "steps", "target"), list(settings()))
