@@ -220,7 +220,7 @@ def spike_weighted_launch(
     """The launch of `spike_weighted`."""
     neurons = len(weight)
     pixels = inputs.shape[1] * geometry.out_h * geometry.out_w
-    plan = plan_tiles(neurons, weight.dtype, inputs.dtype)
+    plan = plan_tiles(neurons, weight.shape[1], weight.dtype, inputs.dtype)
     kept = checkpoints if checkpoints is not None and len(checkpoints) else None
     stored = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}.get(weight.dtype, tl.float32)
     arguments: dict[str, Any] = {
@@ -253,7 +253,5 @@ def spike_weighted_launch(
         **plan.blocks(),
     }
     grid = (plan.tiles_n(neurons), plan.tiles_m(pixels))
-    # Left to itself, the assembler for sm_80 halves the registers for a second program where few outputs are kept, and
-    # spills.
-    most = 255 if weight.dtype.itemsize == 2 else None
-    return Launch(spike_weighted_kernel, grid, arguments, plan.num_warps, plan.num_stages, most)
+    # Left to itself, the assembler may halve the registers to run a second program at once, and spill.
+    return Launch(spike_weighted_kernel, grid, arguments, plan.num_warps, plan.num_stages, max_registers=255)

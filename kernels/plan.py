@@ -109,7 +109,7 @@ class TilePlan:
         return cdiv(neurons, self.block_n)
 
 
-def plan_tiles(neurons: int, dtype: torch.dtype, word: torch.dtype) -> TilePlan:
+def plan_tiles(neurons: int, channels: int, dtype: torch.dtype, word: torch.dtype) -> TilePlan:
     """Tiles of the fused layer, for weights of ``dtype`` and input spikes in words of type ``word``.
 
     A tile's results stay in registers through all of time: per neuron a sum, a synaptic current, a membrane potential,
@@ -117,16 +117,20 @@ def plan_tiles(neurons: int, dtype: torch.dtype, word: torch.dtype) -> TilePlan:
     thread's 255 and leave the rest to operands; tensor cores of sm_90 want 64 rows. Words of one byte are read 64
     channels at a time, wider ones 32: 128 bits a thread either way. float32 is multiplied by ordinary arithmetic,
     which holds its operands in registers too: smaller tiles.
+
+    Where neurons or channels are no multiple of 16, each value of a tile needs an address of its own, two registers:
+    a smaller tile, or it would spill.
     """
     block_n = 64 if neurons > 32 else 32 if neurons > 16 else 16
     if dtype.itemsize > 2:
         if block_n > 16:
             return TilePlan(32, 32, 16, num_warps=8, num_stages=2)
         return TilePlan(16, 16, 16, num_warps=4, num_stages=2)
-    num_warps = 8 if block_n > 16 else 4
+    if neurons % 16 or channels % 16:
+        return TilePlan(32, min(block_n, 32), 32, num_warps=8 if block_n > 16 else 4, num_stages=2)
     if word == torch.uint8:
-        return TilePlan(64, block_n, 64, num_warps, num_stages=3)
-    return TilePlan(64, block_n, 32, num_warps, num_stages=2)
+        return TilePlan(64, block_n, 64, num_warps=8, num_stages=3)
+    return TilePlan(64, block_n, 32, num_warps=8, num_stages=2)
 
 
 @dataclass(frozen=True)

@@ -142,4 +142,5 @@ def weight_gradient_launch(
     }
     positions = kernel[0] * kernel[1] * cdiv(channels, tiles.block_k)
     grid = (tiles.tiles_n(neurons), positions, shares)
-    return Launch(weight_gradient_kernel, grid, arguments, tiles.num_warps, tiles.num_stages)
+    # Left to itself, the assembler may save registers for one more program at once, and spill.
+    return Launch(weight_gradient_kernel, grid, arguments, tiles.num_warps, tiles.num_stages, max_registers=255)

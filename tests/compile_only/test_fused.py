@@ -69,7 +69,6 @@ def settings():
         ("conv 5x5", "forward", "fp16", 12, "sm_90"),
         ("conv 5x5", "forward", "bf16", 5, "gfx942"),
         ("linear", "forward, recompute", "bf16", 40, "sm_80"),
-        ("linear", "forward, inference", "bf16", 5, "sm_90"),
         ("linear", "weight gradient", "bf16", 5, "sm_90"),
         ("conv 3x3", "weight gradient", "fp16", 40, "sm_80"),
         ("conv 3x3", "weight gradient", "fp32", 5, "sm_90"),
@@ -80,22 +79,25 @@ def settings():
         yield pytest.param(*each, marks=[] if each in few else [pytest.mark.slow])
 
 
-@pytest.mark.parametrize("neurons", [10, 32])
-@pytest.mark.parametrize(
-    ("product", "steps", "target"),
-    [
-        pytest.param(*each, marks=[] if each == ("forward, recompute", 40, "sm_80") else pytest.mark.slow)
-        for each in itertools.product(PRODUCTS, (5, 12, 40), TARGETS)
-    ],
-)
-def test_narrow_layers_do_not_spill(neurons, product, steps, target):
-    """Their tiles are smaller."""
+def odd_settings():
+    """All layers, outputs, types and lengths of word, with channels that fill no tile or let nothing be aligned."""
+    few = {
+        (300, "conv 5x5", "forward with state", "bf16", 5, "sm_90"),
+        (300, "conv 5x5", "forward with state", "fp32", 5, "sm_80"),
+        (10, "linear", "forward, recompute", "bf16", 5, "sm_80"),
+    }
+    for each in itertools.product((10, 32, 300), LAYERS, PRODUCTS, ("fp32", "bf16"), (5, 12, 40), TARGETS):
+        yield pytest.param(*each, marks=[] if each in few else [pytest.mark.slow])
 
-    class Narrow(Layer):
+
+@pytest.mark.parametrize(("channels", "layer", "product", "dtype", "steps", "target"), list(odd_settings()))
+def test_odd_sizes_do_not_spill(channels, layer, product, dtype, steps, target):
+    class Odd(Layer):
         def channels(self, p):
-            return neurons
+            return channels
 
-    launch = PRODUCTS[product](Narrow(1, 1), Problem(steps, neurons << 10, torch.bfloat16))
+    layer = Odd(LAYERS[layer].kernel, LAYERS[layer].size)
+    launch = PRODUCTS[product](layer, Problem(steps, channels << 10, DTYPES[dtype]))
     assert compile_launch(launch, target).spilled_to_memory == 0
 
 
@@ -168,10 +170,12 @@ class FixedLayer(Layer):
 
 
 def test_plans():
-    assert plan_tiles(512, torch.bfloat16, torch.uint8) == TilePlan(64, 64, 64, num_warps=8, num_stages=3)
-    assert plan_tiles(512, torch.bfloat16, torch.int32).block_k == 32
-    assert plan_tiles(10, torch.float16, torch.uint8).block_n == 16
-    assert plan_tiles(512, torch.float32, torch.uint8).block_m == 32
+    assert plan_tiles(512, 512, torch.bfloat16, torch.uint8) == TilePlan(64, 64, 64, num_warps=8, num_stages=3)
+    assert plan_tiles(512, 512, torch.bfloat16, torch.int32).block_k == 32
+    assert plan_tiles(10, 300, torch.float16, torch.uint8).block_n == 16
+    assert plan_tiles(300, 512, torch.bfloat16, torch.uint8) == TilePlan(32, 32, 32, num_warps=8, num_stages=2)
+    assert plan_tiles(512, 300, torch.bfloat16, torch.uint8).block_n == 32
+    assert plan_tiles(512, 512, torch.float32, torch.uint8).block_m == 32
     weight = torch.empty(64, 64, 1, 1, device="meta")
     assert plan_weight_gradient(10, weight, torch.bfloat16).shares == 1
     plan = plan_weight_gradient(1 << 20, weight, torch.bfloat16)
