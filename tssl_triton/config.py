@@ -67,6 +67,7 @@ class TrainConfig:
     loss: str = _setting("van-rossum", "what the output spikes are compared with", LOSSES)
     reduction: str = _setting("sum", "loss of a batch from the losses of its images", ("sum", "mean"))
     pattern: str = _setting("three-spikes", f"target spikes: {', '.join(PATTERNS)}, or digits such as 01011")
+    count: str = _setting("psc", "loss 'count': what is counted, postsynaptic current or spikes", ("psc", "spikes"))
     desired_count: float = _setting(4.0, "loss 'count': wanted spikes of the labelled class")
     undesired_count: float = _setting(1.0, "loss 'count': spikes that other classes may fire")
     readout: str = _setting("psc", "class by most spikes or by largest summed current", get_args(Readout))

@@ -150,9 +150,9 @@ class Trainer:
         """The configured loss of output ``spikes`` ``(T, B, classes)`` against ``labels`` ``(B,)``, one per image."""
         config = self.config
         if config.loss == "count":
-            return losses.spike_count_loss(
-                spikes, labels, config.desired_count, config.undesired_count, reduction="none"
-            )
+            tau_syn = config.tau_syn if config.count == "psc" else None
+            goals = config.desired_count, config.undesired_count
+            return losses.spike_count_loss(spikes, labels, *goals, reduction="none", tau_syn=tau_syn)
         if config.loss == "softmax":
             return losses.softmax_count_loss(spikes, labels, reduction="none")
         target = target_pattern(labels, self.images.classes, config.pattern, config.steps, spikes.dtype)
