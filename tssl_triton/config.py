@@ -7,13 +7,13 @@ import difflib
 import json
 import math
 import os
-import sys
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
 import torch
 
 from tssl_triton import data
+from tssl_triton._toml import tomllib
 from tssl_triton.encoding import PATTERNS, pattern_steps
 from tssl_triton.experiments import DATASET_DEFAULTS
 from tssl_triton.losses import Readout
@@ -51,6 +51,7 @@ class TrainConfig:
     pool: str = _setting("sum", "what pooling does", get_args(Pool))
     dropout: float = _setting(0.0, "share of inputs dropped before each weighted layer but the first")
     weight_scale: float = _setting(1.0, "factor on the initial weights")
+    conv_weight_scale: float = _setting(1.0, "one more such factor, for convolutions")
     rule: str = _setting("tssl", "learning rule")
     fused: str = _setting("auto", "which layers run as one kernel, on GPUs", ("auto", "always", "never"))
     recompute: bool = _setting(False, "keep bits only and work the rest out again in backward: less memory, more time")
@@ -100,6 +101,7 @@ class TrainConfig:
         self._require("seed", self.seed < 2**63, "below 2**63")
         self._require("lr", self.lr > 0, "> 0")
         self._require("weight_scale", self.weight_scale > 0, "> 0")
+        self._require("conv_weight_scale", self.conv_weight_scale > 0, "> 0")
         self._require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
         if self.loss == "count":
             bounds = f"undesired_count <= desired_count <= steps ({self.undesired_count:g}, {self.steps})"
@@ -170,17 +172,11 @@ def check_known(name: str, source: str = "") -> None:
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings in a TOML file, checked for unknown names.
+    """The settings in a TOML file, checked for unknown names; a recipe's table ``[paper]`` is no setting.
 
     Raises:
         ConfigError: if the file is missing, is not TOML or names an unknown setting.
     """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        from tssl_triton._extras import require
-
-        tomllib = require("tomli", "train", "reading a configuration file on Python 3.10")
     try:
         with open(path, "rb") as file:
             settings = tomllib.load(file)
@@ -188,6 +184,8 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError(f"cannot read configuration file {os.fspath(path)}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {os.fspath(path)} is not valid TOML: {error}") from error
+    if isinstance(settings.get("paper"), dict):
+        del settings["paper"]
     for name in settings:
         check_known(name, f" in {os.fspath(path)}")
     return settings

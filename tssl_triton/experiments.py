@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tssl_triton import recipes
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -19,6 +21,7 @@ class Experiment:
         tau_syn: synaptic time constant in time steps.
         loss: name of the loss, as in `tssl_triton.config.TrainConfig`.
         pattern: target spike train of the labelled class, for losses on spike trains.
+        counts: desired and undesired count, for the count loss.
     """
 
     architecture: str
@@ -29,21 +32,43 @@ class Experiment:
     tau_syn: float
     loss: str
     pattern: str | None
+    counts: tuple[float, float] | None
 
 
-#: Networks of Zhang & Li, NeurIPS 2020, section 4. Where the paper leaves a number out, it is the one in the
-#: configuration files of the authors' released program.
+#: Shape of one input at one time step, ``(C, H, W)``.
+IN_SHAPES: dict[str, tuple[int, int, int]] = {
+    "mnist": (1, 28, 28),
+    "fashion-mnist": (1, 28, 28),
+    "n-mnist": (2, 34, 34),
+    "cifar10": (3, 32, 32),
+}
+
+
+def experiment(recipe: str) -> Experiment:
+    """What a recipe (`tssl_triton.recipes`) says of network, neurons and loss."""
+    settings = recipes.read(recipe).settings
+    padding = tuple(int(entry) for entry in settings["padding"].split(","))
+    return Experiment(
+        architecture=settings["arch"],
+        in_shape=IN_SHAPES[settings["dataset"]],
+        padding=padding[0] if len(padding) == 1 else padding,
+        steps=settings["steps"],
+        tau_mem=settings["tau_mem"],
+        tau_syn=settings["tau_syn"],
+        loss=settings["loss"],
+        pattern=settings.get("pattern"),
+        counts=(settings["desired_count"], settings["undesired_count"]) if settings["loss"] == "count" else None,
+    )
+
+
+#: Networks of Zhang & Li, NeurIPS 2020, section 4, as benchmarks and tests name them.
 EXPERIMENTS: dict[str, Experiment] = {
-    "mnist": Experiment("15C5-P2-40C5-P2-300", (1, 28, 28), 0, 5, 5.0, 3.0, "van-rossum", "three-spikes"),
-    "n-mnist": Experiment("12C5-P2-64C5-P2", (2, 34, 34), (1, 0), 30, 8.0, 4.0, "count", None),
-    "fashion-mnist": Experiment("400-400", (1, 28, 28), 0, 5, 5.0, 3.0, "van-rossum", "three-spikes"),
-    "fashion-mnist-cnn": Experiment("32C5-P2-64C5-P2-1024", (1, 28, 28), 2, 5, 5.0, 3.0, "van-rossum", "three-spikes"),
-    "cifar10-cnn1": Experiment(
-        "96C3-256C3-P2-384C3-P2-384C3-256C3-1024-1024", (3, 32, 32), 1, 5, 5.0, 2.0, "van-rossum", "four-spikes"
-    ),
-    "cifar10-cnn2": Experiment(
-        "128C3-256C3-P2-512C3-P2-1024C3-512C3-1024-512", (3, 32, 32), 1, 5, 5.0, 2.0, "van-rossum", "four-spikes"
-    ),
+    "mnist": experiment("mnist"),
+    "n-mnist": experiment("n-mnist-30"),
+    "fashion-mnist": experiment("fashion-mnist-400-400"),
+    "fashion-mnist-cnn": experiment("fashion-mnist-cnn"),
+    "cifar10-cnn1": experiment("cifar10-cnn1"),
+    "cifar10-cnn2": experiment("cifar10-cnn2"),
 }
 
 #: What `tssl train` uses for a data set where neither a flag nor the configuration file says otherwise.

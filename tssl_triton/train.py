@@ -127,6 +127,7 @@ class Trainer:
                 pool=config.pool,  # type: ignore[arg-type]
                 dropout=config.dropout,
                 weight_scale=config.weight_scale,
+                conv_weight_scale=config.conv_weight_scale,
                 rule=config.rule,
                 recompute=config.recompute,
                 fused=config.fused,
