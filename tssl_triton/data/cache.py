@@ -2,7 +2,7 @@
 
 ``<stem>.npy``   uint8 ``(N, T, bytes)``, readable by ``numpy.load``
 ``<stem>.json``  format and version, names, sizes and marks of the source files (as one sum), labels, and the CRC-32 of
-                 the bits
+                 bits and labels
 
 Settings that change the bits are in the stem. Both files are written beside their place and renamed, the record last,
 so a cache is whole or not there; reading compares every byte with the record's sum.
@@ -64,7 +64,7 @@ def read(path: Path, files: Files | None) -> Cached | None:
         bits = np.load(path, mmap_mode="r", allow_pickle=False)
         if bits.dtype != np.uint8 or list(bits.shape) != record["shape"] or len(bits) != len(record["labels"]):
             raise ValueError(f"it holds {bits.dtype} {bits.shape}, its record says uint8 {record['shape']}")
-        if _crc(bits) != record["crc32"]:
+        if _crc(bits, record["labels"]) != record["crc32"]:
             raise ValueError("its checksum does not match")
         return Cached(bits, record["labels"])
     # json and NumPy raise many types at bytes that are not theirs; each of them means the same here.
@@ -96,7 +96,7 @@ def write(
         DataError: if the files cannot be written; errors of ``recordings`` pass through, and leave nothing behind.
     """
     whole = (len(labels), *shape)
-    crc = 0
+    crc = zlib.crc32(bytes(labels))
 
     def put(file: BinaryIO) -> None:
         nonlocal crc
@@ -136,8 +136,8 @@ def _sum_of(files: Files) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _crc(bits: NDArray[np.uint8]) -> int:
-    crc = 0
+def _crc(bits: NDArray[np.uint8], labels: Sequence[int]) -> int:
+    crc = zlib.crc32(bytes(labels))
     flat = bits.reshape(-1)
     for start in range(0, flat.size, 1 << 24):
         crc = zlib.crc32(flat[start : start + (1 << 24)].data, crc)

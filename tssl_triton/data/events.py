@@ -119,17 +119,23 @@ class EventSet:
         packed = np.array(bits.transpose(1, 0, 2), order="C")  # (T, B, bytes), in memory
         features = math.prod(self.in_shape)
         if self.device.type == "cpu":
-            spikes = torch.from_numpy(np.unpackbits(packed, axis=-1, count=features))
-            return spikes.view(shape).to(torch.float32), labels
+            # NumPy takes fresh memory in huge pages where it can, and so widens bytes faster than PyTorch does.
+            spikes = np.unpackbits(packed, axis=-1, count=features).astype(np.float32)
+            return torch.from_numpy(spikes).view(shape), labels
         # An eighth of the bytes that the spikes have crosses to the device, and the host waits for none of them.
-        there = self._transferred(torch.from_numpy(packed))
-        places = torch.arange(7, -1, -1, dtype=torch.uint8, device=self.device)
-        spikes = ((there[..., None] >> places) & 1).flatten(-2)[..., :features]
-        return spikes.to(torch.float32).reshape(shape), self._transferred(labels)
+        bits_there = self._transferred(torch.from_numpy(packed))
+        return unpack(bits_there, features).view(shape), self._transferred(labels)
 
     def _transferred(self, tensor: Tensor) -> Tensor:
         pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
         return pinned.to(self.device, non_blocking=True)
+
+
+def unpack(packed: Tensor, features: int) -> Tensor:
+    """Bytes ``(*, ceil(features / 8))``, uint8, as float32 0 and 1 ``(*, features)``, where the bytes are."""
+    places = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
+    bits = ((packed[..., None] >> places) & 1).flatten(-2)
+    return bits[..., :features].to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def event_set(
