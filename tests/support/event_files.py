@@ -22,10 +22,11 @@ def drawn_events(
     centre = (np.array([column, row]) + 0.5) * side / 4
     places = np.clip(np.rint(rng.normal(centre, side / 16, (count, 2))), 0, side - 1).astype(int)
     times = np.sort(rng.integers(0, duration, count))
-    return [(int(x), int(y), int(rng.integers(2)), int(t)) for (x, y), t in zip(places, times, strict=True)]
+    polarities = rng.integers(0, 2, count)
+    return list(zip(*(values.tolist() for values in (*places.T, polarities, times)), strict=True))
 
 
-def write_n_mnist(root: Path, train: int = 20, test: int = 10, seed: int = 0, events: int = 200) -> Path:
+def write_n_mnist(root: Path, train: int = 20, test: int = 10, seed: int = 0, events: int = 100) -> Path:
     """``root/NMNIST/Train/<label>/<number>.bin`` and ``Test``; returns ``root/NMNIST``."""
     rng = np.random.default_rng(seed)
     for half, count in (("Train", train), ("Test", test)):
