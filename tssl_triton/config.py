@@ -17,6 +17,7 @@ from tssl_triton._toml import tomllib
 from tssl_triton.encoding import PATTERNS, pattern_steps
 from tssl_triton.experiments import DATASET_DEFAULTS
 from tssl_triton.losses import Readout
+from tssl_triton.modules import RULES
 from tssl_triton.network import ArchitectureError, Padding, Pool, parse_architecture
 from tssl_triton.parameters import LIFParameters, Reset, Variant, WarmUp
 
@@ -55,11 +56,11 @@ class TrainConfig:
     dropout: float = _setting(0.0, "share of inputs dropped before each weighted layer but the first")
     weight_scale: float = _setting(1.0, "factor on the initial weights")
     conv_weight_scale: float = _setting(1.0, "one more such factor, for convolutions")
-    rule: str = _setting("tssl", "learning rule")
+    rule: str = _setting("tssl", "learning rule; ann is the same network without spikes and time", (*RULES, "ann"))
     fused: str = _setting("auto", "which layers run as one kernel, on GPUs", ("auto", "always", "never"))
     recompute: bool = _setting(False, "keep bits only and work the rest out again in backward: less memory, more time")
 
-    tau_mem: float = _setting(5.0, "membrane time constant, in time steps")
+    tau_mem: float = _setting(5.0, "membrane time constant, in time steps; inf for no leak")
     tau_syn: float = _setting(3.0, "synaptic time constant, in time steps")
     threshold: float = _setting(1.0, "firing threshold")
     reset: str = _setting("zero", "what a spike does to the membrane", get_args(Reset))
@@ -216,7 +217,8 @@ def _typed(name: str, value: Any, expected: type[Any]) -> Any:
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
         words = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
         raise ConfigError(f"{name} must be {words[expected]}, got {value!r}")
-    if expected is float and not math.isfinite(value):
+    # A membrane may keep its potential for ever; nothing else may be infinite.
+    if expected is float and not math.isfinite(value) and (name, value) != ("tau_mem", math.inf):
         raise ConfigError(f"{name} must be finite, got {value!r}")
     return value
 

@@ -17,6 +17,7 @@ class LIFParameters:
 
     Args:
         tau_mem: membrane time constant in time steps (1 ms), >= 1; the membrane keeps ``alpha = 1 - 1/tau_mem`` a step.
+            ``math.inf`` is a membrane without leak, of an integrate-and-fire neuron.
         tau_syn: synaptic time constant in time steps, >= 1; the synapse keeps ``beta = 1 - 1/tau_syn`` a step.
         threshold: firing threshold, > 0; a neuron fires where its membrane potential is strictly above it.
         reset: ``"zero"`` sets the membrane to 0 after a spike (the authors' released program),
@@ -44,8 +45,8 @@ class LIFParameters:
     variant: Variant = "released"
 
     def __post_init__(self) -> None:
-        for name in ("tau_mem", "tau_syn"):
-            object.__setattr__(self, name, checked_time_constant(name, getattr(self, name)))
+        object.__setattr__(self, "tau_mem", checked_time_constant("tau_mem", self.tau_mem, or_infinite=True))
+        object.__setattr__(self, "tau_syn", checked_time_constant("tau_syn", self.tau_syn))
         for name in ("threshold", "max_slope"):
             number = _finite(name, getattr(self, name), "> 0")
             if number <= 0:
@@ -65,8 +66,10 @@ class LIFParameters:
         return 1.0 - 1.0 / self.tau_syn
 
 
-def checked_time_constant(name: str, value: object) -> float:
+def checked_time_constant(name: str, value: object, or_infinite: bool = False) -> float:
     """``value`` as a float >= 1 (time steps); below 1 the decay ``1 - 1/tau`` would be negative."""
+    if or_infinite and isinstance(value, float) and value == math.inf:
+        return value
     number = _finite(name, value, ">= 1")
     if number < 1:
         raise ValueError(f"{name} must be a finite number >= 1 (time steps), got {number!r}")

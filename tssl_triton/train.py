@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tssl_triton import losses
+from tssl_triton.ann import build_ann
 from tssl_triton.checkpoint import CheckpointError
 from tssl_triton.config import ConfigError, TrainConfig
 from tssl_triton.data import DataSet, Prefetcher, epoch_order
@@ -83,7 +84,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class TestResult:
-    """Accuracy on the test images, and the mean spikes per neuron and step of each layer."""
+    """Accuracy on the test images, and the mean spikes per neuron and step of each layer (none without spikes)."""
 
     __test__ = False  # not a test class, whatever its name suggests to pytest
 
@@ -123,20 +124,7 @@ class Trainer:
         self.images = images.to(self.device)
         torch.manual_seed(config.seed)
         try:
-            network = build_network(
-                config.arch,
-                images.in_shape,
-                images.classes,
-                params=config.neuron(),
-                padding=config.paddings(),
-                pool=config.pool,  # type: ignore[arg-type]
-                dropout=config.dropout,
-                weight_scale=config.weight_scale,
-                conv_weight_scale=config.conv_weight_scale,
-                rule=config.rule,
-                recompute=config.recompute,
-                fused=config.fused,
-            )
+            network = _build(config, images)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self.network = network.to(self.device)
@@ -153,8 +141,13 @@ class Trainer:
         return math.ceil(len(self.images.train_labels) / self.config.batch_size)
 
     def loss(self, spikes: Tensor, labels: Tensor) -> Tensor:
-        """The configured loss of output ``spikes`` ``(T, B, classes)`` against ``labels`` ``(B,)``, one per image."""
+        """The configured loss of output ``spikes`` ``(T, B, classes)`` against ``labels`` ``(B,)``, one per image.
+
+        Without spikes the output is logits ``(B, classes)``, and the loss their cross entropy.
+        """
         config = self.config
+        if config.rule == "ann":
+            return nn.functional.cross_entropy(spikes, labels, reduction="none")
         if config.loss == "count":
             tau_syn = config.tau_syn if config.count == "psc" else None
             goals = config.desired_count, config.undesired_count
@@ -316,6 +309,8 @@ class Trainer:
         return [layer.register_forward_hook(record) for layer in layers]
 
     def _predict(self, spikes: Tensor) -> Tensor:
+        if self.config.rule == "ann":
+            return spikes.argmax(1)
         return losses.predict(spikes.detach(), self.config.readout, self.config.tau_syn)  # type: ignore[arg-type]
 
     def environment(self) -> dict[str, str | int]:
@@ -371,6 +366,23 @@ class Trainer:
         self.epoch = state["epoch"]
         self.batch = state["batch"]
         self.history = list(state["history"])
+
+
+def _build(config: TrainConfig, images: DataSet) -> nn.Module:
+    """The untrained network of a run."""
+    size = config.arch, images.in_shape, images.classes
+    layers: dict[str, Any] = {
+        "padding": config.paddings(),
+        "pool": config.pool,
+        "dropout": config.dropout,
+        "weight_scale": config.weight_scale,
+        "conv_weight_scale": config.conv_weight_scale,
+    }
+    if config.rule == "ann":
+        return build_ann(*size, **layers)
+    return build_network(
+        *size, **layers, params=config.neuron(), rule=config.rule, recompute=config.recompute, fused=config.fused
+    )
 
 
 def choose_device(name: str) -> torch.device:
