@@ -91,7 +91,10 @@ def test_missing_file(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dataset": "cifar"}, "dataset must be one of digits, mnist, fashion-mnist, got 'cifar'"),
+        (
+            {"dataset": "cifar"},
+            "dataset must be one of digits, mnist, fashion-mnist, cifar10, n-mnist, dvs-gesture, got 'cifar'",
+        ),
         ({"dataset": 3}, "dataset must be text, got 3"),
         ({"optimizer": "sgd"}, "optimizer must be one of adamw, adam, got 'sgd'"),
         ({"epochs": 1.5}, r"epochs must be an integer, got 1\.5"),
@@ -100,6 +103,9 @@ def test_missing_file(tmp_path):
         ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
         ({"steps": 0}, "steps must be >= 1, got 0"),
         ({"lr": 0}, r"lr must be > 0, got 0\.0"),
+        ({"bin_ms": 0}, r"bin_ms must be > 0, got 0\.0"),
+        ({"downsample": 0}, "downsample must be >= 1, got 0"),
+        ({"augment": True}, "augment must be false for digits; cifar10 can be augmented"),
         ({"lr": "fast"}, "lr must be a number, got 'fast'"),
         ({"lr": float("nan")}, "lr must be finite, got nan"),
         ({"lr": float("inf")}, "lr must be finite, got inf"),

@@ -93,7 +93,7 @@ def _train(options: dict[str, Any]) -> int:
     weights = sum(weight.numel() for weight in trainer.network.parameters())
     _say(
         f"{config.dataset}: {len(trainer.images.train_labels)} training and {len(trainer.images.test_labels)} test "
-        f"images; network {config.arch}, {weights} weights, {config.steps} steps, on {trainer.device} "
+        f"{trainer.images.noun}; network {config.arch}, {weights} weights, {config.steps} steps, on {trainer.device} "
         f"({implementation(trainer.device)})"
     )
     if not run.train(display):
@@ -115,7 +115,9 @@ def _evaluate(options: dict[str, Any]) -> int:
     place = f"{trainer.epoch} epochs"
     if trainer.batch:
         place += f" and {trainer.batch} of {trainer.batches} batches"
-    _say(f"test accuracy {result.accuracy:.2%} ({result.correct} of {result.images} images) after {place}")
+    _say(
+        f"test accuracy {result.accuracy:.2%} ({result.correct} of {result.images} {trainer.images.noun}) after {place}"
+    )
     return 0
 
 
@@ -192,9 +194,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser(
         "train",
-        help="train a network on images",
-        description="Train a network on images. A setting is taken from its flag, else from the file of --config, "
-        "else from the data set's defaults, else from the general default that is shown here. "
+        help="train a network on images or event recordings",
+        description="Train a network on images or event recordings. A setting is taken from its flag, else from the "
+        "file of --config, else from the data set's defaults, else from the general default that is shown here. "
         "The first Ctrl-C saves and stops, a second one leaves at once.",
         epilog=_dataset_defaults(),
         formatter_class=argparse.RawDescriptionHelpFormatter,

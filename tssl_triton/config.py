@@ -43,8 +43,11 @@ class TrainConfig:
     """
 
     dataset: str = _setting("digits", "data set to learn", tuple(data.LOADERS))
-    data_root: str = _setting("data", "folder under which torchvision keeps its data sets")
+    data_root: str = _setting("data", "folder under which data sets are kept, as docs/datasets.md says")
     download: bool = _setting(True, "download files of the data set that are not there")
+    augment: bool = _setting(False, "crop and mirror training images at random; cifar10 only")
+    bin_ms: float = _setting(3.0, "event sets: milliseconds per time step")
+    downsample: int = _setting(1, "event sets: side of the square of pixels that become one; divides the sensor's")
 
     arch: str = _setting("400-400", "architecture, such as 15C5-P2-40C5-P2-300")
     padding: str = _setting("0", "zeros around convolution inputs: a number, 'same', or one per convolution: 1,0")
@@ -94,12 +97,15 @@ class TrainConfig:
             if choices and getattr(self, field.name) not in choices:
                 accepted = ", ".join(choices)
                 raise ConfigError(f"{field.name} must be one of {accepted}, got {getattr(self, field.name)!r}")
-        for name in ("steps", "batch_size", "test_batch_size"):
+        for name in ("steps", "batch_size", "test_batch_size", "downsample"):
             self._require(name, getattr(self, name) >= 1, ">= 1")
         for name in ("epochs", "seed", "weight_decay", "clip_norm", "clip_weight", "undesired_count"):
             self._require(name, getattr(self, name) >= 0, ">= 0")
         self._require("seed", self.seed < 2**63, "below 2**63")
         self._require("lr", self.lr > 0, "> 0")
+        self._require("bin_ms", self.bin_ms > 0, "> 0")
+        if self.augment and self.dataset not in data.AUGMENTED:
+            raise ConfigError(f"augment must be false for {self.dataset}; {', '.join(data.AUGMENTED)} can be augmented")
         self._require("weight_scale", self.weight_scale > 0, "> 0")
         self._require("conv_weight_scale", self.conv_weight_scale > 0, "> 0")
         self._require("dropout", 0 <= self.dropout < 1, "in [0, 1)")

@@ -71,10 +71,26 @@ EXPERIMENTS: dict[str, Experiment] = {
     "cifar10-cnn2": experiment("cifar10-cnn2"),
 }
 
+#: Settings that the recipes of CIFAR-10 and the event sets have and that differ from the general defaults.
+_OWN = (
+    "arch padding dropout conv_weight_scale tau_mem tau_syn steps bin_ms downsample augment loss pattern "
+    "desired_count undesired_count lr schedule batch_size test_batch_size"
+).split()
+
+
+def _of_recipe(recipe: str, **changes: Any) -> dict[str, Any]:
+    settings = recipes.read(recipe).settings
+    return {name: settings[name] for name in _OWN if name in settings} | changes
+
+
 #: What `tssl train` uses for a data set where neither a flag nor the configuration file says otherwise.
 DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"arch": "16C3-P2-32C3-128", "padding": "same", "epochs": 20, "lr": 2e-3},
     "mnist": {"arch": EXPERIMENTS["mnist"].architecture, "padding": "0", "epochs": 2},
     # Padding serves the convolutions of 32C5-P2-64C5-P2-1024; the default network has none.
     "fashion-mnist": {"arch": EXPERIMENTS["fashion-mnist"].architecture, "padding": "2", "epochs": 3},
+    # The sets below are learnt with the settings of their recipes, in fewer epochs.
+    "cifar10": _of_recipe("cifar10-cnn1", epochs=100),
+    "n-mnist": _of_recipe("n-mnist-30", epochs=10, test_batch_size=200),
+    "dvs-gesture": _of_recipe("dvs-gesture", epochs=50),
 }

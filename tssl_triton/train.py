@@ -1,8 +1,8 @@
 """Training a network and testing it, in steps that can be interrupted and taken up again bit for bit.
 
 Everything that the next step depends on is in `Trainer.state`: weights, optimizer, random number generators, the
-place in the epoch and the running sums. The order of the images is a function of seed and epoch
-(`tssl_triton.data.epoch_order`), so it needs no state of its own.
+place in the epoch and the running sums. The order of the images and how they are varied are functions of seed and epoch
+(`tssl_triton.data.epoch_order`), so they need no state of their own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from torch import Tensor, nn
 from tssl_triton import losses
 from tssl_triton.checkpoint import CheckpointError
 from tssl_triton.config import ConfigError, TrainConfig
-from tssl_triton.data import ImageSet, epoch_order
-from tssl_triton.encoding import static, target_pattern
+from tssl_triton.data import DataSet, Prefetcher, epoch_order
+from tssl_triton.data.base import Batch
+from tssl_triton.encoding import target_pattern
 from tssl_triton.functional import implementation
 from tssl_triton.modules import SpikingConv2d, SpikingLinear
 from tssl_triton.network import build_network
@@ -100,7 +102,9 @@ class Trainer:
 
     Args:
         config: all settings.
-        images: the data set, on any device.
+        images: the data set, on any device: images or recordings.
+        prefetch: whether a thread makes batches ahead of their use, where they cost something. The numbers are the
+            same either way.
 
     Attributes:
         network: the network being trained.
@@ -112,8 +116,9 @@ class Trainer:
         ConfigError, ArchitectureError: if the settings do not fit the data or the machine.
     """
 
-    def __init__(self, config: TrainConfig, images: ImageSet) -> None:
+    def __init__(self, config: TrainConfig, images: DataSet, prefetch: bool = True) -> None:
         self.config = config
+        self.prefetch = prefetch
         self.device = choose_device(config.device)
         self.images = images.to(self.device)
         torch.manual_seed(config.seed)
@@ -162,10 +167,13 @@ class Trainer:
         return losses.van_rossum_loss(spikes, target, config.tau_syn, reduction="none")
 
     def step(self, indices: Tensor) -> None:
-        """Learn from the training images at ``indices`` ``(B,)``; nothing is read back from the device."""
+        """Learn from the training images at ``indices`` ``(B,)``, as `learn` does."""
+        self.learn(*self.images.training(self.config.seed, self.epoch)(indices))
+
+    def learn(self, values: Tensor, labels: Tensor) -> None:
+        """Learn from a batch of the data set; nothing is read back from the device."""
         config = self.config
-        values, labels = self.images.train_batch(indices)
-        spikes = self.network(static(values, config.steps))
+        spikes = self.network(self.images.present(values, config.steps))
         per_image = self.loss(spikes, labels)
         self.optimizer.zero_grad(set_to_none=True)
         (per_image.sum() if config.reduction == "sum" else per_image.mean()).backward()
@@ -207,19 +215,18 @@ class Trainer:
         Raises:
             TrainingError: if the loss or the gradient is no longer finite.
         """
-        config = self.config
-        order = epoch_order(len(self.images.train_labels), config.seed, self.epoch).to(self.device)
         self.network.train()
         last_reading = started = time.perf_counter() - self.totals.seconds
-        for batch in range(self.batch, self.batches):
-            if stop():
-                return False
-            self.step(order[batch * config.batch_size : (batch + 1) * config.batch_size])
-            now = time.perf_counter()
-            self.totals.seconds = now - started
-            if now - last_reading >= READING_INTERVAL:
-                report(self.read())
-                last_reading = now
+        with self.training_batches() as batches:
+            for _ in range(self.batch, self.batches):
+                if stop():
+                    return False
+                self.learn(*next(batches))
+                now = time.perf_counter()
+                self.totals.seconds = now - started
+                if now - last_reading >= READING_INTERVAL:
+                    report(self.read())
+                    last_reading = now
         trained = self.read()
         report(trained)
         test = self.test(stop)
@@ -242,6 +249,16 @@ class Trainer:
         self.batch = 0
         self.totals = Totals.zero(self.device)
         return True
+
+    def training_batches(self) -> AbstractContextManager[Iterator[Batch]]:
+        """What is left of the epoch under way, batch by batch."""
+        config, images = self.config, self.images
+        make = images.training(config.seed, self.epoch)
+        order = epoch_order(len(images.train_labels), config.seed, self.epoch).to(images.train_labels.device)
+        return self._ahead(map(make, order.split(config.batch_size)[self.batch :]))
+
+    def _ahead(self, batches: Iterable[Batch]) -> AbstractContextManager[Iterator[Batch]]:
+        return Prefetcher(batches) if self.prefetch and self.images.costly else nullcontext(iter(batches))
 
     def read(self) -> Reading:
         """The running sums as means, read from the device.
@@ -277,16 +294,18 @@ class Trainer:
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         rates: list[Tensor] = []
         self.network.eval()
-        for start in range(0, count, size):
-            if stop():
-                return None
-            values, labels = self.images.test_batch(start, min(start + size, count))
-            # Rates are for the eye; the first batch says enough and costs the others nothing.
-            hooks = self._record_rates(rates) if start == 0 else []
-            spikes = self.network(static(values, self.config.steps))
-            for hook in hooks:
-                hook.remove()
-            correct += (self._predict(spikes) == labels).sum()
+        starts = range(0, count, size)
+        with self._ahead(self.images.test_batch(start, min(start + size, count)) for start in starts) as batches:
+            for start in starts:
+                if stop():
+                    return None
+                values, labels = next(batches)
+                # Rates are for the eye; the first batch says enough and costs the others nothing.
+                hooks = self._record_rates(rates) if start == 0 else []
+                spikes = self.network(self.images.present(values, self.config.steps))
+                for hook in hooks:
+                    hook.remove()
+                correct += (self._predict(spikes) == labels).sum()
         return TestResult(int(correct), count, [float(rate) for rate in rates])
 
     def _record_rates(self, rates: list[Tensor]) -> list[torch.utils.hooks.RemovableHandle]:
