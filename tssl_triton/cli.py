@@ -1,4 +1,4 @@
-"""The command ``tssl``: train a network, test one, and say what this machine offers."""
+"""The command ``tssl``: train a network, test one, reproduce the paper, and say what this machine offers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from tssl_triton import recipes, reproduce, sparsity
 from tssl_triton._extras import MissingExtraError
 from tssl_triton.checkpoint import CheckpointError
 from tssl_triton.config import FIELD_TYPES, ConfigError, TrainConfig, read_toml, resolve
@@ -23,12 +24,23 @@ from tssl_triton.data import DataError
 from tssl_triton.experiments import DATASET_DEFAULTS
 from tssl_triton.functional import implementation
 from tssl_triton.network import ArchitectureError
+from tssl_triton.recipes import RecipeError
 from tssl_triton.report import choose_display
+from tssl_triton.reproduce_report import aligned
 from tssl_triton.run import Run, default_folder, load_trainer
 from tssl_triton.train import TrainingError
 
 #: Errors whose message is all a user needs. Anything else is a fault in the program and shows its traceback.
-USER_ERRORS = (ArchitectureError, CheckpointError, ConfigError, DataError, MissingExtraError, OSError, TrainingError)
+USER_ERRORS = (
+    ArchitectureError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    OSError,
+    RecipeError,
+    TrainingError,
+)
 
 INTERRUPTED = 130  # what shells report for a process that SIGINT ended
 
@@ -109,6 +121,35 @@ def _evaluate(options: dict[str, Any]) -> int:
     return 0
 
 
+def _reproduce(options: dict[str, Any]) -> int:
+    names, out, trials = options.pop("targets"), Path(options.pop("out")), options.pop("trials")
+    train, progress = not options.pop("report_only"), options.pop("progress")
+    planned = reproduce.plan(names, out, trials, **options)
+    outcome = reproduce.reproduce(planned, train=train, display=choose_display(progress, _say), say=_say)
+    if outcome.interrupted:
+        _say("interrupted; what was done is saved, and the same command goes on with it")
+        return INTERRUPTED
+    _say(f"reports: {', '.join(str(out / target.name / 'report.md') for target in planned.targets)}")
+    if outcome.failures:
+        names = ", ".join(dict.fromkeys(failure.trial.name for failure in outcome.failures))
+        print(f"tssl: error: {len(outcome.failures)} trials failed, of {names}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _sparsity(options: dict[str, Any]) -> int:
+    folder, out = Path(options.pop("run")), options.pop("out")
+    out = folder if out is None else Path(out)
+    measured = sparsity.measure(load_trainer(folder, options))
+    for line in aligned(measured.table()):
+        _say(line)
+    _say(f"test accuracy {measured.accuracy:.2%} ({measured.samples} samples) after {measured.epochs} epochs")
+    out.mkdir(parents=True, exist_ok=True)
+    sparsity.write(out, measured, f"{measured.dataset}  {measured.arch}, after {measured.epochs} epochs")
+    _say(f"wrote {out / 'sparsity.json'} and {out / 'sparsity.png'}")
+    return 0
+
+
 def _info(options: dict[str, Any]) -> int:
     rows = [(name, _version(name)) for name in ("tssl-triton", "torch", "triton", "numpy")]
     rows.append(("python", f"{platform.python_version()} ({platform.system()} {platform.machine()})"))
@@ -147,7 +188,9 @@ def _program() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="tssl", description="Train deep spiking neural networks with TSSL-BP.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="train | evaluate | info")
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="train | evaluate | reproduce | sparsity | info"
+    )
 
     train = commands.add_parser(
         "train",
@@ -171,6 +214,37 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate)
     evaluate.add_argument("run", metavar="RUN", help="folder of the run")
     _add_settings(evaluate, ("device", "data_root", "download", "test_batch_size"))
+
+    again = commands.add_parser(
+        "reproduce",
+        help="train the paper's tables and figures anew",
+        description="Train the networks of a table or figure of the paper, several trials each, and set the results "
+        "beside the printed numbers. Finished trials are read, interrupted ones go on: the same command continues.",
+    )
+    again.set_defaults(command=_reproduce)
+    targets = ", ".join((*reproduce.TABLES, *reproduce.FIGURES, *recipes.NAMES))
+    again.add_argument("targets", nargs="+", metavar="TARGET", help=f"{targets}, or a recipe in a .toml file")
+    again.add_argument(
+        "--out", metavar="DIR", default="runs/reproduce", help="folder of results (default: %(default)s)"
+    )
+    again.add_argument("--trials", type=int, metavar="N", help="trials per row (default: 5, for figures 1)")
+    again.add_argument(
+        "--epochs", type=int, metavar="N", default=argparse.SUPPRESS, help="epochs (default: the paper's)"
+    )
+    again.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
+    again.add_argument("--progress", choices=("auto", "bar", "lines"), default="auto", help="how progress is shown")
+    _add_settings(again, ("device", "data_root", "download", "test_batch_size", "recompute"))
+
+    firing = commands.add_parser(
+        "sparsity",
+        help="how sparsely a trained network fires",
+        description="Count the spikes of a trained network on its test set: share of neurons that fire 0 to T times, "
+        "and histogram of firing rates, for each layer. Writes sparsity.json and sparsity.png.",
+    )
+    firing.set_defaults(command=_sparsity)
+    firing.add_argument("run", metavar="RUN", help="folder of the run")
+    firing.add_argument("--out", metavar="DIR", help="folder of the files (default: that of the run)")
+    _add_settings(firing, ("device", "data_root", "download", "test_batch_size"))
 
     about = "Print versions, devices and which implementation runs on each."
     commands.add_parser("info", help="versions and devices", description=about).set_defaults(command=_info)

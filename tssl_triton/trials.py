@@ -193,7 +193,7 @@ def run_trials(
     devices: Sequence[str] | None = None,
     display: Display | None = None,
     say: Callable[[str], None] = print,
-    after_each: Callable[[Outcome], None] = lambda outcome: None,
+    after_each: Callable[[Outcome], object] = lambda outcome: None,
 ) -> Outcome:
     """Train every trial that is not finished, one after another or one per device.
 
