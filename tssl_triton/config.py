@@ -19,7 +19,9 @@ from tssl_triton.experiments import DATASET_DEFAULTS
 from tssl_triton.losses import Readout
 from tssl_triton.network import ArchitectureError, Padding, Pool, parse_architecture
 from tssl_triton.parameters import LIFParameters, Reset, Variant, WarmUp
+from tssl_triton.rules import RULES, SLAYER, STBP, WINDOWS, ResetGradient, Rule, checked_rule
 
+SURROGATE_HELP = "slope of a spike in rules stbp and slayer; auto is rectangular for stbp, exponential for slayer"
 LOSSES = ("van-rossum", "spike-train", "count", "softmax")
 OPTIMIZERS = ("adamw", "adam")
 SCHEDULES = ("constant", "cosine")
@@ -51,7 +53,12 @@ class TrainConfig:
     pool: str = _setting("sum", "what pooling does", get_args(Pool))
     dropout: float = _setting(0.0, "share of inputs dropped before each weighted layer but the first")
     weight_scale: float = _setting(1.0, "factor on the initial weights")
-    rule: str = _setting("tssl", "learning rule")
+    rule: str = _setting("tssl", "learning rule", RULES)
+    surrogate: str = _setting("auto", SURROGATE_HELP, ("auto", *WINDOWS))
+    surrogate_width: float = _setting(1.0, "width of the surrogate, in units of membrane potential")
+    reset_gradient: str = _setting(
+        "full", "rule stbp: whether the reset's spike is learnt through", get_args(ResetGradient)
+    )
     fused: str = _setting("auto", "which layers run as one kernel, on GPUs", ("auto", "always", "never"))
     recompute: bool = _setting(False, "keep bits only and work the rest out again in backward: less memory, more time")
 
@@ -98,6 +105,7 @@ class TrainConfig:
             self._require(name, getattr(self, name) >= 0, ">= 0")
         self._require("seed", self.seed < 2**63, "below 2**63")
         self._require("lr", self.lr > 0, "> 0")
+        self._require("surrogate_width", self.surrogate_width > 0, "> 0")
         self._require("weight_scale", self.weight_scale > 0, "> 0")
         self._require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
         if self.loss == "count":
@@ -105,6 +113,7 @@ class TrainConfig:
             self._require("desired_count", self.undesired_count <= self.desired_count <= self.steps, bounds)
         try:
             self.neuron()
+            self.learning_rule()
             pattern_steps(self.pattern)
             parse_architecture(self.arch)
             if self.device != "auto" and torch.device(self.device).type not in ("cpu", "cuda"):
@@ -121,6 +130,16 @@ class TrainConfig:
         """The constants of every neuron."""
         names = (field.name for field in dataclasses.fields(LIFParameters))
         return LIFParameters(**{name: getattr(self, name) for name in names})
+
+    def learning_rule(self) -> Rule:
+        """The learning rule of every layer."""
+        if self.rule == "stbp":
+            window = "rectangular" if self.surrogate == "auto" else self.surrogate
+            return STBP(window, self.surrogate_width, self.reset_gradient)  # type: ignore[arg-type]
+        if self.rule == "slayer":
+            self._require("surrogate", self.surrogate in ("auto", "exponential"), "auto or exponential for rule slayer")
+            return SLAYER(self.surrogate_width)
+        return checked_rule(self.rule)
 
     def paddings(self) -> Padding:
         """``padding`` as `tssl_triton.network.build_network` takes it."""

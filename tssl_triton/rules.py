@@ -85,9 +85,9 @@ class STBP:
     Raises:
         TypeError, ValueError: naming the argument.
 
-    Source: Wu, Deng, Li, Zhu & Shi, Frontiers in Neuroscience 12:331 (2018), eqs. (23)-(27): its rectangle, triangle
-    and sigmoid, each of width 1 there. Arctan: Fang et al., ICCV 2021. Fast sigmoid: Zenke & Ganguli, Neural
-    Computation 30 (2018), which does not normalise it.
+    Source: Wu, Deng, Li, Zhu & Shi, Frontiers in Neuroscience 12:331 (2018), whose rectangle, triangle and sigmoid
+    these are. Arctan: Fang et al., ICCV 2021 (its alpha is 2 / (pi width)). Fast sigmoid: Zenke & Ganguli, Neural
+    Computation 30 (2018), which gives it the height 1.
     """
 
     name: ClassVar[str] = "stbp"
@@ -123,8 +123,8 @@ class SLAYER:
     Raises:
         TypeError, ValueError: naming the argument.
 
-    Source: Shrestha & Orchard, NeurIPS 2018, eq. (13) and what follows it. Scale and width are the authors' released
-    program's scaleRho and tauRho, 1 and 1 by default there too; rho so has area 2 scale, unlike the windows of `STBP`.
+    Source: Shrestha & Orchard, NeurIPS 2018. Width and scale are tauRho (relative to the threshold there) and scaleRho
+    of the authors' released program, as is the factor scale / width; so rho has area 2 scale, unlike `STBP`'s windows.
     """
 
     name: ClassVar[str] = "slayer"
@@ -142,6 +142,8 @@ class SLAYER:
 
 
 Rule = TSSL | STBP | SLAYER
+
+DEFAULT = TSSL()
 
 BY_NAME: dict[str, type[Rule]] = {kind.name: kind for kind in (TSSL, STBP, SLAYER)}
 RULES: tuple[str, ...] = tuple(BY_NAME)

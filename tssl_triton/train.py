@@ -127,7 +127,7 @@ class Trainer:
                 pool=config.pool,  # type: ignore[arg-type]
                 dropout=config.dropout,
                 weight_scale=config.weight_scale,
-                rule=config.rule,
+                rule=config.learning_rule(),
                 recompute=config.recompute,
                 fused=config.fused,
             )

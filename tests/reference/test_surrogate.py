@@ -103,7 +103,7 @@ def test_bad_arguments_are_named():
     grad = np.ones((4, 2))
     with pytest.raises(ValueError, match=r"gradient must have the spikes' shape \(4, 2\), got \(3, 2\)"):
         surrogate_backward(trace, grad[:3], **CONSTANTS)
-    with pytest.raises(ValueError, match="surrogate must be one of 'rectangular', .*, got 'gauss'"):
+    with pytest.raises(ValueError, match=r"surrogate must be one of 'rectangular', .*, got 'gauss'"):
         surrogate_backward(trace, grad, surrogate="gauss", **CONSTANTS)
     with pytest.raises(ValueError, match="reset_gradient must be one of 'full', 'detached', 'none', got 'half'"):
         surrogate_backward(trace, grad, reset_gradient="half", **CONSTANTS)
