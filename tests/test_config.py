@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tssl_triton import LIFParameters
+from tssl_triton import SLAYER, STBP, TSSL, LIFParameters
 from tssl_triton.config import ConfigError, TrainConfig, read_toml, resolve, write_toml
 from tssl_triton.experiments import DATASET_DEFAULTS
 
@@ -114,6 +114,14 @@ def test_missing_file(tmp_path):
         ({"tau_mem": 0.5}, "tau_mem must be a finite number >= 1"),
         ({"tau_syn": -3}, "tau_syn must be a finite number >= 1"),
         ({"reset": "soft"}, "reset must be one of zero, subtract, got 'soft'"),
+        ({"rule": "hebb"}, "rule must be one of tssl, stbp, slayer, got 'hebb'"),
+        ({"surrogate": "gauss"}, "surrogate must be one of auto, rectangular, .*, exponential, got 'gauss'"),
+        ({"surrogate_width": 0}, r"surrogate_width must be > 0, got 0\.0"),
+        ({"reset_gradient": "none"}, "reset_gradient must be one of full, detached, got 'none'"),
+        (
+            {"rule": "slayer", "surrogate": "arctan"},
+            "surrogate must be auto or exponential for rule slayer, got 'arctan'",
+        ),
         ({"pattern": "x"}, "pattern must be .* got 'x'"),
         ({"padding": "x"}, "padding must be a number, 'same', or one of these per convolution as in 1,0; got 'x'"),
         ({"padding": -1}, "padding must be .* got '-1'"),
@@ -134,3 +142,20 @@ def test_bad_settings(settings, message):
 def test_neuron_carries_the_constants():
     config = resolve({"tau_mem": 8, "tau_syn": 2, "reset": "subtract", "warmup": "off", "variant": "paper"}, {})
     assert config.neuron() == LIFParameters(tau_mem=8, tau_syn=2, reset="subtract", warmup="off", variant="paper")
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({}, TSSL()),
+        ({"rule": "stbp"}, STBP("rectangular", 1.0, "full")),
+        (
+            {"rule": "stbp", "surrogate": "arctan", "surrogate_width": 0.5, "reset_gradient": "detached"},
+            STBP("arctan", 0.5, "detached"),
+        ),
+        ({"rule": "slayer"}, SLAYER()),
+        ({"rule": "slayer", "surrogate": "exponential", "surrogate_width": 2}, SLAYER(width=2.0)),
+    ],
+)
+def test_learning_rule(settings, rule):
+    assert resolve(settings, {}).learning_rule() == rule

@@ -17,10 +17,11 @@ from tssl_triton._toml import tomllib
 from tssl_triton.encoding import PATTERNS, pattern_steps
 from tssl_triton.experiments import DATASET_DEFAULTS
 from tssl_triton.losses import Readout
-from tssl_triton.modules import RULES
 from tssl_triton.network import ArchitectureError, Padding, Pool, parse_architecture
 from tssl_triton.parameters import LIFParameters, Reset, Variant, WarmUp
+from tssl_triton.rules import RULES, SLAYER, STBP, WINDOWS, ResetGradient, Rule, checked_rule
 
+SURROGATE_HELP = "slope of a spike in rules stbp and slayer; auto is rectangular for stbp, exponential for slayer"
 LOSSES = ("van-rossum", "spike-train", "count", "softmax")
 OPTIMIZERS = ("adamw", "adam")
 SCHEDULES = ("constant", "cosine")
@@ -57,6 +58,11 @@ class TrainConfig:
     weight_scale: float = _setting(1.0, "factor on the initial weights")
     conv_weight_scale: float = _setting(1.0, "one more such factor, for convolutions")
     rule: str = _setting("tssl", "learning rule; ann is the same network without spikes and time", (*RULES, "ann"))
+    surrogate: str = _setting("auto", SURROGATE_HELP, ("auto", *WINDOWS))
+    surrogate_width: float = _setting(1.0, "width of the surrogate, in units of membrane potential")
+    reset_gradient: str = _setting(
+        "full", "rule stbp: whether the reset's spike is learnt through", get_args(ResetGradient)
+    )
     fused: str = _setting("auto", "which layers run as one kernel, on GPUs", ("auto", "always", "never"))
     recompute: bool = _setting(False, "keep bits only and work the rest out again in backward: less memory, more time")
 
@@ -107,6 +113,7 @@ class TrainConfig:
         self._require("bin_ms", self.bin_ms > 0, "> 0")
         if self.augment and self.dataset not in data.AUGMENTED:
             raise ConfigError(f"augment must be false for {self.dataset}; {', '.join(data.AUGMENTED)} can be augmented")
+        self._require("surrogate_width", self.surrogate_width > 0, "> 0")
         self._require("weight_scale", self.weight_scale > 0, "> 0")
         self._require("conv_weight_scale", self.conv_weight_scale > 0, "> 0")
         self._require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
@@ -115,6 +122,7 @@ class TrainConfig:
             self._require("desired_count", self.undesired_count <= self.desired_count <= self.steps, bounds)
         try:
             self.neuron()
+            self.learning_rule()
             pattern_steps(self.pattern)
             parse_architecture(self.arch)
             if self.device != "auto" and torch.device(self.device).type not in ("cpu", "cuda"):
@@ -131,6 +139,18 @@ class TrainConfig:
         """The constants of every neuron."""
         names = (field.name for field in dataclasses.fields(LIFParameters))
         return LIFParameters(**{name: getattr(self, name) for name in names})
+
+    def learning_rule(self) -> Rule | None:
+        """The learning rule of every layer; None for the network without spikes, which PyTorch differentiates."""
+        if self.rule == "ann":
+            return None
+        if self.rule == "stbp":
+            window = "rectangular" if self.surrogate == "auto" else self.surrogate
+            return STBP(window, self.surrogate_width, self.reset_gradient)  # type: ignore[arg-type]
+        if self.rule == "slayer":
+            self._require("surrogate", self.surrogate in ("auto", "exponential"), "auto or exponential for rule slayer")
+            return SLAYER(self.surrogate_width)
+        return checked_rule(self.rule)
 
     def paddings(self) -> Padding:
         """``padding`` as `tssl_triton.network.build_network` takes it."""

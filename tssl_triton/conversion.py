@@ -161,12 +161,10 @@ def _window(marks: Sequence[int]) -> int:
 
     One length for the whole walk means one compiled loop per layer.
     """
-    for name, mark, before in zip(("marks[%d]" % k for k in range(len(marks))), marks, [0, *marks], strict=False):
-        check_count(name, mark)
-        if mark <= before:
-            raise ValueError(f"marks must be rising, got {list(marks)}")
-    if not marks:
-        raise ValueError("marks must hold at least one number of time steps, got none")
+    for mark in marks:
+        check_count("every one of marks", mark)
+    if not marks or list(marks) != sorted(set(marks)):
+        raise ValueError(f"marks must be rising numbers of time steps, at least one, got {list(marks)}")
     common = math.gcd(*marks)
     return max(length for length in range(1, LONGEST_WINDOW + 1) if common % length == 0)
 

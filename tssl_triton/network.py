@@ -24,6 +24,7 @@ from torch import nn
 from tssl_triton._checks import check_choice, check_count, check_finite
 from tssl_triton.modules import SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential, TimeSharedDropout
 from tssl_triton.parameters import LIFParameters
+from tssl_triton.rules import Rule, checked_rule
 
 Pool = Literal["sum", "average", "max"]
 Padding = int | Literal["same"] | Sequence[int | Literal["same"]]
@@ -113,7 +114,7 @@ def build_network(
     dropout: float = 0.0,
     weight_scale: float = 1.0,
     conv_weight_scale: float = 1.0,
-    rule: str = "tssl",
+    rule: Rule | str = "tssl",
     recompute: bool = False,
     fused: str = "auto",
 ) -> SpikingSequential:
@@ -133,7 +134,7 @@ def build_network(
             sample for all time steps; 0 adds no dropout layers.
         weight_scale: factor on the initial weights.
         conv_weight_scale: one more such factor, on the weights of convolutions.
-        rule: learning rule of every layer.
+        rule: learning rule of every layer: a name, or one of `tssl_triton.rules`.
         recompute: whether every layer works its weighted input out again in backward instead of keeping it.
         fused: which layers run as one kernel: ``"auto"``, ``"always"`` or ``"never"``, see `SpikingLinear`.
 
@@ -156,7 +157,7 @@ def build_network(
     params = LIFParameters() if params is None else params
     margins = iter(_paddings(padding, [token for token in tokens if token.kind == "conv"], architecture))
 
-    options: dict[str, Any] = {"rule": rule, "recompute": recompute, "fused": fused}
+    options: dict[str, Any] = {"rule": checked_rule(rule), "recompute": recompute, "fused": fused}
     conv_scale = check_finite("weight_scale", weight_scale) * check_finite("conv_weight_scale", conv_weight_scale)
     layers: list[nn.Module] = []
     weighted = 0

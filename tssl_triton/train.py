@@ -378,11 +378,11 @@ def _build(config: TrainConfig, images: DataSet) -> nn.Module:
         "weight_scale": config.weight_scale,
         "conv_weight_scale": config.conv_weight_scale,
     }
-    if config.rule == "ann":
+    rule = config.learning_rule()
+    if rule is None:
         return build_ann(*size, **layers)
-    return build_network(
-        *size, **layers, params=config.neuron(), rule=config.rule, recompute=config.recompute, fused=config.fused
-    )
+    spiking: dict[str, Any] = {"params": config.neuron(), "recompute": config.recompute, "fused": config.fused}
+    return build_network(*size, **layers, **spiking, rule=rule)
 
 
 def choose_device(name: str) -> torch.device:
