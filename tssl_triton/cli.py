@@ -9,6 +9,7 @@ import platform
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -270,6 +271,22 @@ def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None
 def _dataset_defaults() -> str:
     lines = ["defaults of the data sets:"]
     for dataset, defaults in DATASET_DEFAULTS.items():
-        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in defaults.items())
-        lines.append(f"  {dataset:<14} {flags}")
-    return "\n".join(lines)
+        flags = " ".join(_as_flag(name, value) for name, value in defaults.items())
+        # Only at spaces before a flag may a line break: neither an architecture nor a value leaves its flag.
+        words = flags.replace(" --", "\n--").replace(" ", "\0").split("\n")
+        lines += textwrap.wrap(
+            " ".join(words),
+            118,
+            initial_indent=f"  {dataset:<14} ",
+            subsequent_indent=" " * 17,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines).replace("\0", " ")
+
+
+def _as_flag(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"

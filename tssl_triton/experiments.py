@@ -73,9 +73,10 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 #: Settings that the recipes of CIFAR-10 and the event sets have and that differ from the general defaults.
 _OWN = (
-    "arch padding dropout conv_weight_scale tau_mem tau_syn steps bin_ms downsample augment loss pattern "
-    "desired_count undesired_count lr schedule batch_size test_batch_size"
-).split()
+    *("arch", "padding", "dropout", "conv_weight_scale", "tau_mem", "tau_syn", "steps", "bin_ms", "downsample"),
+    *("augment", "loss", "pattern", "desired_count", "undesired_count", "lr", "schedule", "batch_size"),
+    "test_batch_size",
+)
 
 
 def _of_recipe(recipe: str, **changes: Any) -> dict[str, Any]:
