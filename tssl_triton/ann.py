@@ -137,5 +137,7 @@ def _linear(layer: SpikingLinear) -> nn.Linear:
 
 
 def _with_parameters(module: _Product, layer: SpikingConv2d | SpikingLinear) -> _Product:
-    module.weight, module.bias = layer.weight, layer.bias
+    module.weight = layer.weight
+    if layer.bias is not None:
+        module.bias = layer.bias
     return module

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import platform
 import shlex
@@ -17,18 +16,20 @@ from typing import Any, NoReturn
 
 import torch
 
-from tssl_triton import recipes, reproduce, sparsity
+from tssl_triton import cli_studies, recipes, reproduce, sparsity
 from tssl_triton._extras import MissingExtraError
+from tssl_triton._terminal import INTERRUPTED, PLACEMENT, add_settings, finish, say
 from tssl_triton.checkpoint import CheckpointError
-from tssl_triton.config import FIELD_TYPES, ConfigError, TrainConfig, read_toml, resolve
+from tssl_triton.config import FIELD_TYPES, ConfigError, read_toml, resolve
+from tssl_triton.conversion import ConversionError
 from tssl_triton.data import DataError
 from tssl_triton.experiments import DATASET_DEFAULTS
 from tssl_triton.functional import implementation
 from tssl_triton.network import ArchitectureError
 from tssl_triton.recipes import RecipeError
 from tssl_triton.report import choose_display
-from tssl_triton.reproduce_report import aligned
 from tssl_triton.run import Run, default_folder, load_trainer
+from tssl_triton.tables import aligned
 from tssl_triton.train import TrainingError
 
 #: Errors whose message is all a user needs. Anything else is a fault in the program and shows its traceback.
@@ -36,14 +37,13 @@ USER_ERRORS = (
     ArchitectureError,
     CheckpointError,
     ConfigError,
+    ConversionError,
     DataError,
     MissingExtraError,
     OSError,
     RecipeError,
     TrainingError,
 )
-
-INTERRUPTED = 130  # what shells report for a process that SIGINT ended
 
 
 class _Parser(argparse.ArgumentParser):
@@ -81,30 +81,31 @@ def _train(options: dict[str, Any]) -> int:
         for name, value in (("--run-dir", folder), ("--config", file)):
             if value is not None:
                 raise ConfigError(f"{name} cannot be combined with --resume: a run keeps its folder and its settings")
-        display = choose_display(progress, _say)
-        run = Run.resume(Path(resume), options, _say)
-        _say(f"resuming {run.folder}: {run.trainer.epoch} epochs and {run.trainer.batch} batches are done")
+        display = choose_display(progress, say)
+        run = Run.resume(Path(resume), options, say)
+        say(f"resuming {run.folder}: {run.trainer.epoch} epochs and {run.trainer.batch} batches are done")
     else:
         config = resolve(options, read_toml(file) if file is not None else {})
-        display = choose_display(progress, _say)
-        run = Run.create(Path(folder) if folder is not None else default_folder(config), config, _say)
-        _say(f"run folder {run.folder}")
+        display = choose_display(progress, say)
+        run = Run.create(Path(folder) if folder is not None else default_folder(config), config, say)
+        say(f"run folder {run.folder}")
     trainer = run.trainer
     config = trainer.config
     weights = sum(weight.numel() for weight in trainer.network.parameters())
-    _say(
+    time = "no time steps" if config.rule == "ann" else f"{config.steps} steps"
+    say(
         f"{config.dataset}: {len(trainer.images.train_labels)} training and {len(trainer.images.test_labels)} test "
-        f"{trainer.images.noun}; network {config.arch}, {weights} weights, {config.steps} steps, on {trainer.device} "
+        f"{trainer.images.noun}; network {config.arch}, {weights} weights, {time}, on {trainer.device} "
         f"({implementation(trainer.device)})"
     )
     if not run.train(display):
-        _say(f"interrupted in epoch {trainer.epoch + 1} after {trainer.batch} of {trainer.batches} batches; saved")
-        _say(f"go on with: {_program()} train --resume {shlex.quote(str(run.folder))}")
+        say(f"interrupted in epoch {trainer.epoch + 1} after {trainer.batch} of {trainer.batches} batches; saved")
+        say(f"go on with: {_program()} train --resume {shlex.quote(str(run.folder))}")
         return INTERRUPTED
     if trainer.history:
-        _say(f"test accuracy {trainer.history[-1]['test_accuracy']:.2%} after {trainer.epoch} epochs")
+        say(f"test accuracy {trainer.history[-1]['test_accuracy']:.2%} after {trainer.epoch} epochs")
     else:
-        _say("no epochs to train")
+        say("no epochs to train")
     return 0
 
 
@@ -116,7 +117,7 @@ def _evaluate(options: dict[str, Any]) -> int:
     place = f"{trainer.epoch} epochs"
     if trainer.batch:
         place += f" and {trainer.batch} of {trainer.batches} batches"
-    _say(
+    say(
         f"test accuracy {result.accuracy:.2%} ({result.correct} of {result.images} {trainer.images.noun}) after {place}"
     )
     return 0
@@ -126,16 +127,8 @@ def _reproduce(options: dict[str, Any]) -> int:
     names, out, trials = options.pop("targets"), Path(options.pop("out")), options.pop("trials")
     train, progress = not options.pop("report_only"), options.pop("progress")
     planned = reproduce.plan(names, out, trials, **options)
-    outcome = reproduce.reproduce(planned, train=train, display=choose_display(progress, _say), say=_say)
-    if outcome.interrupted:
-        _say("interrupted; what was done is saved, and the same command goes on with it")
-        return INTERRUPTED
-    _say(f"reports: {', '.join(str(out / target.name / 'report.md') for target in planned.targets)}")
-    if outcome.failures:
-        names = ", ".join(dict.fromkeys(failure.trial.name for failure in outcome.failures))
-        print(f"tssl: error: {len(outcome.failures)} trials failed, of {names}", file=sys.stderr)
-        return 2
-    return 0
+    outcome = reproduce.reproduce(planned, train=train, display=choose_display(progress, say), say=say)
+    return finish(outcome, [out / target.name / "report.md" for target in planned.targets])
 
 
 def _sparsity(options: dict[str, Any]) -> int:
@@ -143,11 +136,11 @@ def _sparsity(options: dict[str, Any]) -> int:
     out = folder if out is None else Path(out)
     measured = sparsity.measure(load_trainer(folder, options))
     for line in aligned(measured.table()):
-        _say(line)
-    _say(f"test accuracy {measured.accuracy:.2%} ({measured.samples} samples) after {measured.epochs} epochs")
+        say(line)
+    say(f"test accuracy {measured.accuracy:.2%} ({measured.samples} samples) after {measured.epochs} epochs")
     out.mkdir(parents=True, exist_ok=True)
     sparsity.write(out, measured, f"{measured.dataset}  {measured.arch}, after {measured.epochs} epochs")
-    _say(f"wrote {out / 'sparsity.json'} and {out / 'sparsity.png'}")
+    say(f"wrote {out / 'sparsity.json'} and {out / 'sparsity.png'}")
     return 0
 
 
@@ -167,7 +160,7 @@ def _info(options: dict[str, Any]) -> int:
         rows.append(("gpu", "none that torch can use"))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        _say(f"{name:<{width}}  {value}")
+        say(f"{name:<{width}}  {value}")
     return 0
 
 
@@ -178,10 +171,6 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def _program() -> str:
     """How the user called this program, to be told the same way of calling it again."""
     return "python -m tssl_triton" if Path(sys.argv[0]).name == "__main__.py" else "tssl"
@@ -190,7 +179,9 @@ def _program() -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="tssl", description="Train deep spiking neural networks with TSSL-BP.")
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="train | evaluate | reproduce | sparsity | info"
+        title="commands",
+        required=True,
+        metavar="COMMAND",
     )
 
     train = commands.add_parser(
@@ -209,12 +200,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
     train.add_argument("--progress", choices=("auto", "bar", "lines"), default="auto", help="how progress is shown")
-    _add_settings(train, tuple(FIELD_TYPES))
+    add_settings(train, tuple(FIELD_TYPES))
 
     evaluate = commands.add_parser("evaluate", help="test a trained network", description="Test a trained network.")
     evaluate.set_defaults(command=_evaluate)
     evaluate.add_argument("run", metavar="RUN", help="folder of the run")
-    _add_settings(evaluate, ("device", "data_root", "download", "test_batch_size"))
+    add_settings(evaluate, PLACEMENT)
 
     again = commands.add_parser(
         "reproduce",
@@ -234,7 +225,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     again.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
     again.add_argument("--progress", choices=("auto", "bar", "lines"), default="auto", help="how progress is shown")
-    _add_settings(again, ("device", "data_root", "download", "test_batch_size", "recompute"))
+    add_settings(again, (*PLACEMENT, "recompute"))
+
+    cli_studies.add_commands(commands)
 
     firing = commands.add_parser(
         "sparsity",
@@ -245,27 +238,11 @@ def _parser() -> argparse.ArgumentParser:
     firing.set_defaults(command=_sparsity)
     firing.add_argument("run", metavar="RUN", help="folder of the run")
     firing.add_argument("--out", metavar="DIR", help="folder of the files (default: that of the run)")
-    _add_settings(firing, ("device", "data_root", "download", "test_batch_size"))
+    add_settings(firing, PLACEMENT)
 
     about = "Print versions, devices and which implementation runs on each."
     commands.add_parser("info", help="versions and devices", description=about).set_defaults(command=_info)
     return parser
-
-
-def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """A flag for each named field of the configuration; one that is not used leaves no trace in the options."""
-    group = parser.add_argument_group("settings")
-    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
-    for name in names:
-        field, kind = fields[name], FIELD_TYPES[name]
-        flag = "--" + name.replace("_", "-")
-        text = f"{field.metadata['help']} (default: {field.default})".replace("%", "%%")
-        if kind is bool:
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
-        else:
-            choices = field.metadata["choices"] or None
-            metavar = None if choices else kind.__name__.upper().replace("STR", "TEXT")
-            group.add_argument(flag, type=kind, choices=choices, metavar=metavar, default=argparse.SUPPRESS, help=text)
 
 
 def _dataset_defaults() -> str:

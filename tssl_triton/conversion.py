@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from tssl_triton._checks import check_count, check_finite
+from tssl_triton._checks import check_count, check_finite, check_pair
 from tssl_triton.ann import ANN, Pool2d
 from tssl_triton.encoding import StaticInput, static
 from tssl_triton.functional import LIFState
@@ -117,8 +117,7 @@ def convert(ann: ANN, scales: Sequence[float], initial: float = 0.0) -> Converte
     for scale in scales:
         if not check_finite("every scale", scale) > 0:
             raise ValueError(f"every scale must be > 0, got {scale!r}")
-    if not 0 <= check_finite("initial", initial) <= 1:
-        raise ValueError(f"initial must be in [0, 1], got {initial!r}")
+    check_initial(initial)
 
     *hidden, last = [layer for layer in ann if not isinstance(layer, (nn.ReLU, nn.Flatten, nn.Dropout))]
     edges = iter(zip([1.0, *scales], [*scales, 1.0], strict=True))
@@ -133,14 +132,18 @@ def convert(ann: ANN, scales: Sequence[float], initial: float = 0.0) -> Converte
 
 def _spiking(layer: nn.Module, before: float = 1.0, after: float = 1.0) -> nn.Module:
     """The spiking counterpart of a layer between activations of the scales ``before`` and ``after``."""
-    if isinstance(layer, nn.Conv2d):
-        sizes = layer.in_channels, layer.out_channels, layer.kernel_size
-        options = {"stride": layer.stride, "padding": layer.padding, "bias": layer.bias is not None}
-        return _set_parameters(SpikingConv2d(*sizes, INTEGRATE_AND_FIRE, **options), layer, before, after)
+    bias = isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None
+    if isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str):
+        kernel, stride, padding = (
+            check_pair("size", size, 0) for size in (layer.kernel_size, layer.stride, layer.padding)
+        )
+        convolution = SpikingConv2d(
+            layer.in_channels, layer.out_channels, kernel, INTEGRATE_AND_FIRE, stride=stride, padding=padding, bias=bias
+        )
+        return _set_parameters(convolution, layer, before, after)
     if isinstance(layer, nn.Linear):
-        sizes = layer.in_features, layer.out_features
-        spiking = SpikingLinear(*sizes, INTEGRATE_AND_FIRE, bias=layer.bias is not None)
-        return _set_parameters(spiking, layer, before, after)
+        connected = SpikingLinear(layer.in_features, layer.out_features, INTEGRATE_AND_FIRE, bias=bias)
+        return _set_parameters(connected, layer, before, after)
     if isinstance(layer, Pool2d) and layer.kind != "max":
         return SpikePool2d(layer.kernel_size, layer.kind, layer.scale)
     raise ConversionError(
@@ -161,10 +164,7 @@ def _window(marks: Sequence[int]) -> int:
 
     One length for the whole walk means one compiled loop per layer.
     """
-    for mark in marks:
-        check_count("every one of marks", mark)
-    if not marks or list(marks) != sorted(set(marks)):
-        raise ValueError(f"marks must be rising numbers of time steps, at least one, got {list(marks)}")
+    check_marks(marks)
     common = math.gcd(*marks)
     return max(length for length in range(1, LONGEST_WINDOW + 1) if common % length == 0)
 
@@ -251,6 +251,21 @@ class RunningPercentile:
             raise ValueError(f"{self._count} values were to come, {self._seen} did")
         lower, upper = self._largest[-1].item(), self._largest[max(self._kept - 2, 0)].item()
         return lower + self._fraction * (upper - lower)
+
+
+def check_marks(marks: Sequence[int]) -> None:
+    """Numbers of time steps, at least one, that rise."""
+    for mark in marks:
+        check_count("every number of steps", mark)
+    if not marks or list(marks) != sorted(set(marks)):
+        raise ValueError(f"marks must be rising numbers of time steps, at least one, got {list(marks)}")
+
+
+def check_initial(value: float) -> float:
+    """A membrane potential as a share of the threshold, in [0, 1]: beyond that rates would be off by more than 1/T."""
+    if not 0 <= check_finite("initial", value) <= 1:
+        raise ValueError(f"initial must be in [0, 1], got {value!r}")
+    return float(value)
 
 
 def check_percentile(value: float) -> float:

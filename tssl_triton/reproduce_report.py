@@ -7,7 +7,6 @@ sample standard deviation are over trials.
 from __future__ import annotations
 
 import dataclasses
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from typing import Any
 
 from tssl_triton._extras import require
 from tssl_triton.checkpoint import write_atomically
-from tssl_triton.config import MAY_CHANGE, TrainConfig
+from tssl_triton.config import TrainConfig
 from tssl_triton.recipes import Paper, Recipe
+from tssl_triton.tables import aligned, per_cent, settings_as_dict, spread, summary_as_dict, trial_as_dict
 from tssl_triton.trials import Summary, TrialResult
 
 #: Trials of which the paper gives mean and deviation.
@@ -83,7 +83,7 @@ def markdown(title: str, rows: Sequence[Row], comparisons: Sequence[dict[str, An
         for result in row.results:
             epochs = f"{len(result.history)}" if result.complete else f"{len(result.history)} of {row.config.epochs}"
             trials.append(
-                [str(result.trial), epochs, _per_cent(result.best), str(result.best_epoch), _per_cent(result.last)]
+                [str(result.trial), epochs, per_cent(result.best), str(result.best_epoch), per_cent(result.last)]
             )
     if len(trials) > 1:
         blocks.append(aligned(trials))
@@ -98,33 +98,13 @@ def markdown(title: str, rows: Sequence[Row], comparisons: Sequence[dict[str, An
 def as_dict(title: str, rows: Sequence[Row], comparisons: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
     """The report as plain containers, for JSON; folders are relative to ``out``."""
 
-    def trial(result: TrialResult) -> dict[str, Any]:
-        return {
-            "seed": result.trial.config.seed,
-            "folder": Path(os.path.relpath(result.folder, out)).as_posix(),
-            "complete": result.complete,
-            "epochs": len(result.history),
-            "best": 100 * result.best,
-            "best_epoch": result.best_epoch,
-            "last": 100 * result.last,
-            "seconds_per_epoch": statistics.fmean(metrics["seconds"] for metrics in result.history),
-            "test_accuracy": [100 * accuracy for accuracy in result.accuracies],
-        }
-
     def plain(row: Row) -> dict[str, Any]:
-        settings = dataclasses.asdict(row.config)
-        kept = {name: value for name, value in settings.items() if name not in MAY_CHANGE | {"seed"}}
-        summary = row.summary
         return {
             "recipe": row.recipe.name,
-            "settings": {**kept, "epochs": row.config.epochs},
+            "settings": settings_as_dict(row.config),
             "trials_asked_for": row.trials,
-            "trials": [trial(result) for result in row.results],
-            "mean": None if summary is None else 100 * summary.mean,
-            "std": None if summary is None else _times_100(summary.std),
-            "best": None if summary is None else 100 * summary.best,
-            "last_mean": None if summary is None else 100 * summary.last_mean,
-            "last_std": None if summary is None else _times_100(summary.last_std),
+            "trials": [trial_as_dict(result, out) for result in row.results],
+            **summary_as_dict(row.summary),
             "paper": None if row.recipe.paper is None else dataclasses.asdict(row.recipe.paper),
             "remarks": row.remarks,
         }
@@ -153,16 +133,6 @@ def draw_curves(path: Path, title: str, rows: Sequence[Row]) -> None:
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right", fontsize="small")
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table whose columns are aligned as text; the first row is its heading."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-
-    def line(row: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-
-    return [line(rows[0]), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows[1:])]
 
 
 def _draw_row(axes: Any, row: Row) -> None:
@@ -201,8 +171,8 @@ def _results(rows: Sequence[Row]) -> list[list[str]]:
         if summary is None:
             ours += ["0", "0", "-", "-", "-"]
         else:
-            ours += [str(summary.epochs), str(len(summary.results)), _spread(summary.mean, summary.std)]
-            ours += [_per_cent(summary.best), _spread(summary.last_mean, summary.last_std)]
+            ours += [str(summary.epochs), str(len(summary.results)), spread(summary.mean, summary.std)]
+            ours += [per_cent(summary.best), spread(summary.last_mean, summary.last_std)]
         table.append(ours + _printed(row.recipe.paper))
     return table
 
@@ -214,21 +184,9 @@ def _printed(paper: Paper | None) -> list[str]:
     return [str(paper.epochs), mean, _two_digits(paper.best)]
 
 
-def _spread(mean: float, std: float | None) -> str:
-    return _per_cent(mean) + (f" ± {100 * std:.2f}" if std is not None else "")
-
-
-def _per_cent(share: float) -> str:
-    return f"{100 * share:.2f}"
-
-
 def _two_digits(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
 def _or_dash(value: object) -> str:
     return "-" if value is None else str(value)
-
-
-def _times_100(value: float | None) -> float | None:
-    return None if value is None else 100 * value

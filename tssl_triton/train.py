@@ -370,8 +370,7 @@ class Trainer:
 
 def _build(config: TrainConfig, images: DataSet) -> nn.Module:
     """The untrained network of a run."""
-    size = config.arch, images.in_shape, images.classes
-    layers: dict[str, Any] = {
+    options: dict[str, Any] = {
         "padding": config.paddings(),
         "pool": config.pool,
         "dropout": config.dropout,
@@ -380,9 +379,9 @@ def _build(config: TrainConfig, images: DataSet) -> nn.Module:
     }
     rule = config.learning_rule()
     if rule is None:
-        return build_ann(*size, **layers)
-    spiking: dict[str, Any] = {"params": config.neuron(), "recompute": config.recompute, "fused": config.fused}
-    return build_network(*size, **layers, **spiking, rule=rule)
+        return build_ann(config.arch, images.in_shape, images.classes, **options)
+    options |= {"params": config.neuron(), "rule": rule, "recompute": config.recompute, "fused": config.fused}
+    return build_network(config.arch, images.in_shape, images.classes, **options)
 
 
 def choose_device(name: str) -> torch.device:
