@@ -42,6 +42,7 @@ def test_a_flag_beats_the_file_beats_the_dataset_beats_the_default():
     [
         {},
         {"dataset": "mnist", "lr": 1e-05, "download": False, "clip_norm": 0, "seed": 2**62},
+        {"rule": "ann", "tau_mem": float("inf")},
         {"data_root": 'a "quoted" \\ folder\tand \u00fcml\u00e4ute \U0001f600', "pattern": "0110", "padding": "same"},
     ],
 )
@@ -111,10 +112,12 @@ def test_missing_file(tmp_path):
         ({"lr": float("inf")}, "lr must be finite, got inf"),
         ({"download": "no"}, "download must be true or false, got 'no'"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1\.0"),
+        ({"tau_syn": float("inf")}, "tau_syn must be finite, got inf"),
+        ({"tau_mem": float("nan")}, "tau_mem must be finite, got nan"),
         ({"tau_mem": 0.5}, "tau_mem must be a finite number >= 1"),
         ({"tau_syn": -3}, "tau_syn must be a finite number >= 1"),
         ({"reset": "soft"}, "reset must be one of zero, subtract, got 'soft'"),
-        ({"rule": "hebb"}, "rule must be one of tssl, stbp, slayer, got 'hebb'"),
+        ({"rule": "hebb"}, "rule must be one of tssl, stbp, slayer, ann, got 'hebb'"),
         ({"surrogate": "gauss"}, "surrogate must be one of auto, rectangular, .*, exponential, got 'gauss'"),
         ({"surrogate_width": 0}, r"surrogate_width must be > 0, got 0\.0"),
         ({"reset_gradient": "none"}, "reset_gradient must be one of full, detached, got 'none'"),

@@ -72,8 +72,9 @@ class AblationReport:
         return [
             aligned(table),
             [
-                f"Settings of the row {FULL}: {shared}. The last column is the mean difference of the best epochs in",
-                "percentage points, over pairs of trials with the same seed.",
+                f"Settings of the row {FULL}: {shared}.",
+                "The last column is the mean difference of the best epochs in percentage points, over pairs of trials",
+                "with the same seed.",
             ],
         ]
 

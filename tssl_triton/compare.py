@@ -151,7 +151,8 @@ class ComparisonReport:
                 self._draw_epochs(epochs_axes, curves, color)
                 seconds, accuracy = _over_seconds(method.main)
                 label = f"{_TEXTS.get(method.rule, method.rule)}: {spread(*_mean_std(method.main))}"
-                seconds_axes.plot(seconds, [100 * share for share in accuracy], "o-", ms=3, color=color, label=label)
+                marker = "o-" if len(seconds) <= 10 else "-"
+                seconds_axes.plot(seconds, [100 * a for a in accuracy], marker, ms=3, color=color, label=label)
             trained_elsewhere |= self._draw_steps(steps_axes, method, color)
         for axes, label in (
             (epochs_axes, "epoch"),
@@ -163,19 +164,24 @@ class ComparisonReport:
             axes.grid(alpha=0.3)
         for axes in (epochs_axes, steps_axes):
             axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
-        seconds_axes.set_xlim(left=0)
+        seconds_axes.set_xscale("log")
+        # The first epochs rise steeply; the axes begin where a tenth of them is over, so that the rest can be told
+        # apart.
+        late = [100 * a for row in rows for r in row.results for a in r.accuracies[len(r.history) // 10 :]]
+        margin = 0.08 * max(max(late) - min(late), 0.1)
+        for axes in (epochs_axes, seconds_axes):
+            axes.set_ylim(min(late) - margin, max(late) + margin)
         below = {"loc": "outside lower center", "ncols": 4, "frameon": False}
         figure.legend(*seconds_axes.get_legend_handles_labels(), title="mean of best epochs (%)", **below)
         write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
     @staticmethod
     def _draw_epochs(axes: Any, curves: list[list[float]], color: str) -> None:
-        epochs = min(map(len, curves))
-        at_epoch = list(zip(*curves, strict=False))
-        axes.plot(range(1, epochs + 1), [statistics.fmean(v) for v in at_epoch], "o-", ms=3, color=color)
-        axes.fill_between(
-            range(1, epochs + 1), list(map(min, at_epoch)), list(map(max, at_epoch)), color=color, alpha=0.2
-        )
+        epochs = range(1, min(map(len, curves)) + 1)
+        at_epoch = [[curve[k - 1] for curve in curves] for k in epochs]
+        marker = "o-" if len(epochs) <= 10 else "-"
+        axes.plot(epochs, [statistics.fmean(values) for values in at_epoch], marker, ms=3, color=color)
+        axes.fill_between(epochs, [min(v) for v in at_epoch], [max(v) for v in at_epoch], color=color, alpha=0.2, lw=0)
 
     def _draw_steps(self, axes: Any, method: _Method, color: str) -> bool:
         """One rule over time steps; whether networks that were trained with other numbers of steps are among it."""

@@ -201,9 +201,9 @@ class _Writer:
         blocks += [remarks] if remarks else []
         blocks.append(
             [
-                f"{base.dataset}, {base.arch}, {base.steps} steps, {base.epochs} epochs. Accuracies are per cent of",
-                "the test set: of each trial's best epoch and of its last one; mean and sample standard deviation are",
-                "over trials.",
+                f"{base.dataset}, {base.arch}, {base.steps} steps, {base.epochs} epochs.",
+                "Accuracies are per cent of the test set: of each trial's best epoch and of its last one; mean and",
+                "sample standard deviation are over trials.",
             ]
         )
         return "\n\n".join("\n".join(block) for block in blocks) + "\n"
