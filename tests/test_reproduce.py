@@ -64,7 +64,7 @@ def test_the_report_sets_results_beside_the_paper(reproduced):
     ours = ["own", "12", "5", "1", "2", f"{mean:.2f} ± {deviation:.2f}", f"{max(first, second):.2f}"]
     assert cells == [*ours, f"{mean:.2f} ± {deviation:.2f}", "7", "90.00 ± 0.50", "91.25"]
     assert len(heading) == len(row), "columns are aligned as text"
-    assert "* own: 1 epochs, the paper has 7" in text
+    assert "* own: 1 epoch, the paper has 7" in text
     assert "* own: 2 trials, the paper has 5" in text
     assert "* own: paper: not a real one" in text
     assert "| own, seed 1 | 1 " in text

@@ -58,9 +58,9 @@ class Row:
         paper = self.recipe.paper
         if paper is not None and self.results:
             if epochs < paper.epochs:
-                remarks.append(f"{epochs} epochs, the paper has {paper.epochs}")
+                remarks.append(f"{_counted(epochs, 'epoch')}, the paper has {paper.epochs}")
             if paper.mean is not None and len(self.results) < PAPER_TRIALS:
-                remarks.append(f"{len(self.results)} trials, the paper has {PAPER_TRIALS}")
+                remarks.append(f"{_counted(len(self.results), 'trial')}, the paper has {PAPER_TRIALS}")
         if paper is not None and paper.note:
             remarks.append(f"paper: {paper.note}")
         return remarks
@@ -148,7 +148,7 @@ def _draw_row(axes: Any, row: Row) -> None:
     summary = row.summary
     assert summary is not None
     best = f"mean of best epochs {100 * summary.mean:.2f}" if len(curves) > 1 else f"best {100 * summary.best:.2f}"
-    trials = "1 trial" if len(curves) == 1 else f"mean of {len(curves)} trials"
+    trials = ("" if len(curves) == 1 else "mean of ") + _counted(len(curves), "trial")
     axes.plot(epochs, means, "o-" if longest <= 10 else "-", markersize=3, label=f"{trials}; {best}")
     # The first epochs rise steeply; the axis begins where a tenth of them is over, so that the rest can be told apart.
     floor, ceiling = min(lowest[longest // 10 :]), max(highest)
@@ -182,6 +182,10 @@ def _printed(paper: Paper | None) -> list[str]:
         return ["-", "-", "-"]
     mean = _two_digits(paper.mean) + (f" ± {paper.std:.2f}" if paper.std is not None else "")
     return [str(paper.epochs), mean, _two_digits(paper.best)]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _two_digits(value: float | None) -> str:

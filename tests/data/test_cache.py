@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import warnings
 
 import numpy as np
@@ -192,3 +193,17 @@ def test_the_record_is_small_and_readable(root):
     record = json.loads((root / "NMNIST" / "cache" / "train-3.0ms-10steps-34x34.json").read_text())
     assert record["shape"] == [20, 10, 289]
     assert record["labels"] == sorted(number % 10 for number in range(20))
+
+
+@pytest.mark.parametrize("tqdm", [True, False])
+def test_progress_is_shown_on_a_terminal(monkeypatch, capsys, tqdm):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    if not tqdm:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert list(cache.with_progress(iter(range(5)), 5, "n-mnist, train")) == [0, 1, 2, 3, 4]
+    assert ("n-mnist, train" in capsys.readouterr().err) == tqdm
+
+
+def test_nothing_is_shown_elsewhere(capsys):
+    assert list(cache.with_progress(iter(range(5)), 5, "n-mnist, train")) == [0, 1, 2, 3, 4]
+    assert capsys.readouterr().err == ""

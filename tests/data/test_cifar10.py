@@ -1,10 +1,12 @@
 """CIFAR-10: what torchvision's batches hold, and crops that are the same as one image at a time."""
 
+import benches  # noqa: F401 - finds bench
 import numpy as np
 import pytest
 import torch
 from cifar_files import write_cifar10
 
+from bench.tracing import DEVICE, record
 from tssl_triton import data
 from tssl_triton.data import cifar10
 from tssl_triton.data.crops import crop, draw_crops
@@ -123,3 +125,12 @@ def test_missing_and_damaged_files(written):
     path.unlink()
     with pytest.raises(data.DataError, match=f"cifar10 not found: looked for data_batch_3 in {folder}; allow the"):
         data.load("cifar10", root, download=False)
+
+
+def test_cutting_a_batch_makes_no_gpu_wait(written):
+    images = data.load("cifar10", written[0], download=False, augment=True).to(DEVICE)
+    assert not images.costly
+    make = images.training(seed=0, epoch=0)
+    indices = torch.empty(7, dtype=torch.int64, device=DEVICE)
+    assert record(lambda: make(indices)).waits() == []
+    assert make(indices)[0].shape == (7, 3, 32, 32)

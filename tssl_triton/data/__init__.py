@@ -6,7 +6,7 @@
 ``fashion-mnist``  70,000 images of 28x28       the same
 ``cifar10``        60,000 images of 3x32x32     the same; training images may be cropped and mirrored at random
 ``n-mnist``        70,000 recordings, 2x34x34   the event files as published, or downloaded by tonic
-``dvs-gesture``    1,342 recordings, 2x128x128  the recordings as published, or as tonic cuts and downloads them
+``dvs-gesture``    recordings, 2x128x128        the trials as published, or as tonic cuts and downloads them
 =================  ===========================  ================================================================
 
 The first four are an `ImageSet`, the last two an `EventSet`; `DataSet` is what the trainer needs of either.

@@ -29,7 +29,7 @@ from tssl_triton.data.events import Events, EventSet, Source, checked, download_
 SENSOR = (128, 128)
 CLASSES = 11
 HEADER = ["class", "startTime_usec", "endTime_usec"]
-WHERE = "https://research.ibm.com/interactive/dvsgesture/"
+WHERE = "http://research.ibm.com/dvsgesture/"
 
 
 def load_dvs_gesture(root: Path, download: bool, options: Options) -> EventSet:
