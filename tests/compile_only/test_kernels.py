@@ -46,7 +46,7 @@ def launch(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("direction", [FORWARD, BACKWARD, pytest.param(OTHER_RULE, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("steps", "options"),
     [
@@ -63,7 +63,9 @@ def test_neurons_with_other_options_do_not_spill(target, direction, steps, optio
     "target", ["sm_90", *(pytest.param(t, marks=pytest.mark.slow) for t in TARGETS if t != "sm_90")]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize(
+    "window", [pytest.param(w, marks=[] if w in ("triangular", "arctan") else pytest.mark.slow) for w in WINDOWS]
+)
 def test_no_window_of_the_surrogate_spills(window, dtype, target):
     params = LIFParameters(reset="subtract")
     assert compile_launch(launch(OTHER_RULE, 13, dtype, params, rule=STBP(window)), target).spilled == 0
@@ -72,7 +74,10 @@ def test_no_window_of_the_surrogate_spills(window, dtype, target):
 @pytest.mark.parametrize(
     "target", ["sm_90", *(pytest.param(t, marks=pytest.mark.slow) for t in TARGETS if t != "sm_90")]
 )
-@pytest.mark.parametrize(("variant", "warmup"), ABLATIONS)
+@pytest.mark.parametrize(
+    ("variant", "warmup"),
+    [pytest.param(*a, marks=[] if a == ("no-leak", "off") else pytest.mark.slow) for a in ABLATIONS],
+)
 def test_no_ablation_spills(variant, warmup, target):
     launched = launch(BACKWARD, 32, torch.bfloat16, LIFParameters(variant=variant, warmup=warmup))
     assert compile_launch(launched, target).spilled == 0
