@@ -213,7 +213,8 @@ def _backward_window(
     # constants
     ALPHA: tl.constexpr,
     BETA: tl.constexpr,
-    INV_TAU_MEM: tl.constexpr,
+    INTRA: tl.constexpr,
+    LEAK: tl.constexpr,
     INV_TAU_SYN: tl.constexpr,
     THRESHOLD: tl.constexpr,
     MAX_SLOPE: tl.constexpr,
@@ -224,7 +225,7 @@ def _backward_window(
     MAY_FALL: tl.constexpr,  # whether the membrane can be above the threshold before it fires again
     SYNAPSE: tl.constexpr,
     STATIC: tl.constexpr,
-    VARIANT: tl.constexpr,
+    PAPER: tl.constexpr,
     WARMUP: tl.constexpr,
     STEPS: tl.constexpr,
     ACC: tl.constexpr,
@@ -257,18 +258,12 @@ def _backward_window(
             kappa = tl.where(du < 0.0, 0.0, kappa)
         # rho delta; the interpreter would round a constant of its own, rho, to float32.
         if SUBTRACT:
-            intra = (THRESHOLD * INV_TAU_MEM) * delta
+            intra = (THRESHOLD * INTRA) * delta
         else:
-            intra = (u * INV_TAU_MEM) * delta
-        error = g + intra
-        if VARIANT == "no-intra":
-            error = g
-        leaked = ALPHA * delta
-        if VARIANT == "no-leak":
-            leaked = tl.zeros_like(delta)
-        delta = tl.where(fired, kappa * error, leaked)
+            intra = (u * INTRA) * delta
+        delta = tl.where(fired, kappa * (g + intra), LEAK * delta)
         emitted = delta
-        if VARIANT == "paper":
+        if PAPER:
             emitted = tl.where(fired, delta, 0.0)
         if WARMUP == "silent" or WARMUP == "always":
             power = _sigmoid_power(u, THRESHOLD, SURROGATE_CLIP, INV_SURROGATE_WIDTH)
@@ -308,7 +303,8 @@ def lif_backward_kernel(
     # constants
     ALPHA: tl.constexpr,
     BETA: tl.constexpr,
-    INV_TAU_MEM: tl.constexpr,
+    INTRA: tl.constexpr,  # 1/tau_mem, or 0 without the intra-neuron term
+    LEAK: tl.constexpr,  # alpha, or 0 where silent steps hand no error back
     INV_TAU_SYN: tl.constexpr,
     THRESHOLD: tl.constexpr,
     MAX_SLOPE: tl.constexpr,
@@ -319,7 +315,7 @@ def lif_backward_kernel(
     SYNAPSE: tl.constexpr,
     STATIC: tl.constexpr,
     HAS_STATE: tl.constexpr,
-    VARIANT: tl.constexpr,  # "released", "paper", "no-intra" or "no-leak"
+    PAPER: tl.constexpr,
     WARMUP: tl.constexpr,  # "psc", "silent", "off" or "always"
     # shape of the program
     LONG: tl.constexpr,
@@ -368,8 +364,8 @@ def lif_backward_kernel(
         bits = tl.load(words_ptr, mask=mask, other=0).to(tl.int32)
     delta, e, total = _backward_window(
         grad_spikes_ptr, current_ptr, grad_current_ptr, stride, mask, bits, any_spike, i, v, a, delta, e, total,
-        ALPHA, BETA, INV_TAU_MEM, INV_TAU_SYN, THRESHOLD, MAX_SLOPE, SURROGATE_CLIP, INV_SURROGATE_WIDTH,
-        SUBTRACT, SUBTRACT or HAS_STATE, SYNAPSE, STATIC, VARIANT, WARMUP, LAST, ACC,
+        ALPHA, BETA, INTRA, LEAK, INV_TAU_SYN, THRESHOLD, MAX_SLOPE, SURROGATE_CLIP, INV_SURROGATE_WIDTH,
+        SUBTRACT, SUBTRACT or HAS_STATE, SYNAPSE, STATIC, PAPER, WARMUP, LAST, ACC,
     )  # fmt: skip
 
     # The full windows before it, latest first.
@@ -389,8 +385,8 @@ def lif_backward_kernel(
             bits = bits >> (WINDOW * (w % PER_WORD))
             delta, e, total = _backward_window(
                 grad_spikes_ptr, current_ptr, grad_current_ptr, stride, mask, bits, any_spike, i, v, a, delta, e, total,
-                ALPHA, BETA, INV_TAU_MEM, INV_TAU_SYN, THRESHOLD, MAX_SLOPE, SURROGATE_CLIP, INV_SURROGATE_WIDTH,
-                SUBTRACT, SUBTRACT or HAS_STATE, SYNAPSE, STATIC, VARIANT, WARMUP, WINDOW, ACC,
+                ALPHA, BETA, INTRA, LEAK, INV_TAU_SYN, THRESHOLD, MAX_SLOPE, SURROGATE_CLIP, INV_SURROGATE_WIDTH,
+                SUBTRACT, SUBTRACT or HAS_STATE, SYNAPSE, STATIC, PAPER, WARMUP, WINDOW, ACC,
             )  # fmt: skip
     if STATIC:
         tl.store(grad_current_ptr, total.to(grad_current_ptr.dtype.element_ty), mask=mask)
@@ -494,10 +490,12 @@ def backward_constants(params: NeuronConstants, words: Tensor) -> dict[str, Any]
     return {
         "words": len(words),
         **forward_constants(params),
-        "INV_TAU_MEM": 1.0 / params.tau_mem,
+        # Variants without a term have the factor 0 in it and so the code, and the registers, of the one with all.
+        "INTRA": 0.0 if params.variant == "no-intra" else 1.0 / params.tau_mem,
+        "LEAK": 0.0 if params.variant == "no-leak" else 1.0 - 1.0 / params.tau_mem,
         "MAX_SLOPE": params.max_slope,
         "SURROGATE_CLIP": SURROGATE_CLIP,
         "INV_SURROGATE_WIDTH": 1.0 / SURROGATE_WIDTH,
-        "VARIANT": params.variant,
+        "PAPER": params.variant == "paper",
         "WARMUP": params.warmup,
     }

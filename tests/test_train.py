@@ -211,9 +211,11 @@ def test_a_network_that_does_not_fit_its_images(digits):
     ids=str,
 )
 def test_other_rules_learn(digits, settings):
-    trainer = trained(resolve({"arch": "50", "epochs": 2, "device": "cpu", **settings}, {}), digits)
+    trainer = trained(resolve({"arch": "50", "epochs": 2, "lr": 5e-3, "device": "cpu", **settings}, {}), digits)
     assert trainer.network[0].rule == trainer.config.learning_rule()
-    assert trainer.history[-1]["test_accuracy"] > 0.8
+    first, second = trainer.history
+    assert second["loss"] < 0.85 * first["loss"]
+    assert second["test_accuracy"] > 0.4
 
 
 def test_missing_device():

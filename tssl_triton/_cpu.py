@@ -271,6 +271,7 @@ def lif_backward(
         grad_current.copy_(total)
 
 
+# One loop serves all rules; on a GPU the surrogate rules have a kernel of their own, under this name.
 surrogate_backward = lif_backward
 
 

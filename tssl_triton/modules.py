@@ -87,8 +87,10 @@ class _WeightedLIF(LIF):
             self._check_shape(spikes.shape)
             shape = function.shape(spikes.shape, weight.shape)
             dense = into is None or not into._would_fuse(shape, spikes.device)
-            options = {"recompute": self.recompute, "carry": return_state, "dense": dense, "rule": self.rule}
-            result, after = fused.run(spikes, function, weight, bias, params, state, **options)
+            result, after = fused.run(
+                spikes, function, weight, bias, params, state,
+                recompute=self.recompute, carry=return_state, dense=dense, rule=self.rule,
+            )  # fmt: skip
         else:
             values = x.dense() if isinstance(x, PackedSpikes) else x
             self._checked(values.values[None] if isinstance(values, StaticInput) else values)

@@ -23,15 +23,15 @@ from tssl_triton import (
 pytestmark = pytest.mark.usefixtures("eager")
 
 RULES = [STBP("sigmoid", width=0.5), SLAYER()]
-T, B = 9, 3
+T, B = 9, 1
 
 
 def network(rule, **options):
     torch.manual_seed(0)
     return SpikingSequential(
         SpikingConv2d(1, 4, 3, weight_scale=3.0, rule=rule, **options),
-        SpikingConv2d(4, 6, 3, padding=1, weight_scale=2.0, rule=rule, **options),
-        SpikingLinear(6 * 9, 5, weight_scale=2.0, rule=rule, **options),
+        SpikingConv2d(4, 6, 2, weight_scale=2.0, rule=rule, **options),
+        SpikingLinear(6 * 4, 5, weight_scale=2.0, rule=rule, **options),
     )
 
 
@@ -49,11 +49,10 @@ def test_kept_recomputed_and_fused_layers_agree(rule):
     plain = learnt(network(rule))
     assert plain[0].any()
     assert all(torch.equal(one, other) for one, other in zip(learnt(network(rule, recompute=True)), plain, strict=True))
-    for recompute in (False, True):
-        fused = learnt(network(rule, fused="always", recompute=recompute))
-        assert torch.equal(fused[0], plain[0])
-        for got, want in zip(fused[1:], plain[1:], strict=True):
-            assert relative_error(got, want) < 5e-6
+    fused = learnt(network(rule, fused="always", recompute=rule == SLAYER()))
+    assert torch.equal(fused[0], plain[0])
+    for got, want in zip(fused[1:], plain[1:], strict=True):
+        assert relative_error(got, want) < 5e-6
     other = learnt(network(TSSL()))
     assert torch.equal(other[0], plain[0])
     assert not any(torch.allclose(one, want) for one, want in zip(other[1:], plain[1:], strict=True))
@@ -61,16 +60,16 @@ def test_kept_recomputed_and_fused_layers_agree(rule):
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_functions_on_packed_spikes(rule):
-    spikes = (torch.rand(T, B, 4, 5, 5, generator=torch.Generator().manual_seed(0)) < 0.4).float()
-    for function, shape in ((spike_linear, (6, 100)), (spike_conv2d, (6, 4, 3, 3))):
-        weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)).div_(3).requires_grad_()
+    spikes = (torch.rand(3, 2, 4, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+    for function, shape in ((spike_linear, (6, 36)), (spike_conv2d, (6, 4, 2, 2))):
+        weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
         kept, again = (
             torch.autograd.grad(
                 function(PackedSpikes.pack(spikes), weight, rule=rule, recompute=recompute).dense().sum(), weight
             )[0]
             for recompute in (False, True)
         )
-        layer = SpikingLinear(100, 6, rule=rule) if function is spike_linear else SpikingConv2d(4, 6, 3, rule=rule)
+        layer = SpikingLinear(36, 6, rule=rule) if function is spike_linear else SpikingConv2d(4, 6, 2, rule=rule)
         with torch.no_grad():
             layer.weight.copy_(weight)
         layer(spikes).sum().backward()
