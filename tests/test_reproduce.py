@@ -5,7 +5,7 @@ import json
 import pytest
 from tssl_triton.recipes import RecipeError
 
-from tssl_triton import cli, recipes, reproduce, reproduce_report, trials
+from tssl_triton import _terminal, cli, recipes, reproduce, reproduce_report, trials
 from tssl_triton.config import ConfigError
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -45,7 +45,8 @@ def reproduced(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TSSL_CPU", "eager")
         lines = []
-        patch.setattr(cli, "_say", lines.append)
+        for module in (cli, _terminal):
+            patch.setattr(module, "say", lines.append)
         assert run(folder / "own.toml", "--trials", 2, "--epochs", 1, "--out", folder / "out") == 0
     return folder / "own.toml", folder / "out", "\n".join(lines)
 
