@@ -1,13 +1,15 @@
 """The network without spikes: the layers of the spiking one, and the same harness around it."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tssl_triton import SpikingConv2d, SpikingLinear, data
+from tssl_triton import SpikingConv2d, SpikingLinear, conversion_report, data
 from tssl_triton.ann import ANN, build_ann
 from tssl_triton.config import resolve
+from tssl_triton.data.events import EventSet
 from tssl_triton.encoding import static
 from tssl_triton.network import build_network
 from tssl_triton.train import Trainer
@@ -134,3 +136,16 @@ def test_it_is_taken_up_again_bit_for_bit(uninterrupted, digits, tmp_path):
     assert without_timing(resumed.history) == without_timing(uninterrupted.history)
     for one, other in zip(resumed.network.parameters(), uninterrupted.network.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_recordings_are_seen_as_counts(monkeypatch):
+    monkeypatch.setenv("TSSL_CPU", "eager")
+    spikes = np.random.default_rng(0).integers(0, 2, (12, 6, 2 * 4 * 4), dtype=np.uint8)  # (N, T, C H W)
+    bits, labels = np.packbits(spikes, axis=-1), torch.arange(12) % 3
+    recordings = EventSet("drawn", bits, labels, bits[:5], labels[:5], 3, (2, 4, 4))
+    trainer = Trainer(resolve({"rule": "ann", "arch": "7", "steps": 6, "device": "cpu", "epochs": 1}, {}), recordings)
+    assert trainer.train_epoch()
+    x, _ = recordings.test_batch(0, 5)
+    counts = torch.from_numpy(spikes[:5].sum(1, dtype=np.float32)).view(5, 2, 4, 4)
+    torch.testing.assert_close(trainer.network(x), trainer.network(counts / 6))
+    assert conversion_report.measure(trainer, (2, 8), percentile=100).samples == 12

@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .ann import build_ann as build_ann
+    from .conversion import convert as convert
     from .encoding import StaticInput as StaticInput
     from .functional import LIFState as LIFState
     from .functional import implementation as implementation
@@ -50,9 +52,23 @@ _HOME = {
         "TimeSharedDropout",
     ),
     "network": ("build_network",),
+    "ann": ("build_ann",),
+    "conversion": ("convert",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-_SUBMODULES = ("data", "encoding", "functional", "losses", "modules", "network", "parameters", "rules", "train")
+_SUBMODULES = (
+    "ann",
+    "conversion",
+    "data",
+    "encoding",
+    "functional",
+    "losses",
+    "modules",
+    "network",
+    "parameters",
+    "rules",
+    "train",
+)
 
 __all__ = [*sorted(_MODULE_OF), *_SUBMODULES]
 
