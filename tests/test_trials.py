@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -222,16 +223,22 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
-def test_ctrl_c_saves_in_every_process(tmp_path):
+def two_processes(tmp_path):
+    """A command whose two trainings are under way, and their folders."""
     (tmp_path / "script.py").write_text(INTERRUPTED)
     words = [sys.executable, "script.py"]
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    folders = [tmp_path / "out" / "x" / f"seed-{k}" for k in (0, 1)]
     for line in process.stdout:
-        folders = [tmp_path / "out" / "x" / f"seed-{k}" for k in (0, 1)]
         if "epoch " in line and all((folder / "checkpoint.pt").exists() for folder in folders):
             break
     time.sleep(0.5)
+    return process, folders
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_in_every_process(tmp_path):
+    process, folders = two_processes(tmp_path)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert out.splitlines()[-1] == "interrupted"
@@ -239,3 +246,19 @@ def test_ctrl_c_saves_in_every_process(tmp_path):
     assert "Traceback" not in err
     states = [checkpoint.load(folder / "checkpoint.pt") for folder in folders]
     assert any(state["batch"] for state in states), "saved in the middle of an epoch"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes by /proc")
+def test_a_killed_command_leaves_no_training_behind(tmp_path):
+    process, _ = two_processes(tmp_path)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) >= 2
+    process.kill()
+    process.communicate()
+    for _ in range(200):
+        left = [child for child in children if Path(f"/proc/{child}/exe").exists()]
+        if not left:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"processes {', '.join(left)} went on without the command")
