@@ -26,7 +26,7 @@ def slope(rule: Surrogate, x: Tensor) -> Tensor:
     """f at the distance x from the threshold, where it is ``rule.peak``."""
     z = torch.abs(x) * (1.0 / rule.width)
     if rule.window == "rectangular":
-        return torch.where(torch.abs(x) < 0.5 * rule.width, rule.peak, 0.0).to(x.dtype)
+        return rule.peak * (torch.abs(x) < 0.5 * rule.width).to(x.dtype)
     if rule.window == "triangular":
         return rule.peak * torch.clamp(1.0 - z, min=0.0)
     if rule.window == "arctan":
