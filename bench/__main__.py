@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import gpu, launches, lif, precision, static
+from . import gpu, launches, lif, loading, precision, static
 
 
 def parser() -> argparse.ArgumentParser:
@@ -13,6 +13,7 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True)
     lif.add_to(commands)
     launches.add_to(commands)
+    loading.add_to(commands)
     precision.add_to(commands)
     static.add_to(commands)
     gpu.add_to(commands)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from tssl_triton.kernels import neuron, packing, synapse
+from tssl_triton.kernels import neuron, packing, surrogate, synapse
 from tssl_triton.kernels.layout import WINDOW, WORD, cdiv, checkpoint_rows, word_count, word_dtype
 from tssl_triton.kernels.plan import Launch
 
 from tssl_triton.parameters import LIFParameters
+from tssl_triton.rules import SLAYER, STBP, Rule
 
 from .counting import Loop
 
@@ -114,6 +116,15 @@ def backward_launch(p: Problem, **options: Any) -> Launch:
     )  # fmt: skip
 
 
+def surrogate_launch(p: Problem, rule: Rule, **options: Any) -> Launch:
+    gradient = rule.surrogate_gradient
+    assert gradient is not None
+    return surrogate.surrogate_backward_launch(
+        p.tensor(p.steps), p.tensor(p.steps), p.words(), p.state(checkpoint_rows(p.steps)), None, p.tensor(p.steps),
+        params=LIFParameters(**options), rule=gradient, synapse=True,
+    )  # fmt: skip
+
+
 def psc_launch(p: Problem, reverse: bool) -> Launch:
     return synapse.psc_launch(p.tensor(p.steps), p.tensor(p.steps), None, None, tau_syn=3.0, reverse=reverse)
 
@@ -172,6 +183,19 @@ OURS = (
         lambda p: backward_launch(p, warmup="off"),
         compulsory=lambda p: 3 * p.value_bytes + p.word_bytes,
         loops=window_loop(3),
+    ),
+    *(
+        Case(
+            name,
+            partial(surrogate_launch, rule=rule),
+            compulsory=lambda p: 3 * p.value_bytes + p.word_bytes,
+            loops=window_loop(3),
+        )
+        for name, rule in (
+            ("stbp backward", STBP()),
+            ("stbp backward, sigmoid", STBP("sigmoid")),
+            ("slayer backward", SLAYER()),
+        )
     ),
     Case(
         "psc",

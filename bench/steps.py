@@ -68,8 +68,9 @@ class TrainingStep:
 
     def loss(self, spikes: Tensor) -> Tensor:
         """The experiment's loss of output ``spikes`` ``(T, B, classes)``."""
-        if self.experiment.pattern is None:
-            return losses.spike_count_loss(spikes, self.labels, desired=10.0, undesired=1.0)
+        if self.experiment.counts is not None:
+            return losses.spike_count_loss(spikes, self.labels, *self.experiment.counts)
+        assert self.experiment.pattern is not None
         target = target_pattern(self.labels, CLASSES, self.experiment.pattern, self.experiment.steps)
         return losses.van_rossum_loss(spikes, target, self.experiment.tau_syn)
 

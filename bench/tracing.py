@@ -53,6 +53,7 @@ reductions and the optimizer.
 KERNELS = {
     "lif_forward_kernel": "lif forward",
     "lif_backward_kernel": "lif backward",
+    "surrogate_backward_kernel": "surrogate backward",
     "spike_weighted_kernel": "fused forward",
     "weight_gradient_kernel": "weight gradient",
     "psc_kernel": "psc",

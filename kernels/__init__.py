@@ -2,8 +2,12 @@
 
 ``layout``
     how spikes are packed into words and time is cut into windows (plain Python, no Triton).
+``membrane``
+    what the neuron's kernels share: the membrane's steps, its state in memory, its replay.
 ``neuron``
     the leaky integrate-and-fire neuron: forward, and the TSSL-BP backward.
+``surrogate``
+    backward by the other learning rules, STBP and SLAYER, for the same forward.
 ``synapse``
     the first-order synaptic filter and its transpose.
 ``packing``

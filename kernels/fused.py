@@ -29,14 +29,14 @@ from torch import Tensor
 
 from .geometry import Geometry
 from .layout import WINDOW, WORD
-from .neuron import (
+from .membrane import (
     NeuronConstants,
-    _after_reset,
-    _load_state,
-    _membrane,
-    _store_state,
-    _synapse,
+    after_reset,
     forward_constants,
+    load_state,
+    membrane_step,
+    store_state,
+    synapse_step,
 )
 from .plan import Launch, plan_tiles
 from .tiles import input_tile, operand_type, pixel_of, spikes_of
@@ -116,7 +116,7 @@ def spike_weighted_kernel(
     own = m.to(tl.int64)[:, None] * N + n[None, :]
     mask = (m < M)[:, None] & (n < N)[None, :]
     if HAS_STATE:
-        i, v, a = _load_state(state_ptr + own, row, mask, tl.float32)
+        i, v, a = load_state(state_ptr + own, row, mask, tl.float32)
     else:
         i = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         v = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
@@ -152,10 +152,10 @@ def spike_weighted_kernel(
             tl.store(current_ptr + t * row + own, rounded, mask=mask)
 
         # 2. Synapse, membrane, threshold, reset.
-        i = _synapse(i, rounded.to(tl.float32), BETA, INV_TAU_SYN, SYNAPSE)
-        u = _membrane(v, i, ALPHA)
+        i = synapse_step(i, rounded.to(tl.float32), BETA, INV_TAU_SYN, SYNAPSE)
+        u = membrane_step(v, i, ALPHA)
         fired = u > THRESHOLD
-        v = _after_reset(u, fired, THRESHOLD, SUBTRACT)
+        v = after_reset(u, fired, THRESHOLD, SUBTRACT)
         if CHECKPOINTS or CARRY:
             a = BETA * a + tl.where(fired, INV_TAU_SYN, 0.0)
         if EMIT:
@@ -169,9 +169,9 @@ def spike_weighted_kernel(
                 tl.store(words_ptr + (t // WORD) * row + own, word.to(words_ptr.dtype.element_ty), mask=mask)
         if CHECKPOINTS:  # noqa: SIM102 - decided while compiling, unlike the next
             if (t % WINDOW == WINDOW - 1) & (t < T - 1):
-                _store_state(checkpoints_ptr + 3 * (t // WINDOW) * row + own, row, mask, i, v, a)
+                store_state(checkpoints_ptr + 3 * (t // WINDOW) * row + own, row, mask, i, v, a)
     if CARRY:
-        _store_state(new_state_ptr + own, row, mask, i, v, a)
+        store_state(new_state_ptr + own, row, mask, i, v, a)
 
 
 def spike_weighted(

@@ -3,7 +3,17 @@
 from .fused import spike_weighted
 from .neuron import lif_backward, lif_forward
 from .packing import pack, unpack
+from .surrogate import surrogate_backward
 from .synapse import psc
 from .weight_gradient import weight_gradient
 
-__all__ = ["lif_backward", "lif_forward", "pack", "psc", "spike_weighted", "unpack", "weight_gradient"]
+__all__ = [
+    "lif_backward",
+    "lif_forward",
+    "pack",
+    "psc",
+    "spike_weighted",
+    "surrogate_backward",
+    "unpack",
+    "weight_gradient",
+]

@@ -16,7 +16,9 @@ Backward, eqs. (11)-(14) with the sum over the phi table folded into one carry, 
 
 delta' is delta, but for variant "paper", where silent steps emit 0, and for warm-up (supplement 2.3), where a neuron
 without a recent spike, a[t] < 1/(4 tau_syn), emits G[t] f(u[t]) with f the slope of a sigmoid. The carry is always
-delta. u is replayed from y, spikes come from the packed mask and so are forward's own.
+delta. Two variants leave a term out of the carry, to show what it does: "no-intra" rho[t] delta[t+1], and "no-leak"
+alpha delta[t+1]; and with warm-up "always" every step emits G[t] f(u[t]). u is replayed from y, spikes come from the
+packed mask and so are forward's own.
 
 Memory traffic per neuron-step in float32 (16 bits): forward reads y, writes s and 1 bit, 8.13 (4.13) bytes; backward
 reads G, y and the bit, writes e, 12.13 (6.13) bytes. Checkpoints of runs beyond 8 steps add 12 bytes per 8 steps
@@ -25,14 +27,29 @@ to each. Tensors are ``(T, N)`` with N contiguous; arithmetic is float32, or flo
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .layout import WINDOW, WORD, cdiv
+from .layout import WINDOW
+from .membrane import (
+    LOG2E,
+    NeuronConstants,
+    after_reset,
+    backward_launch,
+    distance,
+    forward_constants,
+    load_state,
+    membrane_step,
+    program,
+    reciprocal,
+    replay,
+    reset_by,
+    store_state,
+    synapse_step,
+)
 from .plan import Launch, plan_neurons
 
 SURROGATE_WIDTH = 0.2
@@ -42,86 +59,11 @@ SURROGATE_CLIP = 8.0
 """The released program clips the sigmoid's argument to +-8."""
 
 
-LOG2E = tl.constexpr(1.4426950408889634)
-"""log2(e): the device computes powers of two."""
-
-
-class NeuronConstants(Protocol):
-    """What the launchers read of the layer's parameters."""
-
-    tau_mem: float
-    tau_syn: float
-    threshold: float
-    reset: str
-    max_slope: float
-    warmup: str
-    variant: str
-
-
-@triton.jit
-def _after_reset(u, fired, THRESHOLD: tl.constexpr, SUBTRACT: tl.constexpr):
-    """v[t] from u[t] and s[t]."""
-    if SUBTRACT:
-        return tl.where(fired, u - THRESHOLD, u)
-    else:
-        return tl.where(fired, 0.0, u)
-
-
-@triton.jit
-def _reset_by(u, s, THRESHOLD: tl.constexpr, SUBTRACT: tl.constexpr):
-    """The same from a spike that is 0.0 or 1.0: exact, and one instruction without a predicate."""
-    if SUBTRACT:
-        return u - THRESHOLD * s
-    else:
-        return tl.fma(-s, u, u)
-
-
-@triton.jit
-def _membrane(v, i, ALPHA: tl.constexpr):
-    """u[t] from v[t-1] and i[t]. Spelled as one operation: left to itself, the compiler multiplies before the reset."""
-    return tl.fma(v, tl.full(v.shape, ALPHA, v.dtype), i)
-
-
-@triton.jit
-def _synapse(i, y, BETA: tl.constexpr, INV_TAU_SYN: tl.constexpr, SYNAPSE: tl.constexpr):
-    """i[t] from i[t-1] and y[t]."""
-    if SYNAPSE:
-        return BETA * i + INV_TAU_SYN * y
-    else:
-        return y
-
-
-@triton.jit
-def _reciprocal(x):
-    """1/x for x > 0 as the square of a reciprocal root: two instructions where a division takes eight.
-
-    The root is right to 2^-22.4 on NVIDIA's units, its square to 3.6e-7: three units in float32's last place.
-    """
-    root = tl.math.rsqrt(x)
-    return root * root
-
-
 @triton.jit
 def _sigmoid_power(u, THRESHOLD: tl.constexpr, CLIP: tl.constexpr, INV_WIDTH: tl.constexpr):
     """exp(-|x|) for x = (u - threshold) / width clipped to +-CLIP; the sigmoid's slope is the same for x and -x."""
-    x = (LOG2E * INV_WIDTH) * u - (LOG2E * INV_WIDTH) * THRESHOLD
-    x = tl.maximum(x, -x)  # |x|: tl.abs fails under the interpreter
+    x = distance(u, THRESHOLD, LOG2E * INV_WIDTH)
     return tl.exp2(-tl.where(x < LOG2E * CLIP, x, LOG2E * CLIP))
-
-
-@triton.jit
-def _load_state(state_ptr, stride, mask, ACC: tl.constexpr):
-    i = tl.load(state_ptr, mask=mask, other=0.0).to(ACC)
-    v = tl.load(state_ptr + stride, mask=mask, other=0.0).to(ACC)
-    a = tl.load(state_ptr + 2 * stride, mask=mask, other=0.0).to(ACC)
-    return i, v, a
-
-
-@triton.jit
-def _store_state(state_ptr, stride, mask, i, v, a):
-    tl.store(state_ptr, i, mask=mask)
-    tl.store(state_ptr + stride, v, mask=mask)
-    tl.store(state_ptr + 2 * stride, a, mask=mask)
 
 
 @triton.jit
@@ -156,10 +98,10 @@ def _forward_window(
     for k in tl.static_range(STEPS):
         if not STATIC:
             y = tl.load(current_ptr + k * stride, mask=mask, other=0.0).to(ACC)
-        i = _synapse(i, y, BETA, INV_TAU_SYN, SYNAPSE)
-        u = _membrane(v, i, ALPHA)
+        i = synapse_step(i, y, BETA, INV_TAU_SYN, SYNAPSE)
+        u = membrane_step(v, i, ALPHA)
         s = (u > THRESHOLD).to(ACC)
-        v = _reset_by(u, s, THRESHOLD, SUBTRACT)
+        v = reset_by(u, s, THRESHOLD, SUBTRACT)
         a = BETA * a + INV_TAU_SYN * s
         bits += s.to(tl.float32) * (1 << k)
         # By way of float32: the interpreter has no cast from a boolean to bfloat16.
@@ -209,7 +151,7 @@ def lif_forward_kernel(
     spikes_ptr += start + n
 
     if HAS_STATE:
-        i, v, a = _load_state(state_ptr + start + n, stride, mask, ACC)
+        i, v, a = load_state(state_ptr + start + n, stride, mask, ACC)
     else:
         i = tl.zeros([BLOCK], ACC)
         v = tl.zeros([BLOCK], ACC)
@@ -223,7 +165,7 @@ def lif_forward_kernel(
                 ALPHA, BETA, INV_TAU_SYN, THRESHOLD, SUBTRACT, SYNAPSE, STATIC, WINDOW, ACC,
             )  # fmt: skip
             if KEEP:
-                _store_state(checkpoints_ptr + (3 * w) * stride + start + n, stride, mask, i, v, a)
+                store_state(checkpoints_ptr + (3 * w) * stride + start + n, stride, mask, i, v, a)
                 # Several windows to a word: the first begins it, the last completes it.
                 part = w % PER_WORD
                 word = tl.where(part == 0, bits, word | (bits << (WINDOW * part)))
@@ -246,7 +188,7 @@ def lif_forward_kernel(
             word = bits
         tl.store(words_ptr + start + n, word.to(words_ptr.dtype.element_ty), mask=mask)
     if CARRY:
-        _store_state(new_state_ptr + start + n, stride, mask, i, v, a)
+        store_state(new_state_ptr + start + n, stride, mask, i, v, a)
 
 
 @triton.jit
@@ -271,7 +213,8 @@ def _backward_window(
     # constants
     ALPHA: tl.constexpr,
     BETA: tl.constexpr,
-    INV_TAU_MEM: tl.constexpr,
+    INTRA: tl.constexpr,
+    LEAK: tl.constexpr,
     INV_TAU_SYN: tl.constexpr,
     THRESHOLD: tl.constexpr,
     MAX_SLOPE: tl.constexpr,
@@ -288,32 +231,17 @@ def _backward_window(
     ACC: tl.constexpr,
 ):
     """Replay STEPS steps, then walk them back; returns the carry before them."""
-    # 1. Forward again from y, with forward's own spikes. Only u is kept per step: v follows from u and the bit, and
-    #    where warm-up applies is one more bit.
     before = v
-    us = ()
-    below = tl.zeros_like(bits)
-    if STATIC:
-        y = tl.load(current_ptr, mask=mask, other=0.0).to(ACC)
-    for k in tl.static_range(STEPS):
-        if not STATIC:
-            y = tl.load(current_ptr + k * stride, mask=mask, other=0.0).to(ACC)
-        fired = ((bits >> k) & 1) != 0
-        i = _synapse(i, y, BETA, INV_TAU_SYN, SYNAPSE)
-        u = _membrane(v, i, ALPHA)
-        us = us + (u,)  # noqa: RUF005 - the compiler knows concatenation, not unpacking
-        v = _after_reset(u, fired, THRESHOLD, SUBTRACT)
-        if WARMUP == "psc":
-            a = BETA * a + tl.where(fired, INV_TAU_SYN, 0.0)
-            below |= tl.where(a < 0.25 * INV_TAU_SYN, 1 << k, 0)
-
-    # 2. And back.
+    us, below = replay(
+        current_ptr, stride, mask, bits, i, v, a,
+        ALPHA, BETA, INV_TAU_SYN, THRESHOLD, SUBTRACT, SYNAPSE, STATIC, WARMUP == "psc", STEPS, ACC,
+    )  # fmt: skip
     for k in tl.static_range(STEPS - 1, -1, -1):
         g = tl.load(grad_spikes_ptr + k * stride, mask=mask, other=0.0).to(ACC)
         u = us[k]
         fired = ((bits >> k) & 1) != 0
         if k > 0:
-            rest = _after_reset(us[k - 1], ((bits >> (k - 1)) & 1) != 0, THRESHOLD, SUBTRACT)
+            rest = after_reset(us[k - 1], ((bits >> (k - 1)) & 1) != 0, THRESHOLD, SUBTRACT)
         else:
             rest = before
         du = u - rest
@@ -322,29 +250,31 @@ def _backward_window(
         if WARMUP == "psc":
             # A spike lifts a above the bound of warm-up: a step needs kappa or the sigmoid, and one reciprocal serves.
             power = _sigmoid_power(u, THRESHOLD, SURROGATE_CLIP, INV_SURROGATE_WIDTH)
-            inverse = _reciprocal(tl.where(fired, rise, 1.0 + power))
+            inverse = reciprocal(tl.where(fired, rise, 1.0 + power))
             kappa = inverse
         else:
-            kappa = _reciprocal(rise)
+            kappa = reciprocal(rise)
         if MAY_FALL:
             kappa = tl.where(du < 0.0, 0.0, kappa)
         # rho delta; the interpreter would round a constant of its own, rho, to float32.
         if SUBTRACT:
-            intra = (THRESHOLD * INV_TAU_MEM) * delta
+            intra = (THRESHOLD * INTRA) * delta
         else:
-            intra = (u * INV_TAU_MEM) * delta
-        delta = tl.where(fired, kappa * (g + intra), ALPHA * delta)
+            intra = (u * INTRA) * delta
+        delta = tl.where(fired, kappa * (g + intra), LEAK * delta)
         emitted = delta
         if PAPER:
             emitted = tl.where(fired, delta, 0.0)
-        if WARMUP == "silent":
+        if WARMUP == "silent" or WARMUP == "always":
             power = _sigmoid_power(u, THRESHOLD, SURROGATE_CLIP, INV_SURROGATE_WIDTH)
-            inverse = _reciprocal(1.0 + power)
+            inverse = reciprocal(1.0 + power)
             warm = any_spike == 0
         if WARMUP == "psc":
             warm = ((below >> k) & 1) != 0
-        if WARMUP != "off":
-            # f = sigma (1 - sigma) / width = power / (1 + power)^2 / width
+        # f = sigma (1 - sigma) / width = power / (1 + power)^2 / width
+        if WARMUP == "always":
+            emitted = g * INV_SURROGATE_WIDTH * power * (inverse * inverse)
+        elif WARMUP != "off":
             emitted = tl.where(warm, g * INV_SURROGATE_WIDTH * power * (inverse * inverse), emitted)
         if SYNAPSE:
             e = BETA * e + INV_TAU_SYN * emitted
@@ -373,7 +303,8 @@ def lif_backward_kernel(
     # constants
     ALPHA: tl.constexpr,
     BETA: tl.constexpr,
-    INV_TAU_MEM: tl.constexpr,
+    INTRA: tl.constexpr,  # 1/tau_mem, or 0 without the intra-neuron term
+    LEAK: tl.constexpr,  # alpha, or 0 where silent steps hand no error back
     INV_TAU_SYN: tl.constexpr,
     THRESHOLD: tl.constexpr,
     MAX_SLOPE: tl.constexpr,
@@ -385,7 +316,7 @@ def lif_backward_kernel(
     STATIC: tl.constexpr,
     HAS_STATE: tl.constexpr,
     PAPER: tl.constexpr,
-    WARMUP: tl.constexpr,  # "psc", "silent" or "off"
+    WARMUP: tl.constexpr,  # "psc", "silent", "off" or "always"
     # shape of the program
     LONG: tl.constexpr,
     LAST: tl.constexpr,
@@ -412,7 +343,7 @@ def lif_backward_kernel(
     e = tl.zeros([BLOCK], ACC)
     total = tl.zeros([BLOCK], ACC)
     if HAS_STATE:
-        i0, v0, a0 = _load_state(state_ptr + start + n, stride, mask, ACC)
+        i0, v0, a0 = load_state(state_ptr + start + n, stride, mask, ACC)
     else:
         i0 = tl.zeros([BLOCK], ACC)
         v0 = tl.zeros([BLOCK], ACC)
@@ -421,7 +352,7 @@ def lif_backward_kernel(
     # The last window, whose length is known while compiling.
     if LONG:
         checkpoints_ptr += 3 * (full_windows - 1) * stride + start + n
-        i, v, a = _load_state(checkpoints_ptr, stride, mask, ACC)
+        i, v, a = load_state(checkpoints_ptr, stride, mask, ACC)
         bits = tl.load(words_ptr + (full_windows // PER_WORD) * stride, mask=mask, other=0).to(tl.int32)
         bits = bits >> (WINDOW * (full_windows % PER_WORD))
         grad_spikes_ptr += full_windows * WINDOW * stride
@@ -433,7 +364,7 @@ def lif_backward_kernel(
         bits = tl.load(words_ptr, mask=mask, other=0).to(tl.int32)
     delta, e, total = _backward_window(
         grad_spikes_ptr, current_ptr, grad_current_ptr, stride, mask, bits, any_spike, i, v, a, delta, e, total,
-        ALPHA, BETA, INV_TAU_MEM, INV_TAU_SYN, THRESHOLD, MAX_SLOPE, SURROGATE_CLIP, INV_SURROGATE_WIDTH,
+        ALPHA, BETA, INTRA, LEAK, INV_TAU_SYN, THRESHOLD, MAX_SLOPE, SURROGATE_CLIP, INV_SURROGATE_WIDTH,
         SUBTRACT, SUBTRACT or HAS_STATE, SYNAPSE, STATIC, PAPER, WARMUP, LAST, ACC,
     )  # fmt: skip
 
@@ -447,14 +378,14 @@ def lif_backward_kernel(
                 grad_current_ptr -= WINDOW * stride
             if w > 0:
                 checkpoints_ptr -= 3 * stride
-                i, v, a = _load_state(checkpoints_ptr, stride, mask, ACC)
+                i, v, a = load_state(checkpoints_ptr, stride, mask, ACC)
             else:
                 i, v, a = i0, v0, a0
             bits = tl.load(words_ptr + (w // PER_WORD) * stride, mask=mask, other=0).to(tl.int32)
             bits = bits >> (WINDOW * (w % PER_WORD))
             delta, e, total = _backward_window(
                 grad_spikes_ptr, current_ptr, grad_current_ptr, stride, mask, bits, any_spike, i, v, a, delta, e, total,
-                ALPHA, BETA, INV_TAU_MEM, INV_TAU_SYN, THRESHOLD, MAX_SLOPE, SURROGATE_CLIP, INV_SURROGATE_WIDTH,
+                ALPHA, BETA, INTRA, LEAK, INV_TAU_SYN, THRESHOLD, MAX_SLOPE, SURROGATE_CLIP, INV_SURROGATE_WIDTH,
                 SUBTRACT, SUBTRACT or HAS_STATE, SYNAPSE, STATIC, PAPER, WARMUP, WINDOW, ACC,
             )  # fmt: skip
     if STATIC:
@@ -509,7 +440,7 @@ def lif_forward_launch(
         "KEEP": words is not None,
         "HAS_STATE": state is not None,
         "CARRY": new_state is not None,
-        **_program(steps, current.dtype),
+        **program(steps, current.dtype),
         "BLOCK": plan.block,
     }
     return Launch(lif_forward_kernel, (plan.grid(neurons),), arguments, plan.num_warps)
@@ -545,61 +476,26 @@ def lif_backward_launch(
     synapse: bool,
 ) -> Launch:
     """The launch of `lif_backward`."""
-    steps, neurons = grad_spikes.shape
-    plan = plan_neurons(neurons, current.dtype)
-    arguments = {
-        "grad_spikes_ptr": grad_spikes,
-        "current_ptr": current,
-        "words_ptr": words,
-        "checkpoints_ptr": checkpoints if len(checkpoints) else None,
-        "state_ptr": state,
-        "grad_current_ptr": grad_current,
-        "N": neurons,
-        "words": len(words),
-        **backward_constants(params),
-        "SYNAPSE": synapse,
-        "STATIC": len(current) < steps,
-        "HAS_STATE": state is not None,
-        **_program(steps, current.dtype),
-        "BLOCK": plan.block,
-    }
     # A long run in 16 bits needs up to 185 registers without warm-up. Left to itself, the assembler for sm_80 stops at
     # 168, to fit a third program on the multiprocessor, and spills. Other launches keep the occupancy that it finds.
-    most = 255 if steps > WINDOW and current.dtype.itemsize == 2 else None
-    return Launch(lif_backward_kernel, (plan.grid(neurons),), arguments, plan.num_warps, max_registers=most)
+    most = 255 if len(grad_spikes) > WINDOW and current.dtype.itemsize == 2 else None
+    return backward_launch(
+        lif_backward_kernel, grad_spikes, current, words, checkpoints, state, grad_current,
+        constants=backward_constants(params, words), synapse=synapse, max_registers=most,
+    )  # fmt: skip
 
 
-def forward_constants(params: NeuronConstants) -> dict[str, Any]:
-    """Compile-time constants of the forward kernel."""
+def backward_constants(params: NeuronConstants, words: Tensor) -> dict[str, Any]:
+    """The backward kernel's own arguments: all of them compile-time constants, but for the number of words."""
     return {
-        "ALPHA": 1.0 - 1.0 / params.tau_mem,
-        "BETA": 1.0 - 1.0 / params.tau_syn,
-        "INV_TAU_SYN": 1.0 / params.tau_syn,
-        "THRESHOLD": params.threshold,
-        "SUBTRACT": params.reset == "subtract",
-    }
-
-
-def backward_constants(params: NeuronConstants) -> dict[str, Any]:
-    """Compile-time constants of the backward kernel."""
-    return {
+        "words": len(words),
         **forward_constants(params),
-        "INV_TAU_MEM": 1.0 / params.tau_mem,
+        # Variants without a term have the factor 0 in it and so the code, and the registers, of the one with all.
+        "INTRA": 0.0 if params.variant == "no-intra" else 1.0 / params.tau_mem,
+        "LEAK": 0.0 if params.variant == "no-leak" else 1.0 - 1.0 / params.tau_mem,
         "MAX_SLOPE": params.max_slope,
         "SURROGATE_CLIP": SURROGATE_CLIP,
         "INV_SURROGATE_WIDTH": 1.0 / SURROGATE_WIDTH,
         "PAPER": params.variant == "paper",
         "WARMUP": params.warmup,
-    }
-
-
-def _program(steps: int, dtype: torch.dtype) -> dict[str, Any]:
-    full_windows = cdiv(steps, WINDOW) - 1
-    return {
-        "full_windows": full_windows,
-        "LONG": full_windows > 0,
-        "LAST": steps - full_windows * WINDOW,
-        "WINDOW": WINDOW,
-        "PER_WORD": WORD // WINDOW,
-        "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
     }

@@ -4,12 +4,13 @@ Everything else in the project is judged by this package, so it shares nothing w
 NumPy alone, walks time in Python loops and sums the error over every pair (k, m) of the paper's table phi.
 All arrays are time-major, ``(T, B, *features)``, and are cast to float64 once, where they come in.
 
-    neuron   synapse, membrane, threshold and reset: eqs. (3)-(5)
-    phi      the table phi(k, m) of eqs. (11)-(14), the error summed over it, and the warm-up gradient
-    losses   van Rossum distance on the PSC (eq. (7)), squared spike-train error, spike count, softmax
-    layers   full connection, convolution, pooling
-    network  forward and backward of whole fully connected and convolutional networks
-    packing  spike masks as bits in integer words
+    neuron     synapse, membrane, threshold and reset: eqs. (3)-(5)
+    phi        the table phi(k, m) of eqs. (11)-(14), the error summed over it, and the warm-up gradient
+    surrogate  the other learning rules: surrogate gradients through time
+    losses     van Rossum distance on the PSC (eq. (7)), squared spike-train error, spike count, softmax
+    layers     full connection, convolution, pooling
+    network    forward and backward of whole fully connected and convolutional networks
+    packing    spike masks as bits in integer words
 
 Source: W. Zhang and P. Li, "Temporal Spike Sequence Learning via Backpropagation for Deep Spiking Neural
 Networks", NeurIPS 2020, arXiv 2002.10085.
@@ -24,6 +25,7 @@ from .network import NetworkResult, run_network
 from .neuron import State, Trace, lif_forward, psc
 from .packing import pack_spikes, unpack_spikes
 from .phi import lif_backward, lif_backward_from_psc, phi_table, psc_backward
+from .surrogate import surrogate_backward, surrogate_slope
 
 __all__ = [
     "Conv2d",
@@ -43,6 +45,8 @@ __all__ = [
     "softmax_cross_entropy",
     "spike_count",
     "squared_spike_error",
+    "surrogate_backward",
+    "surrogate_slope",
     "unpack_spikes",
     "van_rossum",
 ]

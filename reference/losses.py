@@ -27,7 +27,9 @@ def squared_spike_error(spikes: ArrayLike, target: ArrayLike) -> tuple[float, Ar
     return float(0.5 * np.sum(error**2)), error
 
 
-def spike_count(spikes: ArrayLike, labels: ArrayLike, desired: float, undesired: float) -> tuple[float, Array]:
+def spike_count(
+    spikes: ArrayLike, labels: ArrayLike, desired: float, undesired: float, tau_syn: float | None = None
+) -> tuple[float, Array]:
     """Spike counts against their goals, as in the released program: 1/(2T) sum (missing or surplus spikes)^2.
 
     The labelled class errs only by firing less than ``desired`` times, the others only by firing more than
@@ -36,15 +38,18 @@ def spike_count(spikes: ArrayLike, labels: ArrayLike, desired: float, undesired:
     Args:
         spikes: ``(T, B, classes)``.
         labels: class indices, ``(B,)``.
+        tau_syn: if given, what is counted is the postsynaptic current, sum_t psc(spikes)[t], as there.
     """
     spikes, labels = _labelled(spikes, labels)
     T, _, classes = spikes.shape
-    count = spikes.sum(axis=0)
+    counted = spikes if tau_syn is None else psc(spikes, tau_syn)
+    count = counted.sum(axis=0)
     is_label = labels[:, None] == np.arange(classes)
     missing = np.minimum(count - desired, 0)
     surplus = np.maximum(count - undesired, 0)
     error = np.where(is_label, missing, surplus)
-    return float(np.sum(error**2) / (2 * T)), np.broadcast_to(error / T, spikes.shape).copy()
+    grad = np.broadcast_to(error / T, spikes.shape).copy()
+    return float(np.sum(error**2) / (2 * T)), grad if tau_syn is None else psc_backward(grad, tau_syn)
 
 
 def softmax_cross_entropy(spikes: ArrayLike, labels: ArrayLike) -> tuple[float, Array]:

@@ -22,7 +22,9 @@ the whole table: dL/du[m] = sum_{k >= m} phi(k, m) dL/da[k].
 
 What stands where there is no spike at m is the ``variant``: in the paper's text phi(k, m) = 0; in the
 released program the membrane at m reaches the next spike p through the leak,
-phi(k, m) = alpha^(p - m) phi(k, p).
+phi(k, m) = alpha^(p - m) phi(k, p). Two more variants leave a path out, to see what it contributes:
+``"no-intra"`` is the released program without phi2; ``"no-leak"`` cuts the membrane's memory of the error at
+silent steps, so that phi(k, m) = 0 at them and a spike's phi2 reaches a next spike only if that is at m + 1.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ from numpy.typing import ArrayLike
 
 from .neuron import Array, Reset, Trace, check_option, with_time_axis
 
-WarmUp = Literal["psc", "silent", "off"]
-Variant = Literal["released", "paper"]
+WarmUp = Literal["psc", "silent", "off", "always"]
+Variant = Literal["released", "paper", "no-intra", "no-leak"]
 
 WARMUP_WIDTH = 0.2
 """Width of the sigmoid whose slope is the warm-up gradient, in units of membrane potential."""
@@ -66,8 +68,9 @@ def lif_backward(
         grad_spikes: dL/ds, ``(T, B, *features)``.
         max_slope: upper bound of kappa.
         warmup: where the surrogate gradient takes over: ``"psc"`` where the neuron's own PSC is below
-            ``1/(4 tau_syn)``, ``"silent"`` for neurons with no spike in the whole window, ``"off"`` nowhere.
-        variant: ``"released"`` or ``"paper"``, see the module's text.
+            ``1/(4 tau_syn)``, ``"silent"`` for neurons with no spike in the whole window, ``"off"`` nowhere,
+            ``"always"`` everywhere.
+        variant: ``"released"``, ``"paper"``, ``"no-intra"`` or ``"no-leak"``, see the module's text.
         synapse: as in the forward run.
 
     Returns:
@@ -138,10 +141,10 @@ def phi_table(
         trace: what `lif_forward` returned.
         kernel: ``(T, T)``, ``kernel[k, m]`` is what a spike at step m leaves at step k: `psc_kernel` for the
             paper's phi, the identity matrix for the effect on the spikes themselves.
-        variant: ``"paper"`` or ``"released"``: what stands where there is no spike at m.
+        variant: what stands where there is no spike at m, or is left out, see the module's text.
     """
     check_option("reset", reset, ("zero", "subtract"))
-    check_option("variant", variant, ("released", "paper"))
+    check_option("variant", variant, ("released", "paper", "no-intra", "no-leak"))
     T, *shape = trace.spikes.shape
     spikes, membrane = trace.spikes.reshape(T, -1), trace.membrane.reshape(T, -1)
     kappa = _spike_time_slope(trace, max_slope).reshape(T, -1)
@@ -160,7 +163,11 @@ def phi_table(
         later_reset = removed / tau_mem * alpha ** (next_spike - m - 1)
         inter = kappa[m] * kernel[:, m, None]
         intra = phi_next * later_reset * kappa[m]
-        if variant == "released":
+        if variant == "no-intra":
+            intra = np.zeros_like(phi_next)
+        elif variant == "no-leak":
+            intra = np.where(next_spike == m + 1, intra, 0.0)
+        if variant in ("released", "no-intra"):
             leak = alpha ** (next_spike - m) * phi_next
         else:
             leak = np.zeros_like(phi_next)
@@ -198,7 +205,7 @@ def _grad_current(
     """dL/di = dL/du: the error summed over the table, or the surrogate where the neuron is warming up."""
     if upstream.shape != trace.spikes.shape:
         raise ValueError(f"gradient must have the spikes' shape {trace.spikes.shape}, got {upstream.shape}")
-    check_option("warmup", warmup, ("psc", "silent", "off"))
+    check_option("warmup", warmup, ("psc", "silent", "off", "always"))
     phi = phi_table(
         trace, kernel, tau_mem=tau_mem, threshold=threshold, reset=reset, max_slope=max_slope, variant=variant
     )
@@ -226,7 +233,7 @@ def _warming_up(trace: Trace, tau_syn: float, warmup: WarmUp) -> np.ndarray:
         return trace.psc < 1 / (4 * tau_syn)
     if warmup == "silent":
         return np.broadcast_to(trace.spikes.sum(axis=0) == 0, trace.spikes.shape)
-    return np.zeros(trace.spikes.shape, dtype=bool)
+    return np.full(trace.spikes.shape, warmup == "always")
 
 
 def _surrogate_slope(membrane: Array, threshold: float) -> Array:

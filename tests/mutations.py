@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-KERNEL, LOOP = "kernels/neuron.py", "tssl_triton/_cpu.py"
+KERNEL, MEMBRANE, LOOP = "kernels/neuron.py", "kernels/membrane.py", "tssl_triton/_cpu.py"
+SURROGATE, SURROGATE_LOOP = "kernels/surrogate.py", "tssl_triton/_cpu_surrogate.py"
 FUSED, TILES, GRADIENT, LAYER = (
     "kernels/fused.py",
     "kernels/tiles.py",
@@ -29,6 +30,7 @@ NEURON_TESTS = [
     "tests/ops/test_packing.py",
     "tests/ops/test_edges.py",
 ]
+RULE_TESTS = ["tests/ops/test_rules.py"]
 FUSED_TESTS = ["tests/ops/test_fused.py", "tests/layers/test_fused_layers.py"]
 
 
@@ -44,11 +46,11 @@ class Mutation:
 
 MUTATIONS = (
     Mutation("intra-neuron term: sign", KERNEL, "kappa * (g + intra)", "kappa * (g - intra)"),
-    Mutation("intra-neuron term: sign", LOOP, "kappa * (g + rho * delta)", "kappa * (g - rho * delta)"),
+    Mutation("intra-neuron term: sign", LOOP, "g + rho * delta", "g - rho * delta"),
     Mutation("intra-neuron term: dropped", KERNEL, "kappa * (g + intra)", "kappa * g"),
-    Mutation("intra-neuron term: dropped", LOOP, "kappa * (g + rho * delta)", "kappa * g"),
-    Mutation("leak path: dropped", KERNEL, "kappa * (g + intra), ALPHA * delta)", "kappa * (g + intra), 0.0 * delta)"),
-    Mutation("leak path: dropped", LOOP, ", alpha * delta)", ", 0.0 * delta)"),
+    Mutation("intra-neuron term: dropped", LOOP, "g + rho * delta", "g"),
+    Mutation("leak path: dropped", KERNEL, "LEAK * delta)", "0.0 * delta)"),
+    Mutation("leak path: dropped", LOOP, "else p.alpha * delta", "else 0.0 * delta"),
     Mutation("mask word: off by one", KERNEL, "s.to(tl.float32) * (1 << k)", "s.to(tl.float32) * (2 << k)"),
     Mutation("mask word: off by one", LOOP, "(fired.to(torch.int32) << k)", "(fired.to(torch.int32) << (k + 1))"),
     Mutation("mask word: wrong part", KERNEL, "bits >> (WINDOW * (w % PER_WORD))", "bits >> (WINDOW * (w % 2))"),
@@ -57,10 +59,10 @@ MUTATIONS = (
     Mutation(
         "warm-up: skipped",
         LOOP,
-        "emitted = torch.where(silent if silent is not None else below, g * slope, emitted)",
-        "",
+        "torch.where(warm, g * slope, emitted)",
+        "emitted",
     ),
-    Mutation("warm-up: own current not decaying", KERNEL, "a = BETA * a + ", "a = a + "),
+    Mutation("warm-up: own current not decaying", MEMBRANE, "a = BETA * a + ", "a = a + "),
     Mutation("warm-up: own current not decaying", LOOP, "a = beta * a + fired", "a = a + fired"),
     Mutation(
         "slope: not bounded",
@@ -73,6 +75,30 @@ MUTATIONS = (
     Mutation("synapse: not transposed", LOOP, "beta * e + emitted * inv_tau_syn", "emitted * inv_tau_syn"),
     Mutation("threshold: not strict", KERNEL, "s = (u > THRESHOLD)", "s = (u >= THRESHOLD)"),
     Mutation("threshold: not strict", LOOP, "fired = u > p.threshold", "fired = u >= p.threshold"),
+    Mutation("no-intra: ignored", KERNEL, '== "no-intra"', '== "other"'),
+    Mutation("no-intra: ignored", LOOP, 'p.variant == "no-intra"', 'p.variant == "other"'),
+    Mutation("no-leak: ignored", KERNEL, '== "no-leak"', '== "other"'),
+    Mutation("no-leak: ignored", LOOP, 'p.variant == "no-leak"', 'p.variant == "other"'),
+    Mutation("warm-up only: ignored", KERNEL, "emitted = g * INV_", "emitted += g * INV_"),
+    Mutation("warm-up only: ignored", LOOP, 'if p.warmup == "always"', 'if p.warmup == "other"'),
+    Mutation("surrogate: reset's path, sign", SURROGATE, "g = g - u * after", "g = g + u * after"),
+    Mutation("surrogate: reset's path, sign", SURROGATE_LOOP, "g = g - (u", "g = g + (u"),
+    Mutation("surrogate: threshold dropped", SURROGATE, "g = g - THRESHOLD * after", "g = g - after * 0"),
+    Mutation("surrogate: reset ignored", SURROGATE, "tl.where(((bits >> k) & 1) != 0, 0.0, after)", "after"),
+    Mutation("surrogate: reset ignored", SURROGATE_LOOP, "torch.where(fired, 0.0, after)", "after"),
+    Mutation("surrogate: SLAYER resets", SURROGATE, 'RESET_GRADIENT != "none" and', ""),
+    Mutation("surrogate: no leak", SURROGATE, "after = ALPHA * delta", "after = delta"),
+    Mutation("surrogate: no leak", SURROGATE_LOOP, "after = p.alpha * delta", "after = delta"),
+    Mutation("surrogate: synapse not transposed", SURROGATE, "e = BETA * e + INV", "e = INV"),
+    Mutation("surrogate: bits of another window", SURROGATE, "bits >> (WINDOW * (w % PER_WORD))", "bits >> 0"),
+    Mutation("surrogate: checkpoint of another", SURROGATE, "3 * (w - 1) * stride", "0 * w * stride"),
+    Mutation("surrogate: rectangle too wide", SURROGATE, "< 0.5 * WIDTH", "< 0.6 * WIDTH"),
+    Mutation("surrogate: triangle too wide", SURROGATE, "tl.where(z < 1.0, 1.0 - z, 0.0)", "1.0 - z"),
+    Mutation("surrogate: arctan not squared", SURROGATE, "1.0 + z * z", "1.0 + tl.maximum(z, -z)"),
+    Mutation("surrogate: fast sigmoid not squared", SURROGATE, "unit = inverse * inverse", "unit = inverse"),
+    Mutation("surrogate: sigmoid's height", SURROGATE, "4.0 * power", "2.0 * power"),
+    Mutation("surrogate: exponential's base", SURROGATE, "LOG2E / WIDTH", "1.0 / WIDTH"),
+    Mutation("surrogate: height", SURROGATE_LOOP, "rule.peak * power\n", "power\n"),
     Mutation("fused: bias left out", FUSED, "y += bias[None, :]", "y += 0.0 * bias[None, :]"),
     Mutation("fused: bits of another step", FUSED, "<< (t % WORD)\n        step_ptr", "<< (t % 8)\n        step_ptr"),
     Mutation("fused: checkpoints in one place", FUSED, "3 * (t // WINDOW) * row", "0 * (t // WINDOW) * row"),
@@ -99,8 +125,11 @@ def installed(target: Path, file: str) -> Path:
 
 def is_green(target: Path, file: str) -> bool:
     """Whether the tests of ``file`` pass in the mode that runs it."""
-    mode = {"TSSL_CPU": "eager"} if file == LOOP else {"TRITON_INTERPRET": "1"}
-    tests = NEURON_TESTS if file in (KERNEL, LOOP) else FUSED_TESTS
+    mode = {"TSSL_CPU": "eager"} if file in (LOOP, SURROGATE_LOOP) else {"TRITON_INTERPRET": "1"}
+    if file in (KERNEL, MEMBRANE, LOOP):
+        tests = [*NEURON_TESTS, *RULE_TESTS]  # the first failure ends the run, so the longest come last
+    else:
+        tests = RULE_TESTS if file in (SURROGATE, SURROGATE_LOOP) else FUSED_TESTS
     environment = {**os.environ, **mode, "PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"}
     where = "import tssl_triton, sys; sys.exit(not tssl_triton.__file__.startswith(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", where, str(target)], env=environment, cwd=target, check=True)
@@ -116,7 +145,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder).resolve()
         copy_project(target)
-        for file in (KERNEL, LOOP, FUSED):
+        for file in (KERNEL, LOOP, SURROGATE, SURROGATE_LOOP, FUSED):
             if not is_green(target, file):
                 print(f"the tests of {file} are red without any mutation")
                 return 1

@@ -7,6 +7,8 @@ import torch
 
 from tssl_triton import (
     LIF,
+    SLAYER,
+    STBP,
     LIFParameters,
     LIFState,
     SpikePool2d,
@@ -31,6 +33,9 @@ def state(shape=(2, 3), **other):
 @pytest.mark.parametrize("name", ["tau_mem", "tau_syn", "threshold", "max_slope"])
 @pytest.mark.parametrize("value", [-1.0, 0, 0.0, math.nan, math.inf, -math.inf])
 def test_numbers_out_of_range(name, value):
+    if (name, value) == ("tau_mem", math.inf):
+        assert LIFParameters(tau_mem=value).alpha == 1  # a membrane without leak
+        return
     with pytest.raises(ValueError, match=rf"{name} must be a finite number .*got {float(value)!r}"):
         LIFParameters(**{name: value})
 
@@ -128,7 +133,19 @@ def test_packing():
             ValueError,
             "weight_scale must be a finite number, got nan",
         ),
-        (lambda: SpikingLinear(3, 3, rule="hebb"), ValueError, "rule must be one of 'tssl', got 'hebb'"),
+        (lambda: SpikingLinear(3, 3, rule="hebb"), ValueError, "rule must be one of 'tssl', .*, got 'hebb'"),
+        (lambda: LIF(rule=3), TypeError, "rule must be one of 'tssl', 'stbp', 'slayer' or a rule such as .*, got 3"),
+        (lambda: lif(Y, rule="hebb"), ValueError, "rule must be one of 'tssl', .*, got 'hebb'"),
+        (lambda: STBP("gauss"), ValueError, "surrogate must be one of 'rectangular', .*, got 'gauss'"),
+        (lambda: STBP(width=0), ValueError, "width must be a finite number > 0, got 0.0"),
+        (lambda: STBP(width="1"), TypeError, "width must be a real number > 0, got '1'"),
+        (
+            lambda: STBP(reset_gradient="none"),
+            ValueError,
+            "reset_gradient must be one of 'full', 'detached', got 'none'",
+        ),
+        (lambda: SLAYER(width=math.nan), ValueError, "width must be a finite number > 0, got nan"),
+        (lambda: SLAYER(scale=-1), ValueError, "scale must be a finite number > 0, got -1.0"),
         (lambda: SpikingConv2d(1, 2, (3, 3, 3)), TypeError, "kernel_size must be an integer >= 1 or a pair of them"),
         (lambda: SpikingConv2d(1, 2, 3, padding=-1), ValueError, "padding must be an integer >= 0, got -1"),
         (lambda: SpikePool2d(2, "median"), ValueError, "kind must be one of 'sum', 'average', 'max', got 'median'"),

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tssl_triton import LIFParameters
+from tssl_triton import SLAYER, STBP, TSSL, LIFParameters
 from tssl_triton.config import ConfigError, TrainConfig, read_toml, resolve, write_toml
 from tssl_triton.experiments import DATASET_DEFAULTS
 
@@ -42,6 +42,7 @@ def test_a_flag_beats_the_file_beats_the_dataset_beats_the_default():
     [
         {},
         {"dataset": "mnist", "lr": 1e-05, "download": False, "clip_norm": 0, "seed": 2**62},
+        {"rule": "ann", "tau_mem": float("inf")},
         {"data_root": 'a "quoted" \\ folder\tand \u00fcml\u00e4ute \U0001f600', "pattern": "0110", "padding": "same"},
     ],
 )
@@ -91,7 +92,10 @@ def test_missing_file(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dataset": "cifar"}, "dataset must be one of digits, mnist, fashion-mnist, got 'cifar'"),
+        (
+            {"dataset": "cifar"},
+            "dataset must be one of digits, mnist, fashion-mnist, cifar10, n-mnist, dvs-gesture, got 'cifar'",
+        ),
         ({"dataset": 3}, "dataset must be text, got 3"),
         ({"optimizer": "sgd"}, "optimizer must be one of adamw, adam, got 'sgd'"),
         ({"epochs": 1.5}, r"epochs must be an integer, got 1\.5"),
@@ -100,14 +104,27 @@ def test_missing_file(tmp_path):
         ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
         ({"steps": 0}, "steps must be >= 1, got 0"),
         ({"lr": 0}, r"lr must be > 0, got 0\.0"),
+        ({"bin_ms": 0}, r"bin_ms must be > 0, got 0\.0"),
+        ({"downsample": 0}, "downsample must be >= 1, got 0"),
+        ({"augment": True}, "augment must be false for digits; cifar10 can be augmented"),
         ({"lr": "fast"}, "lr must be a number, got 'fast'"),
         ({"lr": float("nan")}, "lr must be finite, got nan"),
         ({"lr": float("inf")}, "lr must be finite, got inf"),
         ({"download": "no"}, "download must be true or false, got 'no'"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1\.0"),
+        ({"tau_syn": float("inf")}, "tau_syn must be finite, got inf"),
+        ({"tau_mem": float("nan")}, "tau_mem must be finite, got nan"),
         ({"tau_mem": 0.5}, "tau_mem must be a finite number >= 1"),
         ({"tau_syn": -3}, "tau_syn must be a finite number >= 1"),
         ({"reset": "soft"}, "reset must be one of zero, subtract, got 'soft'"),
+        ({"rule": "hebb"}, "rule must be one of tssl, stbp, slayer, ann, got 'hebb'"),
+        ({"surrogate": "gauss"}, "surrogate must be one of auto, rectangular, .*, exponential, got 'gauss'"),
+        ({"surrogate_width": 0}, r"surrogate_width must be > 0, got 0\.0"),
+        ({"reset_gradient": "none"}, "reset_gradient must be one of full, detached, got 'none'"),
+        (
+            {"rule": "slayer", "surrogate": "arctan"},
+            "surrogate must be auto or exponential for rule slayer, got 'arctan'",
+        ),
         ({"pattern": "x"}, "pattern must be .* got 'x'"),
         ({"padding": "x"}, "padding must be a number, 'same', or one of these per convolution as in 1,0; got 'x'"),
         ({"padding": -1}, "padding must be .* got '-1'"),
@@ -128,3 +145,20 @@ def test_bad_settings(settings, message):
 def test_neuron_carries_the_constants():
     config = resolve({"tau_mem": 8, "tau_syn": 2, "reset": "subtract", "warmup": "off", "variant": "paper"}, {})
     assert config.neuron() == LIFParameters(tau_mem=8, tau_syn=2, reset="subtract", warmup="off", variant="paper")
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({}, TSSL()),
+        ({"rule": "stbp"}, STBP("rectangular", 1.0, "full")),
+        (
+            {"rule": "stbp", "surrogate": "arctan", "surrogate_width": 0.5, "reset_gradient": "detached"},
+            STBP("arctan", 0.5, "detached"),
+        ),
+        ({"rule": "slayer"}, SLAYER()),
+        ({"rule": "slayer", "surrogate": "exponential", "surrogate_width": 2}, SLAYER(width=2.0)),
+    ],
+)
+def test_learning_rule(settings, rule):
+    assert resolve(settings, {}).learning_rule() == rule

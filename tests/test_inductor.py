@@ -13,6 +13,7 @@ from recomputing import assert_identical, backward_of, gradients
 from torch._dynamo.utils import counters
 
 from tssl_triton import (
+    STBP,
     LIFParameters,
     LIFState,
     SpikePool2d,
@@ -59,6 +60,16 @@ def test_the_compiler_is_used():
         (5, torch.float16, True, {}),
         (35, torch.float32, False, {}),
         (35, torch.float32, True, {"params": LIFParameters(tau_mem=9.0, warmup="off"), "synapse": False}),
+        (5, torch.float32, False, {"rule": "stbp"}),
+        (5, torch.bfloat16, True, {"rule": "slayer", "params": LIFParameters(reset="subtract")}),
+        pytest.param(35, torch.float32, False, {"rule": STBP("sigmoid", width=0.5)}, marks=pytest.mark.slow),
+        pytest.param(
+            5,
+            torch.float32,
+            False,
+            {"params": LIFParameters(variant="no-leak", warmup="always")},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_compiled_equals_eager(monkeypatch, steps, dtype, static, options):

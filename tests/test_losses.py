@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tssl_triton.reference import spike_count as reference_spike_count
 
 from tssl_triton import losses
 from tssl_triton.encoding import target_pattern
@@ -44,12 +45,20 @@ def spike_train(spikes, labels):
 
 
 def spike_count(spikes, labels, desired=0.75, undesired=0.25):
+    return counted(spikes.numpy().astype(np.float64), labels, desired, undesired)
+
+
+def current_count(spikes, labels, desired=0.75, undesired=0.25):
+    return counted(filtered(spikes), labels, desired, undesired)
+
+
+def counted(values, labels, desired, undesired):
     """One neuron at a time, by the words of the docstring."""
-    steps, batch, classes = spikes.shape
+    steps, batch, classes = values.shape
     result = np.zeros(batch)
     for b in range(batch):
         for n in range(classes):
-            count = spikes[:, b, n].sum().item()
+            count = values[:, b, n].sum()
             if n == labels[b]:
                 miss = min(count - desired * steps, 0)
             else:
@@ -70,13 +79,20 @@ def compute(name, spikes, labels, reduction):
         return losses.van_rossum_loss(spikes, target, TAU_SYN, reduction)
     if name == "spike_train":
         return losses.spike_train_loss(spikes, target, reduction)
-    if name == "spike_count":
+    if name in ("spike_count", "current_count"):
         steps = len(spikes)
-        return losses.spike_count_loss(spikes, labels, 0.75 * steps, 0.25 * steps, reduction)
+        tau_syn = TAU_SYN if name == "current_count" else None
+        return losses.spike_count_loss(spikes, labels, 0.75 * steps, 0.25 * steps, reduction, tau_syn)
     return losses.softmax_count_loss(spikes, labels, reduction)
 
 
-REFERENCES = {"van_rossum": van_rossum, "spike_train": spike_train, "spike_count": spike_count, "softmax": softmax}
+REFERENCES = {
+    "van_rossum": van_rossum,
+    "spike_train": spike_train,
+    "spike_count": spike_count,
+    "current_count": current_count,
+    "softmax": softmax,
+}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -107,6 +123,16 @@ def test_gradient_of_the_count_loss_is_the_missing_rate():
     expected = torch.zeros(5, 1, 2)
     expected[:, 0, 1] = -4 / 5
     torch.testing.assert_close(spikes.grad, expected)
+
+
+def test_the_count_of_current_equals_the_reference():
+    spikes, labels = random_spikes((30, 4, 10)), random_labels((30, 4, 10))
+    expected, gradient = reference_spike_count(spikes.numpy(), labels.numpy(), 15, 3, tau_syn=4.0)
+    spikes.requires_grad_()
+    loss = losses.spike_count_loss(spikes, labels, 15, 3, tau_syn=4.0)
+    loss.backward()
+    torch.testing.assert_close(loss.item(), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(spikes.grad, torch.from_numpy(gradient), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["van_rossum", "spike_train", "spike_count"])
@@ -190,6 +216,7 @@ LABELS = torch.zeros(4, dtype=torch.int64)
             ValueError,
             "0 <= undesired <= desired <= T, got desired=1, undesired=4, T=5",
         ),
+        (lambda: losses.spike_count_loss(S, LABELS, 4, 1, tau_syn=0.5), ValueError, "tau_syn must be .* got 0.5"),
         (lambda: losses.spike_count_loss(S, LABELS, 6, 1), ValueError, "got desired=6, undesired=1, T=5"),
         (lambda: losses.softmax_count_loss(S, [0, 0, 0, 0]), TypeError, "labels must be an int64 tensor .* got list"),
         (lambda: losses.softmax_count_loss(S, LABELS + 3), IndexError, "Target 3 is out of bounds"),

@@ -1,4 +1,4 @@
-"""What is installed: three packages from three folders, and nothing else."""
+"""What is installed: packages from their folders, and nothing else."""
 
 import os
 import subprocess
@@ -15,7 +15,12 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"tssl_triton": "tssl_triton", "kernels": "tssl_triton.kernels", "reference": "tssl_triton.reference"}
+FOLDERS = {
+    "tssl_triton": "tssl_triton",
+    "kernels": "tssl_triton.kernels",
+    "recipes": "tssl_triton.recipes",
+    "reference": "tssl_triton.reference",
+}
 
 
 def python(code, **options):
@@ -54,6 +59,7 @@ def test_the_wheel_holds_the_package_alone(built):
         for path in (ROOT / top).rglob("*.py"):
             assert f"{package.replace('.', '/')}/{path.relative_to(ROOT / top).as_posix()}" in names
     assert "tssl_triton/py.typed" in names
+    assert {f"tssl_triton/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.toml")} <= set(names)
 
 
 def test_the_wheel_works_away_from_the_checkout(built, tmp_path):
@@ -101,7 +107,7 @@ print("done")
     assert run.stdout.strip() == "done", run.stderr
 
 
-@pytest.mark.parametrize("folder", ["kernels", "reference"])
+@pytest.mark.parametrize("folder", ["kernels", "recipes", "reference"])
 def test_folders_of_the_checkout_are_not_modules(folder):
     run = python(f"import {folder}", cwd=ROOT)
     assert f"tssl_triton.{folder}" in run.stderr

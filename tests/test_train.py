@@ -205,9 +205,17 @@ def test_a_network_that_does_not_fit_its_images(digits):
         Trainer(resolve(SMALL | {"arch": "4C9", "padding": "0"}, {}), digits)
 
 
-def test_unknown_rule(digits):
-    with pytest.raises(ConfigError, match="rule must be one of 'tssl', got 'hebb'"):
-        Trainer(resolve(SMALL | {"rule": "hebb"}, {}), digits)
+@pytest.mark.parametrize(
+    "settings",
+    [{"rule": "stbp"}, {"rule": "stbp", "surrogate": "arctan", "surrogate_width": 0.3}, {"rule": "slayer"}],
+    ids=str,
+)
+def test_other_rules_learn(digits, settings):
+    trainer = trained(resolve({"arch": "50", "epochs": 2, "lr": 5e-3, "device": "cpu", **settings}, {}), digits)
+    assert trainer.network[0].rule == trainer.config.learning_rule()
+    first, second = trainer.history
+    assert second["loss"] < 0.85 * first["loss"]
+    assert second["test_accuracy"] > 0.4
 
 
 def test_missing_device():

@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .ann import build_ann as build_ann
+    from .conversion import convert as convert
     from .encoding import StaticInput as StaticInput
     from .functional import LIFState as LIFState
     from .functional import implementation as implementation
@@ -28,11 +30,15 @@ if TYPE_CHECKING:
     from .network import build_network as build_network
     from .packed_spikes import PackedSpikes as PackedSpikes
     from .parameters import LIFParameters as LIFParameters
+    from .rules import SLAYER as SLAYER
+    from .rules import STBP as STBP
+    from .rules import TSSL as TSSL
 
 __version__ = "0.1.0"
 
 _HOME = {
     "parameters": ("LIFParameters",),
+    "rules": ("SLAYER", "STBP", "TSSL"),
     "functional": ("LIFState", "implementation", "lif", "pack_spikes", "psc", "unpack_spikes"),
     "fused": ("spike_conv2d", "spike_linear"),
     "packed_spikes": ("PackedSpikes",),
@@ -46,9 +52,23 @@ _HOME = {
         "TimeSharedDropout",
     ),
     "network": ("build_network",),
+    "ann": ("build_ann",),
+    "conversion": ("convert",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-_SUBMODULES = ("data", "encoding", "functional", "losses", "modules", "network", "parameters", "train")
+_SUBMODULES = (
+    "ann",
+    "conversion",
+    "data",
+    "encoding",
+    "functional",
+    "losses",
+    "modules",
+    "network",
+    "parameters",
+    "rules",
+    "train",
+)
 
 __all__ = [*sorted(_MODULE_OF), *_SUBMODULES]
 

@@ -9,6 +9,7 @@ from . import _recompute, _weighted
 from .encoding import StaticInput
 from .functional import LIFState, lif
 from .parameters import LIFParameters
+from .rules import Rule
 
 
 def composed(
@@ -20,15 +21,16 @@ def composed(
     state: LIFState | None,
     recompute: bool,
     carry: bool,
+    rule: Rule,
 ) -> tuple[Tensor, LIFState | None]:
     """Spikes ``(T, B, *)`` of neurons whose input is ``function`` of x; with ``carry`` their state too."""
     values, steps = (x.values[None], x.steps) if isinstance(x, StaticInput) else (x, len(x))
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (values, weight, bias))
     if recompute and learns:
-        layer = _recompute.Layer(function, steps, True, params)
+        layer = _recompute.Layer(function, steps, True, params, rule)
         return _recompute.run(layer, values, weight, bias, state, carry)
     y = _weighted.weighted(function, values, weight, bias)
     current = StaticInput(y.squeeze(0), steps) if isinstance(x, StaticInput) else y
     if carry:
-        return lif(current, params, state, return_state=True)
-    return lif(current, params, state), None
+        return lif(current, params, state, return_state=True, rule=rule)
+    return lif(current, params, state, rule=rule), None

@@ -22,8 +22,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ._cpu_surrogate import membrane_error
 from .kernels.layout import WINDOW, WORD, arithmetic_dtype
 from .parameters import LIFParameters
+from .rules import Surrogate
 
 Rows = Sequence[Tensor]
 
@@ -45,6 +47,7 @@ class _Recipe:
     static: bool = False
     carried: bool = False
     packed: bool = True
+    rule: Surrogate | None = None  # None is TSSL-BP
 
 
 # --- the windows ------------------------------------------------------------------------------------------------
@@ -94,9 +97,9 @@ def _lif_backward_window(
     carry: Tensor | None,
     grad_currents: Rows,
 ) -> None:
-    """TSSL-BP, eqs. (11)-(14), for one window in linear time; ``carry`` holds (delta, e) of the step after it."""
+    """One window, replayed and walked back by the learning rule; ``carry`` holds (delta, e) of the step after it."""
     p = recipe.params
-    beta, alpha, inv_tau_syn, inv_tau_mem = p.beta, p.alpha, 1.0 / p.tau_syn, 1.0 / p.tau_mem
+    beta, alpha, inv_tau_syn = p.beta, p.alpha, 1.0 / p.tau_syn
     quiet = 0.25 * inv_tau_syn
     i, v, a = _start(state, currents[0])
 
@@ -120,15 +123,11 @@ def _lif_backward_window(
     for k in reversed(range(recipe.steps)):
         u, du, fired, below = replay[k]
         g = grad_spikes[k].to(i.dtype)
-        kappa = torch.where(du < 0, 0.0, 1.0 / torch.clamp(du, min=1.0 / p.max_slope))
-        rho = u * inv_tau_mem if p.reset == "zero" else p.threshold * inv_tau_mem
-        delta = torch.where(fired, kappa * (g + rho * delta), alpha * delta)
-        emitted = delta if p.variant == "released" else torch.where(fired, delta, 0.0)
-        if p.warmup == "psc" or silent is not None:
-            x = torch.clamp((u - p.threshold) * (1.0 / SURROGATE_WIDTH), -SURROGATE_CLIP, SURROGATE_CLIP)
-            sigma = torch.sigmoid(x)
-            slope = sigma * (1.0 - sigma) * (1.0 / SURROGATE_WIDTH)
-            emitted = torch.where(silent if silent is not None else below, g * slope, emitted)
+        if recipe.rule is None:
+            warm = silent if silent is not None else below
+            delta, emitted = _tssl_error(p, u, du, fired, warm, g, delta)
+        else:
+            delta = emitted = membrane_error(recipe.rule, p, u, fired, g, delta)
         e = beta * e + emitted * inv_tau_syn if recipe.synapse else emitted
         if recipe.static:
             total = total + e
@@ -139,6 +138,24 @@ def _lif_backward_window(
     if carry is not None:
         carry[0].copy_(delta)
         carry[1].copy_(e)
+
+
+def _tssl_error(
+    p: LIFParameters, u: Tensor, du: Tensor, fired: Tensor, warm: Tensor, g: Tensor, delta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """TSSL-BP, eqs. (11)-(14): delta[t] from delta[t+1], and what of it, or of the warm-up, step t emits."""
+    kappa = torch.where(du < 0, 0.0, 1.0 / torch.clamp(du, min=1.0 / p.max_slope))
+    rho = (u if p.reset == "zero" else p.threshold) * (1.0 / p.tau_mem)
+    error = g if p.variant == "no-intra" else g + rho * delta
+    leaked = 0.0 if p.variant == "no-leak" else p.alpha * delta
+    delta = torch.where(fired, kappa * error, leaked)
+    emitted = torch.where(fired, delta, 0.0) if p.variant == "paper" else delta
+    if p.warmup != "off":
+        x = torch.clamp((u - p.threshold) * (1.0 / SURROGATE_WIDTH), -SURROGATE_CLIP, SURROGATE_CLIP)
+        sigma = torch.sigmoid(x)
+        slope = sigma * (1.0 - sigma) * (1.0 / SURROGATE_WIDTH)
+        emitted = g * slope if p.warmup == "always" else torch.where(warm, g * slope, emitted)
+    return delta, emitted
 
 
 def _psc_window(recipe: _Recipe, inputs: Rows, state: Tensor, outputs: Rows) -> None:
@@ -219,11 +236,15 @@ def lif_backward(
     *,
     params: LIFParameters,
     synapse: bool,
+    rule: Surrogate | None = None,
 ) -> None:
-    """Fill ``grad_current``, shaped like ``current``, from ``grad_spikes (T, N)`` and what forward kept."""
+    """Fill ``grad_current``, shaped like ``current``, from ``grad_spikes (T, N)`` and what forward kept.
+
+    A ``rule`` of None is TSSL-BP.
+    """
     steps = len(grad_spikes)
-    recipe = _Recipe(steps, current.dtype, params, synapse, len(current) < steps)
-    any_spike = functools.reduce(torch.bitwise_or, words) if params.warmup == "silent" else None
+    recipe = _Recipe(steps, current.dtype, params, synapse, len(current) < steps, rule=rule)
+    any_spike = functools.reduce(torch.bitwise_or, words) if rule is None and params.warmup == "silent" else None
     if steps <= WINDOW and state is None:
         rows = list(grad_spikes), list(current), words[0], None, any_spike, None, None, list(grad_current)
         _run(_lif_backward_window, recipe, *rows)
@@ -248,6 +269,10 @@ def lif_backward(
         )
     if recipe.static:
         grad_current.copy_(total)
+
+
+# One loop serves all rules; on a GPU the surrogate rules have a kernel of their own, under this name.
+surrogate_backward = lif_backward
 
 
 def psc(

@@ -29,6 +29,7 @@ from . import _cpu
 from ._layout import empty_rows, flat, in_layout_of, time_dense
 from .kernels.layout import arithmetic_dtype, checkpoint_rows, word_count, word_dtype
 from .parameters import LIFParameters
+from .rules import Surrogate
 
 
 def interpreting() -> bool:
@@ -57,7 +58,8 @@ _parameters: Callable[..., LIFParameters] = functools.lru_cache(maxsize=256)(LIF
 # --- leaky integrate-and-fire neuron ----------------------------------------------------------------------------
 #
 # `current` is (T, B, *), or (1, B, *) where one input serves all `steps` steps. Its gradient has its shape: summed
-# over time in the second case. A state is the triple (i, v, a), stacked: (3, B, *).
+# over time in the second case. A state is the triple (i, v, a), stacked: (3, B, *). Forward is the same for every
+# learning rule; backward is TSSL-BP's, or with a `window` that of `rules.Surrogate`, whose fields the last four are.
 
 
 @torch.library.custom_op("tssl_triton::lif_forward", mutates_args=())
@@ -75,6 +77,10 @@ def lif_forward(
     max_slope: float,
     warmup: str,
     variant: str,
+    window: str = "",
+    width: float = 1.0,
+    peak: float = 1.0,
+    reset_gradient: str = "full",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Spikes ``(T, B, *)``; packed spikes and checkpoints, empty unless ``keep``; new state, empty unless ``carry``."""
     params = _parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
@@ -126,12 +132,21 @@ def lif_backward(
     max_slope: float,
     warmup: str,
     variant: str,
+    window: str = "",
+    width: float = 1.0,
+    peak: float = 1.0,
+    reset_gradient: str = "full",
 ) -> Tensor:
-    """TSSL-BP: gradient with respect to ``current``, in its shape."""
+    """Gradient with respect to ``current``, in its shape: by TSSL-BP, or by the surrogate that ``window`` names."""
     params = _parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
     grad_current = empty_rows(current.shape[0], current, current.dtype)
     if grad_current.numel():
-        _backend(current.device).lif_backward(
+        backend = _backend(current.device)
+        backward = backend.lif_backward
+        if window:
+            rule = Surrogate(window, width, peak, reset_gradient)
+            backward = functools.partial(backend.surrogate_backward, rule=rule)
+        backward(
             grad_spikes=flat(in_layout_of(grad_spikes, current)),
             current=flat(current),
             words=flat(words),
@@ -162,7 +177,7 @@ def _lif_gradient(ctx: Any, grad_spikes: Tensor | None, *_: Any) -> tuple[Tensor
     grad_current = None
     if grad_spikes is not None:
         grad_current = lif_backward(grad_spikes, current, words, checkpoints, state, *ctx.settings)
-    return (grad_current, *[None] * 12)
+    return (grad_current, *[None] * 16)
 
 
 lif_forward.register_autograd(_lif_gradient, setup_context=_lif_setup)

@@ -29,6 +29,7 @@ from ._weighted import Map, gradients, kept, rebuilt
 from .functional import LIFState, constants, stacked
 from .kernels.layout import arithmetic_dtype, checkpoint_rows
 from .parameters import LIFParameters
+from .rules import Rule
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,14 @@ class Layer:
         steps: number of time steps T; the input holds as many, or one that serves all.
         synapse: whether y is filtered by the synapse.
         params: constants of the neurons and of their gradient.
+        rule: the learning rule.
     """
 
     function: Map
     steps: int
     synapse: bool
     params: LIFParameters
+    rule: Rule
 
     def neurons(self, y: Tensor, state: Tensor | None, carry: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Spikes, their packed form, checkpoints, and with ``carry`` the state after the last step."""
@@ -102,7 +105,8 @@ class _Recomputing(torch.autograd.Function):
         with ctx.autocast.again():
             y = time_dense(layer.function(x, weight, bias))
         checkpoints = layer.checkpoints(y, start)
-        grad_y = _ops.lif_backward(grad_spikes, y, words, checkpoints, start, layer.synapse, *constants(layer.params))
+        settings = constants(layer.params, layer.rule)
+        grad_y = _ops.lif_backward(grad_spikes, y, words, checkpoints, start, layer.synapse, *settings)
         del y, checkpoints
         grads = gradients(layer.function, grad_y, ctx.shape, lambda: x, weight, ctx.needs_input_grad[:3])
         return (*grads, None, None, None, None)

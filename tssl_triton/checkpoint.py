@@ -47,17 +47,22 @@ class CheckpointError(RuntimeError):
     """A checkpoint that is missing, damaged, or not one of this package; the message names the file."""
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], suffix: str = ".part") -> None:
     """Replace ``path`` by what ``write`` puts into the file it is handed: all of it or, after a crash, nothing.
 
-    The bytes go to a temporary file in the same folder, reach the disk, and only then take the name.
+    The bytes go to a temporary file in the same folder, whose name is that of ``path`` with ``suffix``, reach the
+    disk, and only then take the name. An error takes the temporary file away.
     """
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary = path.with_name(path.name + suffix)
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     _sync_folder(path.parent)
 
 

@@ -1,14 +1,14 @@
-"""The command ``tssl``: train a network, test one, and say what this machine offers."""
+"""The command ``tssl``: train a network, test one, reproduce the paper, and say what this machine offers."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import platform
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -16,21 +16,34 @@ from typing import Any, NoReturn
 
 import torch
 
+from tssl_triton import cli_studies, recipes, reproduce, sparsity
 from tssl_triton._extras import MissingExtraError
+from tssl_triton._terminal import INTERRUPTED, PLACEMENT, add_settings, finish, say
 from tssl_triton.checkpoint import CheckpointError
-from tssl_triton.config import FIELD_TYPES, ConfigError, TrainConfig, read_toml, resolve
+from tssl_triton.config import FIELD_TYPES, ConfigError, read_toml, resolve
+from tssl_triton.conversion import ConversionError
 from tssl_triton.data import DataError
 from tssl_triton.experiments import DATASET_DEFAULTS
 from tssl_triton.functional import implementation
 from tssl_triton.network import ArchitectureError
+from tssl_triton.recipes import RecipeError
 from tssl_triton.report import choose_display
 from tssl_triton.run import Run, default_folder, load_trainer
+from tssl_triton.tables import aligned
 from tssl_triton.train import TrainingError
 
 #: Errors whose message is all a user needs. Anything else is a fault in the program and shows its traceback.
-USER_ERRORS = (ArchitectureError, CheckpointError, ConfigError, DataError, MissingExtraError, OSError, TrainingError)
-
-INTERRUPTED = 130  # what shells report for a process that SIGINT ended
+USER_ERRORS = (
+    ArchitectureError,
+    CheckpointError,
+    ConfigError,
+    ConversionError,
+    DataError,
+    MissingExtraError,
+    OSError,
+    RecipeError,
+    TrainingError,
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,30 +81,31 @@ def _train(options: dict[str, Any]) -> int:
         for name, value in (("--run-dir", folder), ("--config", file)):
             if value is not None:
                 raise ConfigError(f"{name} cannot be combined with --resume: a run keeps its folder and its settings")
-        display = choose_display(progress, _say)
-        run = Run.resume(Path(resume), options, _say)
-        _say(f"resuming {run.folder}: {run.trainer.epoch} epochs and {run.trainer.batch} batches are done")
+        display = choose_display(progress, say)
+        run = Run.resume(Path(resume), options, say)
+        say(f"resuming {run.folder}: {run.trainer.epoch} epochs and {run.trainer.batch} batches are done")
     else:
         config = resolve(options, read_toml(file) if file is not None else {})
-        display = choose_display(progress, _say)
-        run = Run.create(Path(folder) if folder is not None else default_folder(config), config, _say)
-        _say(f"run folder {run.folder}")
+        display = choose_display(progress, say)
+        run = Run.create(Path(folder) if folder is not None else default_folder(config), config, say)
+        say(f"run folder {run.folder}")
     trainer = run.trainer
     config = trainer.config
     weights = sum(weight.numel() for weight in trainer.network.parameters())
-    _say(
+    time = "no time steps" if config.rule == "ann" else f"{config.steps} steps"
+    say(
         f"{config.dataset}: {len(trainer.images.train_labels)} training and {len(trainer.images.test_labels)} test "
-        f"images; network {config.arch}, {weights} weights, {config.steps} steps, on {trainer.device} "
+        f"{trainer.images.noun}; network {config.arch}, {weights} weights, {time}, on {trainer.device} "
         f"({implementation(trainer.device)})"
     )
     if not run.train(display):
-        _say(f"interrupted in epoch {trainer.epoch + 1} after {trainer.batch} of {trainer.batches} batches; saved")
-        _say(f"go on with: {_program()} train --resume {shlex.quote(str(run.folder))}")
+        say(f"interrupted in epoch {trainer.epoch + 1} after {trainer.batch} of {trainer.batches} batches; saved")
+        say(f"go on with: {_program()} train --resume {shlex.quote(str(run.folder))}")
         return INTERRUPTED
     if trainer.history:
-        _say(f"test accuracy {trainer.history[-1]['test_accuracy']:.2%} after {trainer.epoch} epochs")
+        say(f"test accuracy {trainer.history[-1]['test_accuracy']:.2%} after {trainer.epoch} epochs")
     else:
-        _say("no epochs to train")
+        say("no epochs to train")
     return 0
 
 
@@ -103,7 +117,30 @@ def _evaluate(options: dict[str, Any]) -> int:
     place = f"{trainer.epoch} epochs"
     if trainer.batch:
         place += f" and {trainer.batch} of {trainer.batches} batches"
-    _say(f"test accuracy {result.accuracy:.2%} ({result.correct} of {result.images} images) after {place}")
+    say(
+        f"test accuracy {result.accuracy:.2%} ({result.correct} of {result.images} {trainer.images.noun}) after {place}"
+    )
+    return 0
+
+
+def _reproduce(options: dict[str, Any]) -> int:
+    names, out, trials = options.pop("targets"), Path(options.pop("out")), options.pop("trials")
+    train, progress = not options.pop("report_only"), options.pop("progress")
+    planned = reproduce.plan(names, out, trials, **options)
+    outcome = reproduce.reproduce(planned, train=train, display=choose_display(progress, say), say=say)
+    return finish(outcome, [out / target.name / "report.md" for target in planned.targets])
+
+
+def _sparsity(options: dict[str, Any]) -> int:
+    folder, out = Path(options.pop("run")), options.pop("out")
+    out = folder if out is None else Path(out)
+    measured = sparsity.measure(load_trainer(folder, options))
+    for line in aligned(measured.table()):
+        say(line)
+    say(f"test accuracy {measured.accuracy:.2%} ({measured.samples} samples) after {measured.epochs} epochs")
+    out.mkdir(parents=True, exist_ok=True)
+    sparsity.write(out, measured, f"{measured.dataset}  {measured.arch}, after {measured.epochs} epochs")
+    say(f"wrote {out / 'sparsity.json'} and {out / 'sparsity.png'}")
     return 0
 
 
@@ -123,7 +160,7 @@ def _info(options: dict[str, Any]) -> int:
         rows.append(("gpu", "none that torch can use"))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        _say(f"{name:<{width}}  {value}")
+        say(f"{name:<{width}}  {value}")
     return 0
 
 
@@ -134,10 +171,6 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def _program() -> str:
     """How the user called this program, to be told the same way of calling it again."""
     return "python -m tssl_triton" if Path(sys.argv[0]).name == "__main__.py" else "tssl"
@@ -145,13 +178,17 @@ def _program() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="tssl", description="Train deep spiking neural networks with TSSL-BP.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="train | evaluate | info")
+    commands = parser.add_subparsers(
+        title="commands",
+        required=True,
+        metavar="COMMAND",
+    )
 
     train = commands.add_parser(
         "train",
-        help="train a network on images",
-        description="Train a network on images. A setting is taken from its flag, else from the file of --config, "
-        "else from the data set's defaults, else from the general default that is shown here. "
+        help="train a network on images or event recordings",
+        description="Train a network on images or event recordings. A setting is taken from its flag, else from the "
+        "file of --config, else from the data set's defaults, else from the general default that is shown here. "
         "The first Ctrl-C saves and stops, a second one leaves at once.",
         epilog=_dataset_defaults(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -163,37 +200,70 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
     train.add_argument("--progress", choices=("auto", "bar", "lines"), default="auto", help="how progress is shown")
-    _add_settings(train, tuple(FIELD_TYPES))
+    add_settings(train, tuple(FIELD_TYPES))
 
     evaluate = commands.add_parser("evaluate", help="test a trained network", description="Test a trained network.")
     evaluate.set_defaults(command=_evaluate)
     evaluate.add_argument("run", metavar="RUN", help="folder of the run")
-    _add_settings(evaluate, ("device", "data_root", "download", "test_batch_size"))
+    add_settings(evaluate, PLACEMENT)
+
+    again = commands.add_parser(
+        "reproduce",
+        help="train the paper's tables and figures anew",
+        description="Train the networks of a table or figure of the paper, several trials each, and set the results "
+        "beside the printed numbers. Finished trials are read, interrupted ones go on: the same command continues.",
+    )
+    again.set_defaults(command=_reproduce)
+    targets = ", ".join((*reproduce.TABLES, *reproduce.FIGURES, *recipes.NAMES))
+    again.add_argument("targets", nargs="+", metavar="TARGET", help=f"{targets}, or a recipe in a .toml file")
+    again.add_argument(
+        "--out", metavar="DIR", default="runs/reproduce", help="folder of results (default: %(default)s)"
+    )
+    again.add_argument("--trials", type=int, metavar="N", help="trials per row (default: 5, for figures 1)")
+    again.add_argument(
+        "--epochs", type=int, metavar="N", default=argparse.SUPPRESS, help="epochs (default: the paper's)"
+    )
+    again.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
+    again.add_argument("--progress", choices=("auto", "bar", "lines"), default="auto", help="how progress is shown")
+    add_settings(again, (*PLACEMENT, "recompute"))
+
+    cli_studies.add_commands(commands)
+
+    firing = commands.add_parser(
+        "sparsity",
+        help="how sparsely a trained network fires",
+        description="Count the spikes of a trained network on its test set: share of neurons that fire 0 to T times, "
+        "and histogram of firing rates, for each layer. Writes sparsity.json and sparsity.png.",
+    )
+    firing.set_defaults(command=_sparsity)
+    firing.add_argument("run", metavar="RUN", help="folder of the run")
+    firing.add_argument("--out", metavar="DIR", help="folder of the files (default: that of the run)")
+    add_settings(firing, PLACEMENT)
 
     about = "Print versions, devices and which implementation runs on each."
     commands.add_parser("info", help="versions and devices", description=about).set_defaults(command=_info)
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """A flag for each named field of the configuration; one that is not used leaves no trace in the options."""
-    group = parser.add_argument_group("settings")
-    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
-    for name in names:
-        field, kind = fields[name], FIELD_TYPES[name]
-        flag = "--" + name.replace("_", "-")
-        text = f"{field.metadata['help']} (default: {field.default})".replace("%", "%%")
-        if kind is bool:
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
-        else:
-            choices = field.metadata["choices"] or None
-            metavar = None if choices else kind.__name__.upper().replace("STR", "TEXT")
-            group.add_argument(flag, type=kind, choices=choices, metavar=metavar, default=argparse.SUPPRESS, help=text)
-
-
 def _dataset_defaults() -> str:
     lines = ["defaults of the data sets:"]
     for dataset, defaults in DATASET_DEFAULTS.items():
-        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in defaults.items())
-        lines.append(f"  {dataset:<14} {flags}")
-    return "\n".join(lines)
+        flags = " ".join(_as_flag(name, value) for name, value in defaults.items())
+        # Only at spaces before a flag may a line break: neither an architecture nor a value leaves its flag.
+        words = flags.replace(" --", "\n--").replace(" ", "\0").split("\n")
+        lines += textwrap.wrap(
+            " ".join(words),
+            118,
+            initial_indent=f"  {dataset:<14} ",
+            subsequent_indent=" " * 17,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines).replace("\0", " ")
+
+
+def _as_flag(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"

@@ -7,19 +7,21 @@ import difflib
 import json
 import math
 import os
-import sys
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
 import torch
 
 from tssl_triton import data
+from tssl_triton._toml import tomllib
 from tssl_triton.encoding import PATTERNS, pattern_steps
 from tssl_triton.experiments import DATASET_DEFAULTS
 from tssl_triton.losses import Readout
 from tssl_triton.network import ArchitectureError, Padding, Pool, parse_architecture
 from tssl_triton.parameters import LIFParameters, Reset, Variant, WarmUp
+from tssl_triton.rules import RULES, SLAYER, STBP, WINDOWS, ResetGradient, Rule, checked_rule
 
+SURROGATE_HELP = "slope of a spike in rules stbp and slayer; auto is rectangular for stbp, exponential for slayer"
 LOSSES = ("van-rossum", "spike-train", "count", "softmax")
 OPTIMIZERS = ("adamw", "adam")
 SCHEDULES = ("constant", "cosine")
@@ -43,19 +45,28 @@ class TrainConfig:
     """
 
     dataset: str = _setting("digits", "data set to learn", tuple(data.LOADERS))
-    data_root: str = _setting("data", "folder under which torchvision keeps its data sets")
+    data_root: str = _setting("data", "folder under which data sets are kept, as docs/datasets.md says")
     download: bool = _setting(True, "download files of the data set that are not there")
+    augment: bool = _setting(False, "crop and mirror training images at random; cifar10 only")
+    bin_ms: float = _setting(3.0, "event sets: milliseconds per time step")
+    downsample: int = _setting(1, "event sets: side of the square of pixels that become one; divides the sensor's")
 
     arch: str = _setting("400-400", "architecture, such as 15C5-P2-40C5-P2-300")
     padding: str = _setting("0", "zeros around convolution inputs: a number, 'same', or one per convolution: 1,0")
     pool: str = _setting("sum", "what pooling does", get_args(Pool))
     dropout: float = _setting(0.0, "share of inputs dropped before each weighted layer but the first")
     weight_scale: float = _setting(1.0, "factor on the initial weights")
-    rule: str = _setting("tssl", "learning rule")
+    conv_weight_scale: float = _setting(1.0, "one more such factor, for convolutions")
+    rule: str = _setting("tssl", "learning rule; ann is the same network without spikes and time", (*RULES, "ann"))
+    surrogate: str = _setting("auto", SURROGATE_HELP, ("auto", *WINDOWS))
+    surrogate_width: float = _setting(1.0, "width of the surrogate, in units of membrane potential")
+    reset_gradient: str = _setting(
+        "full", "rule stbp: whether the reset's spike is learnt through", get_args(ResetGradient)
+    )
     fused: str = _setting("auto", "which layers run as one kernel, on GPUs", ("auto", "always", "never"))
     recompute: bool = _setting(False, "keep bits only and work the rest out again in backward: less memory, more time")
 
-    tau_mem: float = _setting(5.0, "membrane time constant, in time steps")
+    tau_mem: float = _setting(5.0, "membrane time constant, in time steps; inf for no leak")
     tau_syn: float = _setting(3.0, "synaptic time constant, in time steps")
     threshold: float = _setting(1.0, "firing threshold")
     reset: str = _setting("zero", "what a spike does to the membrane", get_args(Reset))
@@ -67,6 +78,7 @@ class TrainConfig:
     loss: str = _setting("van-rossum", "what the output spikes are compared with", LOSSES)
     reduction: str = _setting("sum", "loss of a batch from the losses of its images", ("sum", "mean"))
     pattern: str = _setting("three-spikes", f"target spikes: {', '.join(PATTERNS)}, or digits such as 01011")
+    count: str = _setting("psc", "loss 'count': what is counted, postsynaptic current or spikes", ("psc", "spikes"))
     desired_count: float = _setting(4.0, "loss 'count': wanted spikes of the labelled class")
     undesired_count: float = _setting(1.0, "loss 'count': spikes that other classes may fire")
     readout: str = _setting("psc", "class by most spikes or by largest summed current", get_args(Readout))
@@ -92,19 +104,25 @@ class TrainConfig:
             if choices and getattr(self, field.name) not in choices:
                 accepted = ", ".join(choices)
                 raise ConfigError(f"{field.name} must be one of {accepted}, got {getattr(self, field.name)!r}")
-        for name in ("steps", "batch_size", "test_batch_size"):
+        for name in ("steps", "batch_size", "test_batch_size", "downsample"):
             self._require(name, getattr(self, name) >= 1, ">= 1")
         for name in ("epochs", "seed", "weight_decay", "clip_norm", "clip_weight", "undesired_count"):
             self._require(name, getattr(self, name) >= 0, ">= 0")
         self._require("seed", self.seed < 2**63, "below 2**63")
         self._require("lr", self.lr > 0, "> 0")
+        self._require("bin_ms", self.bin_ms > 0, "> 0")
+        if self.augment and self.dataset not in data.AUGMENTED:
+            raise ConfigError(f"augment must be false for {self.dataset}; {', '.join(data.AUGMENTED)} can be augmented")
+        self._require("surrogate_width", self.surrogate_width > 0, "> 0")
         self._require("weight_scale", self.weight_scale > 0, "> 0")
+        self._require("conv_weight_scale", self.conv_weight_scale > 0, "> 0")
         self._require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
         if self.loss == "count":
             bounds = f"undesired_count <= desired_count <= steps ({self.undesired_count:g}, {self.steps})"
             self._require("desired_count", self.undesired_count <= self.desired_count <= self.steps, bounds)
         try:
             self.neuron()
+            self.learning_rule()
             pattern_steps(self.pattern)
             parse_architecture(self.arch)
             if self.device != "auto" and torch.device(self.device).type not in ("cpu", "cuda"):
@@ -121,6 +139,18 @@ class TrainConfig:
         """The constants of every neuron."""
         names = (field.name for field in dataclasses.fields(LIFParameters))
         return LIFParameters(**{name: getattr(self, name) for name in names})
+
+    def learning_rule(self) -> Rule | None:
+        """The learning rule of every layer; None for the network without spikes, which PyTorch differentiates."""
+        if self.rule == "ann":
+            return None
+        if self.rule == "stbp":
+            window = "rectangular" if self.surrogate == "auto" else self.surrogate
+            return STBP(window, self.surrogate_width, self.reset_gradient)  # type: ignore[arg-type]
+        if self.rule == "slayer":
+            self._require("surrogate", self.surrogate in ("auto", "exponential"), "auto or exponential for rule slayer")
+            return SLAYER(self.surrogate_width)
+        return checked_rule(self.rule)
 
     def paddings(self) -> Padding:
         """``padding`` as `tssl_triton.network.build_network` takes it."""
@@ -169,17 +199,11 @@ def check_known(name: str, source: str = "") -> None:
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings in a TOML file, checked for unknown names.
+    """The settings in a TOML file, checked for unknown names; a recipe's table ``[paper]`` is no setting.
 
     Raises:
         ConfigError: if the file is missing, is not TOML or names an unknown setting.
     """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        from tssl_triton._extras import require
-
-        tomllib = require("tomli", "train", "reading a configuration file on Python 3.10")
     try:
         with open(path, "rb") as file:
             settings = tomllib.load(file)
@@ -187,6 +211,8 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError(f"cannot read configuration file {os.fspath(path)}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {os.fspath(path)} is not valid TOML: {error}") from error
+    if isinstance(settings.get("paper"), dict):
+        del settings["paper"]
     for name in settings:
         check_known(name, f" in {os.fspath(path)}")
     return settings
@@ -211,7 +237,8 @@ def _typed(name: str, value: Any, expected: type[Any]) -> Any:
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
         words = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
         raise ConfigError(f"{name} must be {words[expected]}, got {value!r}")
-    if expected is float and not math.isfinite(value):
+    # A membrane may keep its potential for ever; nothing else may be infinite.
+    if expected is float and not math.isfinite(value) and (name, value) != ("tau_mem", math.inf):
         raise ConfigError(f"{name} must be finite, got {value!r}")
     return value
 

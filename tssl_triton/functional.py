@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from ._ops import implementation
 from .encoding import StaticInput
 from .kernels.layout import WORD, arithmetic_dtype, word_count
 from .parameters import LIFParameters, checked_time_constant
+from .rules import DEFAULT, Rule, checked_rule
 
 __all__ = ["LIFState", "implementation", "lif", "pack_spikes", "psc", "unpack_spikes"]
 
@@ -43,6 +44,7 @@ def lif(
     state: LIFState | None = ...,
     synapse: bool = ...,
     return_state: Literal[False] = ...,
+    rule: Rule | str = ...,
 ) -> Tensor: ...
 @overload
 def lif(
@@ -52,6 +54,7 @@ def lif(
     synapse: bool = ...,
     *,
     return_state: Literal[True],
+    rule: Rule | str = ...,
 ) -> tuple[Tensor, LIFState]: ...
 @overload
 def lif(
@@ -60,6 +63,7 @@ def lif(
     state: LIFState | None,
     synapse: bool,
     return_state: bool,
+    rule: Rule | str = ...,
 ) -> Tensor | tuple[Tensor, LIFState]: ...
 def lif(
     current: Tensor | StaticInput,
@@ -67,8 +71,9 @@ def lif(
     state: LIFState | None = None,
     synapse: bool = True,
     return_state: bool = False,
+    rule: Rule | str = "tssl",
 ) -> Tensor | tuple[Tensor, LIFState]:
-    """Spikes of leaky integrate-and-fire neurons, with the TSSL-BP gradient. ::
+    """Spikes of leaky integrate-and-fire neurons, with the gradient of TSSL-BP or of another learning rule. ::
 
         i[t] = beta i[t-1] + y[t] / tau_syn          eq. (3); i[t] = y[t] with synapse=False
         u[t] = alpha v[t-1] + i[t]                   eq. (4)
@@ -82,16 +87,18 @@ def lif(
         state: where a window of a longer run starts from; None is a neuron at rest.
         synapse: whether y is filtered by the synapse; False takes it as the synaptic current i itself.
         return_state: whether to return the state after the last step too.
+        rule: the learning rule: ``"tssl"``, ``"stbp"``, ``"slayer"``, or one of `tssl_triton.rules` with settings of
+            its own, such as ``STBP(surrogate="arctan")``. Spikes and state are the same with each.
 
     Returns:
         The spike train ``(T, B, *features)``, 0 and 1 in the dtype and memory order of ``current``; with
         ``return_state`` the pair of it and a `LIFState`.
 
-    The gradient is that of the paper, eqs. (11)-(14), not of autograd: it is exact within one call, and stops at its
-    ends. States carry no gradient (truncated backpropagation through time).
+    The gradient of TSSL-BP is that of the paper, eqs. (11)-(14), not of autograd: it is exact within one call, and
+    stops at its ends. States carry no gradient (truncated backpropagation through time), whichever the rule.
 
     Raises:
-        TypeError, ValueError: for a wrong rank, dtype or device, T = 0, or a state of another shape.
+        TypeError, ValueError: for a wrong rank, dtype or device, T = 0, a state of another shape, or an unknown rule.
     """
     if not isinstance(params, LIFParameters):
         raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
@@ -108,7 +115,7 @@ def lif(
         synapse,
         keep,
         return_state,
-        *constants(params),
+        *constants(params, checked_rule(rule)),
     )
     if keep:
         _packed.remember(spikes, _packed.Packed(words.detach(), steps))
@@ -117,10 +124,11 @@ def lif(
     return spikes
 
 
-def constants(params: LIFParameters) -> tuple[float, float, float, str, float, str, str]:
-    """The parameters as the operators take them."""
+def constants(params: LIFParameters, rule: Rule = DEFAULT) -> tuple[Any, ...]:
+    """The parameters, and what the learning rule adds to them, as the operators take them."""
     p = params
-    return p.tau_mem, p.tau_syn, p.threshold, p.reset, p.max_slope, p.warmup, p.variant
+    neuron = p.tau_mem, p.tau_syn, p.threshold, p.reset, p.max_slope, p.warmup, p.variant
+    return (*neuron, *(rule.surrogate_gradient or ()))
 
 
 def stacked(state: LIFState | None, y: Tensor) -> Tensor | None:

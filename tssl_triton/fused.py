@@ -27,6 +27,7 @@ from .functional import LIFState, constants, stacked
 from .kernels.layout import cdiv
 from .packed_spikes import PackedSpikes, ghost
 from .parameters import LIFParameters
+from .rules import DEFAULT, Rule, checked_rule
 
 _DEFAULTS = LIFParameters()
 
@@ -62,6 +63,7 @@ def spike_linear(
     *,
     recompute: bool = False,
     return_state: bool = False,
+    rule: Rule | str = "tssl",
 ) -> PackedSpikes | tuple[PackedSpikes, LIFState]:
     """A fully connected spiking layer on packed spikes, in one kernel: ``y[t] = W s[t] (+ bias)``, eqs. (3)-(5).
 
@@ -74,6 +76,7 @@ def spike_linear(
         state: where a window of a longer run starts from, ``(B, out)`` each; None is a layer at rest.
         recompute: whether to work y out again in backward instead of keeping it.
         return_state: whether to return the state after the last step too.
+        rule: the learning rule, as in `tssl_triton.functional.lif`.
 
     Returns:
         Packed spikes ``(T, B, out)``; with ``return_state`` the pair of them and a `LIFState`.
@@ -88,7 +91,7 @@ def spike_linear(
             f"spikes must have the {weight.shape[1]} features of weight's second axis, got {features} in shape "
             f"{tuple(spikes.shape)}"
         )
-    return _functional(spikes, _weighted.Linear(), weight, bias, params, state, recompute, return_state)
+    return _functional(spikes, _weighted.Linear(), weight, bias, params, state, recompute, return_state, rule)
 
 
 def spike_conv2d(
@@ -102,6 +105,7 @@ def spike_conv2d(
     padding: int | tuple[int, int] = 0,
     recompute: bool = False,
     return_state: bool = False,
+    rule: Rule | str = "tssl",
 ) -> PackedSpikes | tuple[PackedSpikes, LIFState]:
     """A convolutional spiking layer on packed spikes, in one kernel, by an implicit matrix product.
 
@@ -115,6 +119,7 @@ def spike_conv2d(
         padding: zeros around each image.
         recompute: whether to work y out again in backward instead of keeping it.
         return_state: whether to return the state after the last step too.
+        rule: the learning rule, as in `tssl_triton.functional.lif`.
 
     Returns:
         Packed spikes ``(T, B, K, H', W')``, channels_last in memory on a GPU; with ``return_state`` the pair of them
@@ -126,7 +131,7 @@ def spike_conv2d(
     _check_layer(spikes, weight, bias, axes=4)
     function = _weighted.Conv2d(check_pair("stride", stride, 1), check_pair("padding", padding, 0))
     _check_images(spikes, weight, function)
-    return _functional(spikes, function, weight, bias, params, state, recompute, return_state)
+    return _functional(spikes, function, weight, bias, params, state, recompute, return_state, rule)
 
 
 def run(
@@ -140,10 +145,11 @@ def run(
     recompute: bool,
     carry: bool,
     dense: bool,
+    rule: Rule,
 ) -> tuple[PackedSpikes | Tensor, LIFState | None]:
     """The layer in one kernel: packed spikes out, or dense ones; with ``carry`` the state too. Checks nothing."""
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (spikes.link, weight, bias))
-    layer = _Layer(function, spikes.steps, params, product_dtype(weight), learns and not recompute, dense, carry)
+    layer = _Layer(function, spikes.steps, params, product_dtype(weight), learns and not recompute, dense, carry, rule)
     start = stacked(
         state, spikes.link.new_empty((), dtype=layer.dtype).expand(function.shape(spikes.shape, weight.shape))
     )
@@ -177,6 +183,7 @@ class _Layer:
     save: bool
     dense: bool
     carry: bool
+    rule: Rule = DEFAULT
 
     def strides(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Stride and padding; a fully connected layer is a 1x1 convolution of 1x1 images."""
@@ -255,7 +262,8 @@ class _Fused(torch.autograd.Function):
             return (None,) * 6
         current, checkpoints = saved or layer.outputs(words, weight, bias, start, True, False, False)[2:4]
         start = None if start is None else layer.images(start)
-        e = _ops.lif_backward(layer.images(grad), current, packed, checkpoints, start, True, *constants(layer.params))
+        settings = constants(layer.params, layer.rule)
+        e = _ops.lif_backward(layer.images(grad), current, packed, checkpoints, start, True, *settings)
         grad_x, grad_weight, grad_bias = _weighted.gradients(
             layer.function,
             layer.features(e),
@@ -280,16 +288,18 @@ def _functional(
     state: LIFState | None,
     recompute: bool,
     carry: bool,
+    rule: Rule | str,
 ) -> PackedSpikes | tuple[PackedSpikes, LIFState]:
+    rule = checked_rule(rule)
     if not isinstance(params, LIFParameters):
         raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
     result: PackedSpikes | Tensor
     if can_fuse(spikes.device, weight):
         result, after = run(
-            spikes, function, weight, bias, params, state, recompute=recompute, carry=carry, dense=False
+            spikes, function, weight, bias, params, state, recompute=recompute, carry=carry, dense=False, rule=rule
         )
     else:
-        result, after = composed(spikes.dense(), function, weight, bias, params, state, recompute, carry)
+        result, after = composed(spikes.dense(), function, weight, bias, params, state, recompute, carry, rule)
     packed = result if isinstance(result, PackedSpikes) else PackedSpikes.pack(result)
     return packed if after is None else (packed, after)
 

@@ -3,7 +3,8 @@
 ============  ==========================================================================================
 van Rossum    ``1/2 sum_t,n (a[t] - d[t])^2`` over postsynaptic currents, eq. (7): spike *times* matter
 spike train   ``1/2 sum_t,n (s[t] - s*[t])^2``, the same without the filter: each step on its own
-spike count   ``1/(2T) sum_n (c - c*)^2`` with ``c = sum_t s[t]``; a count on the right side of its goal is free
+spike count   ``1/(2T) sum_n (c - c*)^2`` with ``c = sum_t s[t]``, or the same sum of the postsynaptic current; a count
+              on the right side of its goal is free
 softmax       cross entropy of the softmax over spike counts
 ============  ==========================================================================================
 
@@ -50,13 +51,23 @@ def spike_train_loss(spikes: Tensor, target: Tensor, reduction: Reduction = "sum
 
 
 def spike_count_loss(
-    spikes: Tensor, labels: Tensor, desired: float, undesired: float, reduction: Reduction = "sum"
+    spikes: Tensor,
+    labels: Tensor,
+    desired: float,
+    undesired: float,
+    reduction: Reduction = "sum",
+    tau_syn: float | None = None,
 ) -> Tensor:
     """Half the squared distance of each neuron's spike count from its goal, divided by T.
 
     A count beyond its goal costs nothing: the labelled class may fire more than ``desired`` times, the others
     less than ``undesired`` times. The division by T makes the gradient at each step the missing (or surplus)
     firing rate, ``(count - goal)/T``.
+
+    With ``tau_syn`` the count is the sum over time of the postsynaptic current, ``c = sum_t a[t]``, as in the
+    released program. A spike at step t counts ``1 - beta^(T - t)`` there, with steps from 0: nearly 1 if early,
+    1/tau_syn at the last step. So early spikes count more, and the gradient reaches step t filtered backwards,
+    ``(count - goal)/T (1 - beta^(T - t))``.
 
     Args:
         spikes: output spikes, ``(T, B, N)``.
@@ -65,11 +76,12 @@ def spike_count_loss(
         desired: wanted count of the labelled class, in ``[0, T]``.
         undesired: highest free count of every other class, in ``[0, desired]``.
         reduction: see the top of this module.
+        tau_syn: synaptic time constant, in time steps, >= 1, to count postsynaptic current; None to count spikes.
 
     Raises:
         TypeError, ValueError: naming the argument.
 
-    Source: the authors' released program.
+    Source: the authors' released program, whose output layer hands its loss postsynaptic currents.
     """
     _check_labelled(spikes, labels)
     steps = spikes.shape[0]
@@ -78,7 +90,7 @@ def spike_count_loss(
             "desired and undesired must satisfy 0 <= undesired <= desired <= T, "
             f"got desired={desired}, undesired={undesired}, T={steps}"
         )
-    surplus = spikes.sum(0)
+    surplus = (spikes if tau_syn is None else psc(spikes, tau_syn)).sum(0)
     goal = torch.full_like(surplus, undesired).scatter_(1, labels[:, None], desired)
     surplus = surplus - goal
     labelled = torch.zeros_like(surplus, dtype=torch.bool).scatter_(1, labels[:, None], True)

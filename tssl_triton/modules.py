@@ -20,11 +20,11 @@ from .encoding import StaticInput
 from .functional import LIFState, lif
 from .packed_spikes import PackedSpikes, known_bits
 from .parameters import LIFParameters
+from .rules import DEFAULT, Rule, checked_rule
 
 Input = Tensor | StaticInput | PackedSpikes
 Output = Tensor | PackedSpikes | tuple[Tensor | PackedSpikes, LIFState]
 
-RULES = ("tssl",)
 FUSED = ("auto", "always", "never")
 
 
@@ -34,29 +34,31 @@ class LIF(nn.Module):
     Args:
         params: constants of the neurons and of their gradient.
         synapse: whether the input is filtered by the synapse first.
-        rule: the learning rule; ``"tssl"``.
+        rule: the learning rule: ``"tssl"``, ``"stbp"``, ``"slayer"``, or one of `tssl_triton.rules`.
     """
 
-    def __init__(self, params: LIFParameters = LIFParameters(), *, synapse: bool = True, rule: str = "tssl") -> None:
+    def __init__(
+        self, params: LIFParameters = LIFParameters(), *, synapse: bool = True, rule: Rule | str = "tssl"
+    ) -> None:
         super().__init__()
         if not isinstance(params, LIFParameters):
             raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
         self.params = params
         self.synapse = synapse
-        self.rule = check_choice("rule", rule, RULES)
+        self.rule = checked_rule(rule)
 
     def forward(self, x: Input, state: LIFState | None = None, return_state: bool = False) -> Output:
         """Spikes ``(T, B, *)`` of the weighted input ``x (T, B, *)``; with ``return_state`` the state too."""
         y = self.weighted(x)
         y = y.dense() if isinstance(y, PackedSpikes) else y
-        return lif(y, self.params, state, self.synapse, return_state)
+        return lif(y, self.params, state, self.synapse, return_state, self.rule)
 
     def weighted(self, x: Input) -> Input:
         """The input y of the neurons; layers with weights override this."""
         return x
 
     def extra_repr(self) -> str:
-        return repr(self.params)
+        return repr(self.params) if self.rule == DEFAULT else f"{self.params!r}, rule={self.rule!r}"
 
 
 class _WeightedLIF(LIF):
@@ -86,12 +88,15 @@ class _WeightedLIF(LIF):
             shape = function.shape(spikes.shape, weight.shape)
             dense = into is None or not into._would_fuse(shape, spikes.device)
             result, after = fused.run(
-                spikes, function, weight, bias, params, state, recompute=self.recompute, carry=return_state, dense=dense
-            )
+                spikes, function, weight, bias, params, state,
+                recompute=self.recompute, carry=return_state, dense=dense, rule=self.rule,
+            )  # fmt: skip
         else:
             values = x.dense() if isinstance(x, PackedSpikes) else x
             self._checked(values.values[None] if isinstance(values, StaticInput) else values)
-            result, after = composed(values, function, weight, bias, params, state, self.recompute, return_state)
+            result, after = composed(
+                values, function, weight, bias, params, state, self.recompute, return_state, self.rule
+            )
             if into is not None and into._wants_bits(result):
                 result = PackedSpikes.pack(result)
         return result if after is None else (result, after)
@@ -146,7 +151,7 @@ class SpikingLinear(_WeightedLIF):
         params: constants of the neurons and of their gradient.
         bias: whether to add a learnable constant to y at every step.
         weight_scale: factor on the initial weights, which are Kaiming-normal.
-        rule: the learning rule; ``"tssl"``.
+        rule: the learning rule: ``"tssl"``, ``"stbp"``, ``"slayer"``, or one of `tssl_triton.rules`.
         recompute: whether to work y out again in backward instead of keeping it: 1/8 byte per neuron-step in place of
             4, the same gradients, one more product with the weights.
         fused: ``"always"`` runs the layer as one kernel wherever its input is a spike train of this package (pooled or
@@ -165,7 +170,7 @@ class SpikingLinear(_WeightedLIF):
         *,
         bias: bool = False,
         weight_scale: float = 1.0,
-        rule: str = "tssl",
+        rule: Rule | str = "tssl",
         recompute: bool = False,
         fused: str = "auto",
     ) -> None:
@@ -203,7 +208,7 @@ class SpikingConv2d(_WeightedLIF):
         padding: zeros around each image.
         bias: whether to add a learnable constant per channel to y at every step.
         weight_scale: factor on the initial weights, which are Kaiming-normal.
-        rule: the learning rule; ``"tssl"``.
+        rule: the learning rule: ``"tssl"``, ``"stbp"``, ``"slayer"``, or one of `tssl_triton.rules`.
         recompute: whether to work y out again in backward instead of keeping it: 1/8 byte per neuron-step in place of
             4, the same gradients, one more product with the weights.
         fused: ``"always"`` runs the layer as one kernel wherever its input is a spike train of this package (pooled or
@@ -224,7 +229,7 @@ class SpikingConv2d(_WeightedLIF):
         padding: int | tuple[int, int] = 0,
         bias: bool = False,
         weight_scale: float = 1.0,
-        rule: str = "tssl",
+        rule: Rule | str = "tssl",
         recompute: bool = False,
         fused: str = "auto",
     ) -> None:

@@ -21,9 +21,10 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from tssl_triton._checks import check_choice, check_count
+from tssl_triton._checks import check_choice, check_count, check_finite
 from tssl_triton.modules import SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential, TimeSharedDropout
 from tssl_triton.parameters import LIFParameters
+from tssl_triton.rules import Rule, checked_rule
 
 Pool = Literal["sum", "average", "max"]
 Padding = int | Literal["same"] | Sequence[int | Literal["same"]]
@@ -112,7 +113,8 @@ def build_network(
     pool: Pool = "sum",
     dropout: float = 0.0,
     weight_scale: float = 1.0,
-    rule: str = "tssl",
+    conv_weight_scale: float = 1.0,
+    rule: Rule | str = "tssl",
     recompute: bool = False,
     fused: str = "auto",
 ) -> SpikingSequential:
@@ -131,7 +133,8 @@ def build_network(
         dropout: probability of dropping an input of every weighted layer but the first, one mask per
             sample for all time steps; 0 adds no dropout layers.
         weight_scale: factor on the initial weights.
-        rule: learning rule of every layer.
+        conv_weight_scale: one more such factor, on the weights of convolutions.
+        rule: learning rule of every layer: a name, or one of `tssl_triton.rules`.
         recompute: whether every layer works its weighted input out again in backward instead of keeping it.
         fused: which layers run as one kernel: ``"auto"``, ``"always"`` or ``"never"``, see `SpikingLinear`.
 
@@ -154,7 +157,8 @@ def build_network(
     params = LIFParameters() if params is None else params
     margins = iter(_paddings(padding, [token for token in tokens if token.kind == "conv"], architecture))
 
-    options: dict[str, Any] = {"weight_scale": weight_scale, "rule": rule, "recompute": recompute, "fused": fused}
+    options: dict[str, Any] = {"rule": checked_rule(rule), "recompute": recompute, "fused": fused}
+    conv_scale = check_finite("weight_scale", weight_scale) * check_finite("conv_weight_scale", conv_weight_scale)
     layers: list[nn.Module] = []
     weighted = 0
     for token in tokens:
@@ -173,16 +177,19 @@ def build_network(
                         token.window,
                         params,
                         padding=margin,
+                        weight_scale=conv_scale,
                         **options,
                     )
                 )
             else:
-                layers.append(SpikingLinear(math.prod(shape), token.width, params, **options))
+                layers.append(
+                    SpikingLinear(math.prod(shape), token.width, params, weight_scale=weight_scale, **options)
+                )
             weighted += 1
         shape = after
     if dropout and weighted:
         layers.append(TimeSharedDropout(dropout))
-    layers.append(SpikingLinear(math.prod(shape), classes, params, **options))
+    layers.append(SpikingLinear(math.prod(shape), classes, params, weight_scale=weight_scale, **options))
     return SpikingSequential(*layers)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Reset = Literal["zero", "subtract"]
-WarmUp = Literal["psc", "silent", "off"]
-Variant = Literal["released", "paper"]
+WarmUp = Literal["psc", "silent", "off", "always"]
+Variant = Literal["released", "paper", "no-intra", "no-leak"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class LIFParameters:
 
     Args:
         tau_mem: membrane time constant in time steps (1 ms), >= 1; the membrane keeps ``alpha = 1 - 1/tau_mem`` a step.
+            ``math.inf`` is a membrane without leak, of an integrate-and-fire neuron.
         tau_syn: synaptic time constant in time steps, >= 1; the synapse keeps ``beta = 1 - 1/tau_syn`` a step.
         threshold: firing threshold, > 0; a neuron fires where its membrane potential is strictly above it.
         reset: ``"zero"`` sets the membrane to 0 after a spike (the authors' released program),
@@ -24,9 +25,11 @@ class LIFParameters:
         max_slope: bound on the slope of spike time against membrane potential, dt_m/du, > 0.
         warmup: where the surrogate gradient of supplement 2.3 takes over: ``"psc"`` where the neuron's own
             postsynaptic current is below ``1/(4 tau_syn)``, ``"silent"`` for neurons with no spike in the
-            whole window, ``"off"`` nowhere.
+            whole window, ``"off"`` nowhere, ``"always"`` at every step: the surrogate gradient alone.
         variant: ``"released"`` lets a silent step emit the next spike's error through the leak, as the released
-            program does; ``"paper"`` reads eq. (14) literally, a silent step emits no gradient.
+            program does; ``"paper"`` reads eq. (14) literally, a silent step emits no gradient. For ablations,
+            ``"no-intra"`` is the released program without the intra-neuron term, and in ``"no-leak"`` a silent step
+            neither emits an error nor hands one back in time.
 
     Raises:
         TypeError: if a number is not a real number or an option is not a string.
@@ -44,15 +47,12 @@ class LIFParameters:
     variant: Variant = "released"
 
     def __post_init__(self) -> None:
-        for name in ("tau_mem", "tau_syn"):
-            object.__setattr__(self, name, checked_time_constant(name, getattr(self, name)))
+        object.__setattr__(self, "tau_mem", checked_time_constant("tau_mem", self.tau_mem, or_infinite=True))
+        object.__setattr__(self, "tau_syn", checked_time_constant("tau_syn", self.tau_syn))
         for name in ("threshold", "max_slope"):
-            number = _finite(name, getattr(self, name), "> 0")
-            if number <= 0:
-                raise ValueError(f"{name} must be a finite number > 0, got {number!r}")
-            object.__setattr__(self, name, number)
+            object.__setattr__(self, name, checked_positive(name, getattr(self, name)))
         for name, accepted in (("reset", Reset), ("warmup", WarmUp), ("variant", Variant)):
-            _check_option(name, getattr(self, name), get_args(accepted))
+            checked_option(name, getattr(self, name), get_args(accepted))
 
     @property
     def alpha(self) -> float:
@@ -65,11 +65,21 @@ class LIFParameters:
         return 1.0 - 1.0 / self.tau_syn
 
 
-def checked_time_constant(name: str, value: object) -> float:
+def checked_time_constant(name: str, value: object, or_infinite: bool = False) -> float:
     """``value`` as a float >= 1 (time steps); below 1 the decay ``1 - 1/tau`` would be negative."""
+    if or_infinite and isinstance(value, float) and value == math.inf:
+        return value
     number = _finite(name, value, ">= 1")
     if number < 1:
         raise ValueError(f"{name} must be a finite number >= 1 (time steps), got {number!r}")
+    return number
+
+
+def checked_positive(name: str, value: object) -> float:
+    """``value`` as a finite float > 0."""
+    number = _finite(name, value, "> 0")
+    if number <= 0:
+        raise ValueError(f"{name} must be a finite number > 0, got {number!r}")
     return number
 
 
@@ -82,7 +92,8 @@ def _finite(name: str, value: object, accepted: str) -> float:
     return number
 
 
-def _check_option(name: str, value: object, accepted: tuple[str, ...]) -> None:
+def checked_option(name: str, value: object, accepted: tuple[str, ...]) -> None:
+    """Raise TypeError or ValueError unless ``value`` is one of the strings ``accepted``."""
     listed = ", ".join(repr(option) for option in accepted)
     if not isinstance(value, str):
         raise TypeError(f"{name} must be one of {listed}, got {value!r}")

@@ -58,7 +58,7 @@ class Run:
             raise ConfigError(
                 f"run folder {folder} exists already; go on with 'tssl train --resume {folder}' or name another one"
             )
-        trainer = Trainer(config, data.load(config.dataset, config.data_root, config.download))
+        trainer = Trainer(config, load_data(config))
         run = cls(folder, trainer, say)
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Filled beside its place and then renamed: from its first moment the folder can be resumed.
@@ -91,7 +91,7 @@ class Run:
         config = _with_flags(saved, flags, folder)
         if config.epochs < state["epoch"]:
             raise ConfigError(f"epochs must be >= {state['epoch']}, the epochs of {folder} so far; got {config.epochs}")
-        trainer = Trainer(config, data.load(config.dataset, config.data_root, config.download))
+        trainer = Trainer(config, load_data(config))
         trainer.load_state(state, path)
         for name, now in trainer.environment().items():
             before = state["environment"].get(name)
@@ -145,6 +145,20 @@ class Run:
                 self._draws = False
 
 
+def load_data(config: TrainConfig) -> data.DataSet:
+    """The data set of a run.
+
+    Raises:
+        ConfigError: if a setting does not fit the set.
+        DataError, MissingExtraError: if it cannot be loaded.
+    """
+    options = {name: getattr(config, name) for name in ("augment", "steps", "bin_ms", "downsample")}
+    try:
+        return data.load(config.dataset, config.data_root, config.download, **options)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 @contextlib.contextmanager
 def _repeatable() -> Iterator[None]:
     """Keep cuDNN to convolutions that add in the same order each time: a resumed run needs the same bits."""
@@ -180,7 +194,7 @@ def load_trainer(folder: Path, flags: dict[str, Any]) -> Trainer:
     path = folder / "checkpoint.pt"
     state = checkpoint.load(path)
     config = _with_flags(saved_config(path, state), flags, folder)
-    trainer = Trainer(config, data.load(config.dataset, config.data_root, config.download))
+    trainer = Trainer(config, load_data(config))
     trainer.load_state(state, path)
     return trainer
 

@@ -1,8 +1,8 @@
 """Training a network and testing it, in steps that can be interrupted and taken up again bit for bit.
 
 Everything that the next step depends on is in `Trainer.state`: weights, optimizer, random number generators, the
-place in the epoch and the running sums. The order of the images is a function of seed and epoch
-(`tssl_triton.data.epoch_order`), so it needs no state of its own.
+place in the epoch and the running sums. The order of the images and how they are varied are functions of seed and epoch
+(`tssl_triton.data.epoch_order`), so they need no state of their own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from tssl_triton import losses
+from tssl_triton.ann import build_ann
 from tssl_triton.checkpoint import CheckpointError
 from tssl_triton.config import ConfigError, TrainConfig
-from tssl_triton.data import ImageSet, epoch_order
-from tssl_triton.encoding import static, target_pattern
+from tssl_triton.data import DataSet, Prefetcher, epoch_order
+from tssl_triton.data.base import Batch
+from tssl_triton.encoding import target_pattern
 from tssl_triton.functional import implementation
 from tssl_triton.modules import SpikingConv2d, SpikingLinear
 from tssl_triton.network import build_network
@@ -81,7 +84,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class TestResult:
-    """Accuracy on the test images, and the mean spikes per neuron and step of each layer."""
+    """Accuracy on the test images, and the mean spikes per neuron and step of each layer (none without spikes)."""
 
     __test__ = False  # not a test class, whatever its name suggests to pytest
 
@@ -100,7 +103,9 @@ class Trainer:
 
     Args:
         config: all settings.
-        images: the data set, on any device.
+        images: the data set, on any device: images or recordings.
+        prefetch: whether a thread makes batches ahead of their use, where they cost something. The numbers are the
+            same either way.
 
     Attributes:
         network: the network being trained.
@@ -112,25 +117,14 @@ class Trainer:
         ConfigError, ArchitectureError: if the settings do not fit the data or the machine.
     """
 
-    def __init__(self, config: TrainConfig, images: ImageSet) -> None:
+    def __init__(self, config: TrainConfig, images: DataSet, prefetch: bool = True) -> None:
         self.config = config
+        self.prefetch = prefetch
         self.device = choose_device(config.device)
         self.images = images.to(self.device)
         torch.manual_seed(config.seed)
         try:
-            network = build_network(
-                config.arch,
-                images.in_shape,
-                images.classes,
-                params=config.neuron(),
-                padding=config.paddings(),
-                pool=config.pool,  # type: ignore[arg-type]
-                dropout=config.dropout,
-                weight_scale=config.weight_scale,
-                rule=config.rule,
-                recompute=config.recompute,
-                fused=config.fused,
-            )
+            network = _build(config, images)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self.network = network.to(self.device)
@@ -147,12 +141,17 @@ class Trainer:
         return math.ceil(len(self.images.train_labels) / self.config.batch_size)
 
     def loss(self, spikes: Tensor, labels: Tensor) -> Tensor:
-        """The configured loss of output ``spikes`` ``(T, B, classes)`` against ``labels`` ``(B,)``, one per image."""
+        """The configured loss of output ``spikes`` ``(T, B, classes)`` against ``labels`` ``(B,)``, one per image.
+
+        Without spikes the output is logits ``(B, classes)``, and the loss their cross entropy.
+        """
         config = self.config
+        if config.rule == "ann":
+            return nn.functional.cross_entropy(spikes, labels, reduction="none")
         if config.loss == "count":
-            return losses.spike_count_loss(
-                spikes, labels, config.desired_count, config.undesired_count, reduction="none"
-            )
+            tau_syn = config.tau_syn if config.count == "psc" else None
+            goals = config.desired_count, config.undesired_count
+            return losses.spike_count_loss(spikes, labels, *goals, reduction="none", tau_syn=tau_syn)
         if config.loss == "softmax":
             return losses.softmax_count_loss(spikes, labels, reduction="none")
         target = target_pattern(labels, self.images.classes, config.pattern, config.steps, spikes.dtype)
@@ -161,10 +160,13 @@ class Trainer:
         return losses.van_rossum_loss(spikes, target, config.tau_syn, reduction="none")
 
     def step(self, indices: Tensor) -> None:
-        """Learn from the training images at ``indices`` ``(B,)``; nothing is read back from the device."""
+        """Learn from the training images at ``indices`` ``(B,)``, as `learn` does."""
+        self.learn(*self.images.training(self.config.seed, self.epoch)(indices))
+
+    def learn(self, values: Tensor, labels: Tensor) -> None:
+        """Learn from a batch of the data set; nothing is read back from the device."""
         config = self.config
-        values, labels = self.images.train_batch(indices)
-        spikes = self.network(static(values, config.steps))
+        spikes = self.network(self.images.present(values, config.steps))
         per_image = self.loss(spikes, labels)
         self.optimizer.zero_grad(set_to_none=True)
         (per_image.sum() if config.reduction == "sum" else per_image.mean()).backward()
@@ -206,19 +208,18 @@ class Trainer:
         Raises:
             TrainingError: if the loss or the gradient is no longer finite.
         """
-        config = self.config
-        order = epoch_order(len(self.images.train_labels), config.seed, self.epoch).to(self.device)
         self.network.train()
         last_reading = started = time.perf_counter() - self.totals.seconds
-        for batch in range(self.batch, self.batches):
-            if stop():
-                return False
-            self.step(order[batch * config.batch_size : (batch + 1) * config.batch_size])
-            now = time.perf_counter()
-            self.totals.seconds = now - started
-            if now - last_reading >= READING_INTERVAL:
-                report(self.read())
-                last_reading = now
+        with self.training_batches() as batches:
+            for _ in range(self.batch, self.batches):
+                if stop():
+                    return False
+                self.learn(*next(batches))
+                now = time.perf_counter()
+                self.totals.seconds = now - started
+                if now - last_reading >= READING_INTERVAL:
+                    report(self.read())
+                    last_reading = now
         trained = self.read()
         report(trained)
         test = self.test(stop)
@@ -241,6 +242,16 @@ class Trainer:
         self.batch = 0
         self.totals = Totals.zero(self.device)
         return True
+
+    def training_batches(self) -> AbstractContextManager[Iterator[Batch]]:
+        """What is left of the epoch under way, batch by batch."""
+        config, images = self.config, self.images
+        make = images.training(config.seed, self.epoch)
+        order = epoch_order(len(images.train_labels), config.seed, self.epoch).to(images.train_labels.device)
+        return self._ahead(map(make, order.split(config.batch_size)[self.batch :]))
+
+    def _ahead(self, batches: Iterable[Batch]) -> AbstractContextManager[Iterator[Batch]]:
+        return Prefetcher(batches) if self.prefetch and self.images.costly else nullcontext(iter(batches))
 
     def read(self) -> Reading:
         """The running sums as means, read from the device.
@@ -276,16 +287,18 @@ class Trainer:
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         rates: list[Tensor] = []
         self.network.eval()
-        for start in range(0, count, size):
-            if stop():
-                return None
-            values, labels = self.images.test_batch(start, min(start + size, count))
-            # Rates are for the eye; the first batch says enough and costs the others nothing.
-            hooks = self._record_rates(rates) if start == 0 else []
-            spikes = self.network(static(values, self.config.steps))
-            for hook in hooks:
-                hook.remove()
-            correct += (self._predict(spikes) == labels).sum()
+        starts = range(0, count, size)
+        with self._ahead(self.images.test_batch(start, min(start + size, count)) for start in starts) as batches:
+            for start in starts:
+                if stop():
+                    return None
+                values, labels = next(batches)
+                # Rates are for the eye; the first batch says enough and costs the others nothing.
+                hooks = self._record_rates(rates) if start == 0 else []
+                spikes = self.network(self.images.present(values, self.config.steps))
+                for hook in hooks:
+                    hook.remove()
+                correct += (self._predict(spikes) == labels).sum()
         return TestResult(int(correct), count, [float(rate) for rate in rates])
 
     def _record_rates(self, rates: list[Tensor]) -> list[torch.utils.hooks.RemovableHandle]:
@@ -296,6 +309,8 @@ class Trainer:
         return [layer.register_forward_hook(record) for layer in layers]
 
     def _predict(self, spikes: Tensor) -> Tensor:
+        if self.config.rule == "ann":
+            return spikes.argmax(1)
         return losses.predict(spikes.detach(), self.config.readout, self.config.tau_syn)  # type: ignore[arg-type]
 
     def environment(self) -> dict[str, str | int]:
@@ -351,6 +366,22 @@ class Trainer:
         self.epoch = state["epoch"]
         self.batch = state["batch"]
         self.history = list(state["history"])
+
+
+def _build(config: TrainConfig, images: DataSet) -> nn.Module:
+    """The untrained network of a run."""
+    options: dict[str, Any] = {
+        "padding": config.paddings(),
+        "pool": config.pool,
+        "dropout": config.dropout,
+        "weight_scale": config.weight_scale,
+        "conv_weight_scale": config.conv_weight_scale,
+    }
+    rule = config.learning_rule()
+    if rule is None:
+        return build_ann(config.arch, images.in_shape, images.classes, **options)
+    options |= {"params": config.neuron(), "rule": rule, "recompute": config.recompute, "fused": config.fused}
+    return build_network(config.arch, images.in_shape, images.classes, **options)
 
 
 def choose_device(name: str) -> torch.device:

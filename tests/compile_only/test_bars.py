@@ -22,9 +22,18 @@ from bench.traffic import Request, count_traffic
 pytestmark = pytest.mark.compile_only
 
 CASES = {case.name: case for case in OURS}
-NEURONS = ("lif forward", "lif backward", "lif backward, no warm-up")
+SURROGATES = ("stbp backward", "stbp backward, sigmoid", "slayer backward")
+TSSL = ("lif forward", "lif backward", "lif backward, no warm-up")
+NEURONS = (*TSSL, *SURROGATES)
 
-MOST_INSTRUCTIONS = {"lif forward": 14.0, "lif backward": 48.0, "lif backward, no warm-up": 34.0}
+MOST_INSTRUCTIONS = {
+    "lif forward": 14.0,
+    "lif backward": 48.0,
+    "lif backward, no warm-up": 34.0,
+    "stbp backward": 30.0,
+    "stbp backward, sigmoid": 34.0,
+    "slayer backward": 24.0,
+}
 """SASS instructions per neuron-step, sm_90, T = 5, 8, 32."""
 
 MOST_ISSUE_USE = 0.92
@@ -53,8 +62,10 @@ def name(setting):
 
 ALL = grid(CASES, STEPS, DTYPE_NAMES, ARCHITECTURES)
 FEW = [
-    *grid(NEURONS, (5, 32), ("bf16",), ("sm_90",)),
-    *grid(NEURONS, (5,), ("fp32",), ("sm_80", "sm_90", "sm_100", "gfx942")),
+    *grid((*TSSL, "stbp backward"), (5, 32), ("bf16",), ("sm_90",)),
+    *grid(TSSL, (5,), ("fp32",), ("sm_80", "sm_90", "sm_100", "gfx942")),
+    *grid(("stbp backward",), (5,), ("fp32",), ("gfx942",)),
+    *grid(("slayer backward",), (32,), ("fp32",), ("sm_90",)),
     *grid(("psc", "psc reverse", "pack", "unpack"), (5, 100), ("fp32", "bf16"), ("sm_90",)),
     *grid(("psc", "pack", "unpack"), (5,), ("bf16",), ("gfx942",)),
 ]
@@ -102,7 +113,7 @@ def test_the_counted_instructions_move_the_counted_bytes(setting):
     code = examined(setting)
     problem = Problem(setting.steps, 16, DTYPES[setting.dtype])
     expected = CASES[setting.case].compulsory(problem)
-    if "lif" in setting.case:
+    if setting.case in NEURONS:
         expected += problem.checkpoint_bytes
     assert expected * 0.98 <= code.bytes <= expected * 1.02 + (0.875 if setting.steps > 8 else 0)
 
@@ -125,7 +136,10 @@ def test_memory_is_the_limit_on_h100(setting):
     assert issue_use(H100, moved, examined(setting).instructions) <= MOST_ISSUE_USE
 
 
-@pytest.mark.parametrize("case", ["lif forward", "lif backward", "psc", "pack", "unpack"])
+@pytest.mark.parametrize(
+    "case",
+    ["lif forward", "lif backward", pytest.param("stbp backward", marks=pytest.mark.slow), "psc", "pack", "unpack"],
+)
 def test_code_does_not_grow_beyond_32_steps(case):
     """Nor does the time to compile it, of which most is proportional to its size."""
     short, long = (examined(Setting(case, steps, "fp32", "sm_90")).code_bytes for steps in (32, 96))
@@ -149,6 +163,6 @@ def test_no_byte_moves_that_need_not(traffic, case, steps, dtype):
     moved = traffic[Request(case, steps, dtype)]
     counted = {name: t.distinct / (steps * problem.neurons) for name, t in moved.items()}
     checkpoints = counted.pop(kernel.checkpoints, 0.0)
-    if "lif" in case:
+    if case in NEURONS:
         assert checkpoints == pytest.approx(problem.checkpoint_bytes)
     assert sum(counted.values()) <= (1 + MOST_EXTRA_BYTES) * kernel.compulsory(problem)

@@ -5,27 +5,32 @@ import re
 
 import pytest
 import torch
+from judging import ABLATIONS
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("kernels are interpreted in this process", allow_module_level=True)
 
-from tssl_triton.kernels import neuron
-from tssl_triton.kernels.layout import checkpoint_rows
+from tssl_triton.kernels import neuron, surrogate
+from tssl_triton.kernels.layout import WINDOW, checkpoint_rows
 from tssl_triton.kernels.plan import LaunchPlan, forced_plan, plan_neurons
 
 from bench.cases import OURS, Problem
 from bench.compiling import TARGETS, compile_launch, launch_key
-from tssl_triton import LIFParameters, _layout
+from tssl_triton import STBP, LIFParameters, _layout
+from tssl_triton.rules import WINDOWS
 
 pytestmark = pytest.mark.compile_only
 
-FORWARD, BACKWARD = "forward", "backward"
-DIRECTIONS = [FORWARD, BACKWARD]
+FORWARD, BACKWARD, OTHER_RULE = "forward", "backward", "surrogate backward"
+DIRECTIONS = [FORWARD, BACKWARD, OTHER_RULE]
 CASES = {case.name: case for case in OURS}
+SIGMOID = STBP("sigmoid")
 
 
-def launch(direction, steps, dtype=torch.float32, params=None, neurons=1 << 20, static=False, state=False):
+def launch(
+    direction, steps, dtype=torch.float32, params=None, neurons=1 << 20, static=False, state=False, rule=SIGMOID
+):
     p = Problem(steps, neurons, dtype)
     current = p.tensor(1 if static else steps)
     checkpoints = p.state(checkpoint_rows(steps))
@@ -34,11 +39,14 @@ def launch(direction, steps, dtype=torch.float32, params=None, neurons=1 << 20, 
     if direction == FORWARD:
         after = p.state(3) if state else None
         return neuron.lif_forward_launch(current, p.tensor(steps), p.words(), checkpoints, before, after, **options)
-    return neuron.lif_backward_launch(p.tensor(steps), current, p.words(), checkpoints, before, current, **options)
+    tensors = p.tensor(steps), current, p.words(), checkpoints, before, current
+    if direction == OTHER_RULE:
+        return surrogate.surrogate_backward_launch(*tensors, rule=rule.surrogate_gradient, **options)
+    return neuron.lif_backward_launch(*tensors, **options)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("direction", [FORWARD, BACKWARD, pytest.param(OTHER_RULE, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("steps", "options"),
     [
@@ -51,6 +59,30 @@ def test_neurons_with_other_options_do_not_spill(target, direction, steps, optio
     assert compiled.spilled == compiled.shared == 0
 
 
+@pytest.mark.parametrize(
+    "target", ["sm_90", *(pytest.param(t, marks=pytest.mark.slow) for t in TARGETS if t != "sm_90")]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "window", [pytest.param(w, marks=[] if w in ("triangular", "arctan") else pytest.mark.slow) for w in WINDOWS]
+)
+def test_no_window_of_the_surrogate_spills(window, dtype, target):
+    params = LIFParameters(reset="subtract")
+    assert compile_launch(launch(OTHER_RULE, 13, dtype, params, rule=STBP(window)), target).spilled == 0
+
+
+@pytest.mark.parametrize(
+    "target", ["sm_90", *(pytest.param(t, marks=pytest.mark.slow) for t in TARGETS if t != "sm_90")]
+)
+@pytest.mark.parametrize(
+    ("variant", "warmup"),
+    [pytest.param(*a, marks=[] if a == ("no-leak", "off") else pytest.mark.slow) for a in ABLATIONS],
+)
+def test_no_ablation_spills(variant, warmup, target):
+    launched = launch(BACKWARD, 32, torch.bfloat16, LIFParameters(variant=variant, warmup=warmup))
+    assert compile_launch(launched, target).spilled == 0
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_row_offsets_are_64_bits_wide(direction):
     """A row begins at ``k N``; with N = 2^30 that passes 2^31 at k = 2."""
@@ -58,7 +90,7 @@ def test_row_offsets_are_64_bits_wide(direction):
     products = re.findall(r"arith\.muli (\S+), (\S+) : (\S+)", ttir)
     assert any(kind == "i64" for *_, kind in products)
     # What is multiplied in 32 bits is the number of a window, by its steps or by its rows of state: never by N.
-    assert {factor for _, factor, kind in products if kind != "i64"} <= {"%c3_i32", f"%c{neuron.WINDOW}_i32"}
+    assert {factor for _, factor, kind in products if kind != "i64"} <= {"%c3_i32", f"%c{WINDOW}_i32"}
     # And N is widened before anything is added to it or multiplied by it.
     uses = [
         line for line in ttir.splitlines() if re.search(r"%N\b", line) and "tt.func" not in line and line[:4] != "#loc"

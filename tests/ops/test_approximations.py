@@ -8,7 +8,7 @@ still be within the tolerance that float32 has everywhere else.
 
 import numpy as np
 import pytest
-from judging import assert_agrees, draw_current, draw_gradient, judge, run
+from judging import SURROGATE_RULES, assert_agrees, draw_current, draw_gradient, judge, run
 
 from tssl_triton import LIFParameters
 
@@ -51,3 +51,11 @@ def test_the_gradient_stays_within_the_tolerance_of_float32(approximate, steps, 
     assert_agrees(run(y, grad, params), judge(y, grad, params), y.dtype)
     assert approximate["rsqrt"] >= steps
     assert approximate["exp2"] >= (0 if warmup == "off" else steps)
+
+
+@pytest.mark.parametrize("rule", SURROGATE_RULES[2:], ids=lambda rule: rule.surrogate_gradient.window)
+@pytest.mark.parametrize("steps", [5, pytest.param(33, marks=pytest.mark.slow)])
+def test_so_does_that_of_every_surrogate(approximate, steps, rule):
+    y, grad = draw_current((steps, 3, 41)).float(), draw_gradient((steps, 3, 41)).float()
+    assert_agrees(run(y, grad, LIFParameters(), rule=rule), judge(y, grad, LIFParameters(), rule=rule), y.dtype)
+    assert sum(approximate.values()) >= steps

@@ -6,7 +6,7 @@ from judging import draw_current, draw_gradient, name_of, run
 from tssl_triton.kernels.layout import checkpoint_rows, word_count, word_dtype
 from tssl_triton.kernels.plan import LaunchPlan, forced_plan
 
-from tssl_triton import LIFParameters
+from tssl_triton import STBP, LIFParameters
 from tssl_triton._ops import _backend
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -47,6 +47,7 @@ def test_neuron(T, N, dtype, static):
     checkpoints = Guarded(checkpoint_rows(T), N, torch.float32)
     new_state = Guarded(3, N, torch.float32)
     grad_current = Guarded(*current.shape, dtype)
+    by_surrogate = Guarded(*current.shape, dtype)
 
     backend = _backend(CPU)
     backend.lif_forward(
@@ -59,17 +60,19 @@ def test_neuron(T, N, dtype, static):
         params=params,
         synapse=True,
     )
-    backend.lif_backward(
-        grad_spikes=grad_in.tensor,
-        current=current_in.tensor,
-        words=words.tensor,
-        checkpoints=checkpoints.tensor,
-        state=state_in.tensor,
-        grad_current=grad_current.tensor,
-        params=params,
-        synapse=True,
+    kept = {
+        "grad_spikes": grad_in.tensor,
+        "current": current_in.tensor,
+        "words": words.tensor,
+        "checkpoints": checkpoints.tensor,
+        "state": state_in.tensor,
+    }
+    backend.lif_backward(**kept, grad_current=grad_current.tensor, params=params, synapse=True)
+    rule = STBP("sigmoid")
+    backend.surrogate_backward(
+        **kept, grad_current=by_surrogate.tensor, params=params, rule=rule.surrogate_gradient, synapse=True
     )
-    for written in (spikes, checkpoints, new_state, grad_current):
+    for written in (spikes, checkpoints, new_state, grad_current, by_surrogate):
         assert not written.check().isnan().any()
     words.check()
     for read, values in ((current_in, current), (grad_in, grad), (state_in, state)):
@@ -81,6 +84,7 @@ def test_neuron(T, N, dtype, static):
         assert torch.equal(spikes.tensor, answer.spikes)
         assert torch.equal(new_state.tensor, torch.stack(answer.state))
         assert torch.equal(grad_current.tensor, answer.grad)
+        assert torch.equal(by_surrogate.tensor, run(current, grad, params, tuple(state), rule=rule).grad)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -121,10 +125,11 @@ def test_packing(T, N):
 
 
 @pytest.mark.parametrize("plan", [LaunchPlan(16, 1), LaunchPlan(64, 2), LaunchPlan(512, 4)], ids=str)
-def test_the_block_does_not_change_the_numbers(plan):
+@pytest.mark.parametrize("rule", ["tssl", "stbp"])
+def test_the_block_does_not_change_the_numbers(rule, plan):
     y, grad = draw_current((21, 3, 37), torch.float32), draw_gradient((21, 3, 37), torch.float32)
-    want = run(y, grad, LIFParameters())
+    want = run(y, grad, LIFParameters(), rule=rule)
     with forced_plan(plan):
-        got = run(y, grad, LIFParameters())
+        got = run(y, grad, LIFParameters(), rule=rule)
     assert torch.equal(got.spikes, want.spikes)
     assert torch.equal(got.grad, want.grad)

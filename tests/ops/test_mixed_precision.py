@@ -45,6 +45,14 @@ def test_spikes_and_state_are_those_of_float32(steps, reset, dtype):
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=name_of)
+@pytest.mark.parametrize("rule", ["stbp", "slayer"])
+def test_the_gradient_of_other_rules_is_that_of_float32(rule, dtype):
+    y, grad = draw_current((12, 3, 41), dtype), draw_gradient((12, 3, 41), dtype)
+    half, single = (run(y.to(d), grad.to(d), LIFParameters(), rule=rule) for d in (dtype, torch.float32))
+    assert_rounded(half.grad, single.grad)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=name_of)
 @pytest.mark.parametrize("steps", [5, 20])
 def test_a_static_input_is_summed_in_float32(steps, dtype):
     y, grad = draw_current((1, 3, 41), dtype), draw_gradient((steps, 3, 41), dtype)

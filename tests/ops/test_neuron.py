@@ -1,6 +1,7 @@
 """The neuron, forward and backward, against the reference in float64."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -64,6 +65,7 @@ def test_shapes(T, shape):
     [
         {"tau_mem": 1.0, "tau_syn": 3.0},  # a membrane without memory
         {"tau_mem": 5.0, "tau_syn": 1.0},  # a synapse without memory
+        {"tau_mem": math.inf, "tau_syn": 1.0},  # integrate and fire: a membrane without leak
         {"tau_mem": 16.0, "tau_syn": 2.5},
         {"tau_mem": 2.3, "tau_syn": 7.1, "threshold": 0.4},
         {"threshold": 2.0, "max_slope": 0.75},

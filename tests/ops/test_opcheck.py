@@ -8,24 +8,28 @@ from tssl_triton import _ops
 pytestmark = pytest.mark.usefixtures("eager")
 
 CONSTANTS = (5.0, 3.0, 1.0, "zero", 8.0, "psc", "released")
+RULES = {"tssl": (), "stbp": ("rectangular", 0.9, 1.1, "full"), "slayer": ("exponential", 1.0, 1.0, "none")}
 
 
 @pytest.mark.parametrize("steps", [5, 40])
 @pytest.mark.parametrize("carried", [False, True])
-def test_lif_forward(steps, carried):
+@pytest.mark.parametrize("rule", RULES)
+def test_lif_forward(rule, steps, carried):
     y = torch.randn(steps, 2, 7, requires_grad=True)
     state = torch.rand(3, 2, 7) if carried else None
-    torch.library.opcheck(_ops.lif_forward, (y, state, steps, True, True, carried, *CONSTANTS))
+    torch.library.opcheck(_ops.lif_forward, (y, state, steps, True, True, carried, *CONSTANTS, *RULES[rule]))
 
 
 def test_lif_forward_of_a_static_input_without_gradient():
     torch.library.opcheck(_ops.lif_forward, (torch.randn(1, 2, 7), None, 5, True, False, False, *CONSTANTS))
 
 
-def test_lif_backward():
+@pytest.mark.parametrize("rule", RULES)
+def test_lif_backward(rule):
     y = torch.randn(5, 2, 7)
     _, words, checkpoints, _ = _ops.lif_forward(y, None, 5, True, True, False, *CONSTANTS)
-    torch.library.opcheck(_ops.lif_backward, (torch.randn_like(y), y, words, checkpoints, None, True, *CONSTANTS))
+    settings = (None, True, *CONSTANTS, *RULES[rule])
+    torch.library.opcheck(_ops.lif_backward, (torch.randn_like(y), y, words, checkpoints, *settings))
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -17,6 +17,7 @@ LOSSES = {
     "van_rossum": lambda s: van_rossum(s, target(), 3.0),
     "squared_spike_error": lambda s: squared_spike_error(s, target()),
     "spike_count": lambda s: spike_count(s, LABELS, desired=2.6, undesired=0.3),
+    "spike_count of current": lambda s: spike_count(s, LABELS, desired=2.6, undesired=0.3, tau_syn=3.0),
     "softmax_cross_entropy": lambda s: softmax_cross_entropy(s, LABELS),
 }
 
@@ -63,6 +64,16 @@ def test_spike_count_by_hand():
     assert np.array_equal(grad, np.broadcast_to([-0.5, 0.5, 0.0], (4, 1, 3)))
     # Beyond the goal, on the right side of it, a count is free.
     assert spike_count(np.ones((4, 1, 1)), [0], desired=3, undesired=1)[0] == 0
+
+
+def test_count_of_current_by_hand():
+    # tau_syn = 2, T = 3, one spike each, at 0, 1 and 2: PSCs sum up to 1/2 + 1/4 + 1/8, 1/2 + 1/4 and 1/2.
+    spikes = np.eye(3)[:, None, :]
+    loss, grad = spike_count(spikes, [0], desired=1, undesired=0, tau_syn=2.0)
+    errors = np.array([-1 / 8, 3 / 4, 1 / 2])
+    assert loss == np.sum(errors**2) / (2 * 3)
+    # A spike at step t takes part in the sum with 1 - (1/2)^(3 - t).
+    assert_close("gradient", grad[:, 0], np.outer([7 / 8, 3 / 4, 1 / 2], errors / 3), rtol=1e-14)
 
 
 def test_softmax_by_hand():

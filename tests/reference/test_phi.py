@@ -52,6 +52,15 @@ BY_HAND = {
         [[1 / 2, 0, 0], [1 / 2, 2, 0], [1 / 5, 4 / 5, 4 / 5]],
         [21 / 10, 32 / 5, 12 / 5],
     ),
+    # Nothing of the spike at 2 in the one at 0: without phi2, and where the silent step between them hands nothing on.
+    ("zero", "no-intra"): ([[1 / 2, 0, 0], [0, 0, 0], [0, 1 / 2, 1]], [1 / 2, 3 / 2, 3]),
+    ("zero", "no-leak"): ([[1 / 2, 0, 0], [0, 0, 0], [0, 0, 1]], [1 / 2, 0, 3]),
+    ("subtract", "no-intra"): ([[1 / 2, 0, 0], [0, 2, 0], [0, 0, 4 / 5]], [1 / 2, 4, 12 / 5]),
+    # No silent step: as released.
+    ("subtract", "no-leak"): (
+        [[1 / 2, 0, 0], [1 / 2, 2, 0], [1 / 5, 4 / 5, 4 / 5]],
+        [21 / 10, 32 / 5, 12 / 5],
+    ),
 }
 
 
@@ -164,7 +173,7 @@ def test_released_variant_leaks_the_next_spikes_error():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("warmup", ["psc", "silent", "off"])
+@pytest.mark.parametrize("warmup", ["psc", "silent", "off", "always"])
 def test_warmup_takes_over_where_it_should(warmup, variant):
     trace, grad_spikes = run(20, seed=10, scale=0.8)
     options = {"variant": variant, "synapse": False, **PARAMETERS}
@@ -178,9 +187,9 @@ def test_warmup_takes_over_where_it_should(warmup, variant):
     elif warmup == "silent":
         warm = np.ones((20, 1, 1), bool) & ~trace.spikes.any(axis=0)
     else:
-        warm = np.zeros_like(trace.spikes, bool)
+        warm = np.full(trace.spikes.shape, warmup == "always")
     assert warm.any() == (warmup != "off")
-    assert not warm.all()
+    assert warm.all() == (warmup == "always")
     assert_close("gradient", got, np.where(warm, surrogate, plain), rtol=1e-12)
 
 
@@ -311,7 +320,9 @@ def test_bad_arguments_are_named():
     trace, grad_spikes = run(4)
     with pytest.raises(ValueError, match=r"gradient must have the spikes' shape \(4, 2, 5\), got \(3, 2, 5\)"):
         lif_backward(trace, grad_spikes[:3], **PARAMETERS)
-    with pytest.raises(ValueError, match="warmup must be one of 'psc', 'silent', 'off', got 'on'"):
+    with pytest.raises(ValueError, match="warmup must be one of 'psc', 'silent', 'off', 'always', got 'on'"):
         lif_backward(trace, grad_spikes, warmup="on", **PARAMETERS)
-    with pytest.raises(ValueError, match="variant must be one of 'released', 'paper', got 'mine'"):
+    with pytest.raises(
+        ValueError, match="variant must be one of 'released', 'paper', 'no-intra', 'no-leak', got 'mine'"
+    ):
         lif_backward(trace, grad_spikes, variant="mine", **PARAMETERS)

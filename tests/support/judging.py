@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from comparing import assert_close, to_float64
 from torch import Tensor
-from tssl_triton.reference import State, Trace, lif_backward, lif_forward
+from tssl_triton.reference import State, Trace, lif_backward, lif_forward, surrogate_backward
 
 from tssl_triton import LIFParameters, LIFState, lif
+from tssl_triton.rules import DEFAULT, SLAYER, STBP, TSSL, Rule
 
 STEPS = [1, 2, 5, 31, 32, 33, 64, 100]
 RESETS = ["zero", "subtract"]
 WARMUPS = ["psc", "silent", "off"]
 VARIANTS = ["released", "paper"]
+ABLATIONS = [("no-intra", "psc"), ("no-leak", "psc"), ("no-leak", "off"), ("released", "always")]
+"""Variants and warm-ups that leave a part of TSSL-BP out."""
+SURROGATE_RULES = [
+    STBP(width=0.9),
+    STBP("triangular", width=1.5, reset_gradient="detached"),
+    STBP("arctan", width=0.6),
+    STBP("sigmoid", width=0.4, reset_gradient="detached"),
+    STBP("fast-sigmoid", width=0.8),
+    STBP("exponential", width=0.5),
+    SLAYER(width=0.7, scale=1.2),
+]
+"""Each window, each way with the reset; edges of windows are not numbers that 16 bits hold."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +91,17 @@ class Answer:
     state: LIFState
 
 
-def run(y: Tensor, grad: Tensor, params: LIFParameters, state: LIFState | None = None, synapse: bool = True) -> Answer:
+def run(
+    y: Tensor,
+    grad: Tensor,
+    params: LIFParameters,
+    state: LIFState | None = None,
+    synapse: bool = True,
+    rule: Rule | str = "tssl",
+) -> Answer:
     """`tssl_triton.lif`, forward and backward."""
     y = y.detach().requires_grad_()
-    spikes, after = lif(y, params, state, synapse, return_state=True)
+    spikes, after = lif(y, params, state, synapse, return_state=True, rule=rule)
     (grad_y,) = torch.autograd.grad(spikes, y, grad)
     return Answer(spikes.detach(), grad_y, after)
 
@@ -95,7 +116,12 @@ class Verdict:
 
 
 def judge(
-    y: Tensor, grad: Tensor, params: LIFParameters, state: LIFState | None = None, synapse: bool = True
+    y: Tensor,
+    grad: Tensor,
+    params: LIFParameters,
+    state: LIFState | None = None,
+    synapse: bool = True,
+    rule: Rule = DEFAULT,
 ) -> Verdict:
     """The reference on the values that ``y``, ``grad`` and ``state`` hold after rounding to their dtype."""
     neuron = {
@@ -105,20 +131,34 @@ def judge(
         "reset": params.reset,
         "synapse": synapse,
     }
-    rule = {"max_slope": params.max_slope, "warmup": params.warmup, "variant": params.variant}
     start = None if state is None else State(*map(to_float64, state))
     trace = lif_forward(to_float64(y), state=start, **neuron)
-    reference = lif_backward(trace, to_float64(grad), **neuron, **rule)
-
-    # Three comparisons decide between unlike gradients: u with the threshold, the rise of a spike with 0, and a
-    # with the bound of warm-up.
     margin = TOLERANCES[y.dtype].margin
-    rise = trace.membrane - np.concatenate([trace.initial.rest[None], trace.rest[:-1]])
     unclear = np.abs(trace.membrane - params.threshold) <= margin
-    unclear |= (trace.spikes == 1) & (np.abs(rise) <= margin)
-    if params.warmup == "psc":
-        unclear |= np.abs(trace.psc - 0.25 / params.tau_syn) <= margin / 10
+
+    if isinstance(rule, TSSL):
+        options = {"max_slope": params.max_slope, "warmup": params.warmup, "variant": params.variant}
+        reference = lif_backward(trace, to_float64(grad), **neuron, **options)
+        # Beside the threshold two comparisons decide between unlike gradients: the rise of a spike with 0, and a with
+        # the bound of warm-up.
+        rise = trace.membrane - np.concatenate([trace.initial.rest[None], trace.rest[:-1]])
+        unclear |= (trace.spikes == 1) & (np.abs(rise) <= margin)
+        if params.warmup == "psc":
+            unclear |= np.abs(trace.psc - 0.25 / params.tau_syn) <= margin / 10
+    else:
+        reference = surrogate_backward(trace, to_float64(grad), **neuron, **settings_of(rule))
+        if isinstance(rule, STBP) and rule.surrogate == "rectangular":
+            # The window's edge: f jumps there.
+            edge = np.abs(trace.membrane - params.threshold) - 0.5 * rule.width
+            unclear |= np.abs(edge) <= margin
     return Verdict(trace, reference, ~unclear.any(axis=0))
+
+
+def settings_of(rule: STBP | SLAYER) -> dict[str, Any]:
+    """A surrogate rule as the reference takes it, whose windows are scaled from unit area."""
+    if isinstance(rule, STBP):
+        return {"surrogate": rule.surrogate, "width": rule.width, "reset_gradient": rule.reset_gradient}
+    return {"surrogate": "exponential", "width": rule.width, "scale": 2 * rule.scale, "reset_gradient": "none"}
 
 
 def assert_agrees(answer: Answer, verdict: Verdict, dtype: torch.dtype, unclear: float = 0.02) -> None:

@@ -37,6 +37,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 KERNELS = (
     "lif_forward_kernel",
     "lif_backward_kernel",
+    "surrogate_backward_kernel",
     "spike_weighted_kernel",
     "weight_gradient_kernel",
     "psc_kernel",

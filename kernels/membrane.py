@@ -1,0 +1,201 @@
+"""The membrane as every kernel of a neuron has it: its steps, its state in memory, its replay, its constants.
+
+Forward steps through it once (`tssl_triton.kernels.neuron`, `tssl_triton.kernels.fused`). Each backward kernel walks
+windows of time from the last to the first; in each it replays forward from the saved input and the saved spikes, which
+leaves the membrane potentials of the window in registers, and then walks back by its learning rule.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .layout import WINDOW, WORD, cdiv
+from .plan import Launch, plan_neurons
+
+LOG2E = tl.constexpr(1.4426950408889634)
+"""log2(e): the device computes powers of two."""
+
+
+class NeuronConstants(Protocol):
+    """What the launchers read of the layer's parameters."""
+
+    tau_mem: float
+    tau_syn: float
+    threshold: float
+    reset: str
+    max_slope: float
+    warmup: str
+    variant: str
+
+
+@triton.jit
+def after_reset(u, fired, THRESHOLD: tl.constexpr, SUBTRACT: tl.constexpr):
+    """v[t] from u[t] and s[t]."""
+    if SUBTRACT:
+        return tl.where(fired, u - THRESHOLD, u)
+    else:
+        return tl.where(fired, 0.0, u)
+
+
+@triton.jit
+def reset_by(u, s, THRESHOLD: tl.constexpr, SUBTRACT: tl.constexpr):
+    """The same from a spike that is 0.0 or 1.0: exact, and one instruction without a predicate."""
+    if SUBTRACT:
+        return u - THRESHOLD * s
+    else:
+        return tl.fma(-s, u, u)
+
+
+@triton.jit
+def membrane_step(v, i, ALPHA: tl.constexpr):
+    """u[t] from v[t-1] and i[t]. Spelled as one operation: left to itself, the compiler multiplies before the reset."""
+    return tl.fma(v, tl.full(v.shape, ALPHA, v.dtype), i)
+
+
+@triton.jit
+def synapse_step(i, y, BETA: tl.constexpr, INV_TAU_SYN: tl.constexpr, SYNAPSE: tl.constexpr):
+    """i[t] from i[t-1] and y[t]."""
+    if SYNAPSE:
+        return BETA * i + INV_TAU_SYN * y
+    else:
+        return y
+
+
+@triton.jit
+def reciprocal(x):
+    """1/x for x > 0 as the square of a reciprocal root: two instructions where a division takes eight.
+
+    The root is right to 2^-22.4 on NVIDIA's units, its square to 3.6e-7: three units in float32's last place.
+    """
+    root = tl.math.rsqrt(x)
+    return root * root
+
+
+@triton.jit
+def distance(u, THRESHOLD: tl.constexpr, SCALE: tl.constexpr):
+    """abs(SCALE (u - threshold))."""
+    x = SCALE * u - SCALE * THRESHOLD
+    return tl.maximum(x, -x)  # tl.abs fails under the interpreter
+
+
+@triton.jit
+def load_state(state_ptr, stride, mask, ACC: tl.constexpr):
+    i = tl.load(state_ptr, mask=mask, other=0.0).to(ACC)
+    v = tl.load(state_ptr + stride, mask=mask, other=0.0).to(ACC)
+    a = tl.load(state_ptr + 2 * stride, mask=mask, other=0.0).to(ACC)
+    return i, v, a
+
+
+@triton.jit
+def store_state(state_ptr, stride, mask, i, v, a):
+    tl.store(state_ptr, i, mask=mask)
+    tl.store(state_ptr + stride, v, mask=mask)
+    tl.store(state_ptr + 2 * stride, a, mask=mask)
+
+
+@triton.jit
+def replay(
+    # tensors and size
+    current_ptr,  # at the window's first step
+    stride,
+    mask,
+    # spikes of the window as bits, and the state before it
+    bits,
+    i,
+    v,
+    a,
+    # constants and options
+    ALPHA: tl.constexpr,
+    BETA: tl.constexpr,
+    INV_TAU_SYN: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    SUBTRACT: tl.constexpr,
+    SYNAPSE: tl.constexpr,
+    STATIC: tl.constexpr,
+    QUIET: tl.constexpr,  # whether to find the steps without a recent spike
+    STEPS: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Forward again from y, with forward's own spikes: u of STEPS steps, and where a < 1/(4 tau_syn) as bits.
+
+    Only u is kept per step: v follows from u and the spike.
+    """
+    us = ()
+    below = tl.zeros_like(bits)
+    if STATIC:
+        y = tl.load(current_ptr, mask=mask, other=0.0).to(ACC)
+    for k in tl.static_range(STEPS):
+        if not STATIC:
+            y = tl.load(current_ptr + k * stride, mask=mask, other=0.0).to(ACC)
+        fired = ((bits >> k) & 1) != 0
+        i = synapse_step(i, y, BETA, INV_TAU_SYN, SYNAPSE)
+        u = membrane_step(v, i, ALPHA)
+        us = us + (u,)  # noqa: RUF005 - the compiler knows concatenation, not unpacking
+        v = after_reset(u, fired, THRESHOLD, SUBTRACT)
+        if QUIET:
+            a = BETA * a + tl.where(fired, INV_TAU_SYN, 0.0)
+            below |= tl.where(a < 0.25 * INV_TAU_SYN, 1 << k, 0)
+    return us, below
+
+
+def backward_launch(
+    kernel: Any,
+    grad_spikes: Tensor,
+    current: Tensor,
+    words: Tensor,
+    checkpoints: Tensor,
+    state: Tensor | None,
+    grad_current: Tensor,
+    *,
+    constants: dict[str, Any],
+    synapse: bool,
+    max_registers: int | None,
+) -> Launch:
+    """The launch of a backward kernel, whose own arguments are ``constants``."""
+    steps, neurons = grad_spikes.shape
+    plan = plan_neurons(neurons, current.dtype)
+    arguments = {
+        "grad_spikes_ptr": grad_spikes,
+        "current_ptr": current,
+        "words_ptr": words,
+        "checkpoints_ptr": checkpoints if len(checkpoints) else None,
+        "state_ptr": state,
+        "grad_current_ptr": grad_current,
+        "N": neurons,
+        **constants,
+        "SYNAPSE": synapse,
+        "STATIC": len(current) < steps,
+        "HAS_STATE": state is not None,
+        **program(steps, current.dtype),
+        "BLOCK": plan.block,
+    }
+    return Launch(kernel, (plan.grid(neurons),), arguments, plan.num_warps, max_registers=max_registers)
+
+
+def forward_constants(params: NeuronConstants) -> dict[str, Any]:
+    """Compile-time constants of the forward kernel."""
+    return {
+        "ALPHA": 1.0 - 1.0 / params.tau_mem,
+        "BETA": 1.0 - 1.0 / params.tau_syn,
+        "INV_TAU_SYN": 1.0 / params.tau_syn,
+        "THRESHOLD": params.threshold,
+        "SUBTRACT": params.reset == "subtract",
+    }
+
+
+def program(steps: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Shape of the program for a run of ``steps`` steps."""
+    full_windows = cdiv(steps, WINDOW) - 1
+    return {
+        "full_windows": full_windows,
+        "LONG": full_windows > 0,
+        "LAST": steps - full_windows * WINDOW,
+        "WINDOW": WINDOW,
+        "PER_WORD": WORD // WINDOW,
+        "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
+    }

@@ -1,0 +1,283 @@
+"""Backward by a surrogate for the spike's slope: STBP and SLAYER in one reverse walk, beside TSSL-BP's.
+
+With f the window around the threshold that stands for ds/du, and delta = dL/du, per neuron::
+
+    delta[t] = f(u[t]) (G[t] - r[t] alpha delta[t+1]) + k[t] alpha delta[t+1]     G = dL/ds
+    e[t] = delta[t] / tau_syn + beta e[t+1]                                       the synapse's transpose; dL/dy = e
+
+alpha delta[t+1] is what the membrane after step t is worth; k and r say how it depends on u[t] and on the spike::
+
+    RESET_GRADIENT    reset to zero              reset by subtraction
+    "full"            k = 1 - s[t], r = u[t]     k = 1, r = threshold     backpropagation through time
+    "detached"        k = 1 - s[t], r = 0        k = 1, r = 0             the reset's spike as a constant
+    "none"            k = 1,        r = 0        k = 1, r = 0             SLAYER: no refractory response
+
+Sources: Wu, Deng, Li, Zhu & Shi, Frontiers in Neuroscience 12:331 (2018); Shrestha & Orchard, NeurIPS 2018.
+
+Forward, what it keeps, and the replay of u from y are those of `tssl_triton.kernels.neuron`, and so is the memory
+traffic: 12.13 (6.13) bytes per neuron-step, G, y and a bit in, e out; of a checkpoint (i, v, a), a is not needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .layout import WINDOW
+from .membrane import (
+    LOG2E,
+    NeuronConstants,
+    backward_launch,
+    distance,
+    forward_constants,
+    load_state,
+    reciprocal,
+    replay,
+)
+from .plan import Launch
+
+
+class SurrogateConstants(Protocol):
+    """What the launcher reads of the learning rule."""
+
+    window: str
+    width: float
+    peak: float
+    reset_gradient: str
+
+
+@triton.jit
+def surrogate_slope(u, THRESHOLD: tl.constexpr, SURROGATE: tl.constexpr, WIDTH: tl.constexpr, PEAK: tl.constexpr):
+    """f(u), which is PEAK at the threshold; z is the distance from it in units of WIDTH."""
+    if SURROGATE == "rectangular":
+        unit = tl.where(distance(u, THRESHOLD, 1.0) < 0.5 * WIDTH, 1.0, 0.0)
+    elif SURROGATE == "triangular":
+        z = distance(u, THRESHOLD, 1.0 / WIDTH)
+        unit = tl.where(z < 1.0, 1.0 - z, 0.0)
+    elif SURROGATE == "arctan":
+        z = (1.0 / WIDTH) * u - (1.0 / WIDTH) * THRESHOLD
+        unit = reciprocal(1.0 + z * z)
+    elif SURROGATE == "fast-sigmoid":
+        inverse = reciprocal(1.0 + distance(u, THRESHOLD, 1.0 / WIDTH))
+        unit = inverse * inverse
+    else:
+        power = tl.exp2(-distance(u, THRESHOLD, LOG2E / WIDTH))
+        if SURROGATE == "sigmoid":
+            # sigma (1 - sigma) = power / (1 + power)^2, which is 1/4 at the threshold
+            inverse = reciprocal(1.0 + power)
+            unit = 4.0 * power * (inverse * inverse)
+        else:
+            unit = power
+    return unit.to(u.dtype) * PEAK
+
+
+@triton.jit
+def _surrogate_window(
+    # tensors, at this window's first step; words and checkpoints at the run's
+    grad_spikes_ptr,
+    current_ptr,
+    grad_current_ptr,
+    words_ptr,
+    checkpoints_ptr,
+    # sizes
+    stride,
+    mask,
+    w,  # which window
+    # state before the run; carry from after the window
+    i,
+    v,
+    a,
+    delta,
+    e,
+    total,
+    # constants
+    ALPHA: tl.constexpr,
+    BETA: tl.constexpr,
+    INV_TAU_SYN: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PEAK: tl.constexpr,
+    # options
+    SURROGATE: tl.constexpr,
+    RESET_GRADIENT: tl.constexpr,
+    SUBTRACT: tl.constexpr,
+    SYNAPSE: tl.constexpr,
+    STATIC: tl.constexpr,
+    # shape of the program
+    LONG: tl.constexpr,
+    STEPS: tl.constexpr,
+    WINDOW: tl.constexpr,
+    PER_WORD: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Replay STEPS steps, then walk them back; returns the carry before them."""
+    # 1. The state before the window and its spikes as bits.
+    if LONG:
+        if w > 0:
+            i, v, a = load_state(checkpoints_ptr + 3 * (w - 1) * stride, stride, mask, ACC)
+        bits = tl.load(words_ptr + (w // PER_WORD) * stride, mask=mask, other=0).to(tl.int32)
+        bits = bits >> (WINDOW * (w % PER_WORD))
+    else:
+        bits = tl.load(words_ptr, mask=mask, other=0).to(tl.int32)
+
+    # 2. Forward again.
+    us, _ = replay(
+        current_ptr, stride, mask, bits, i, v, a,
+        ALPHA, BETA, INV_TAU_SYN, THRESHOLD, SUBTRACT, SYNAPSE, STATIC, False, STEPS, ACC,
+    )  # fmt: skip
+
+    # 3. And back.
+    for k in tl.static_range(STEPS - 1, -1, -1):
+        g = tl.load(grad_spikes_ptr + k * stride, mask=mask, other=0.0).to(ACC)
+        u = us[k]
+        after = ALPHA * delta  # dL/dv[t]
+        if RESET_GRADIENT == "full":
+            if SUBTRACT:
+                g = g - THRESHOLD * after
+            else:
+                g = g - u * after
+        if RESET_GRADIENT != "none" and not SUBTRACT:
+            after = tl.where(((bits >> k) & 1) != 0, 0.0, after)
+        delta = surrogate_slope(u, THRESHOLD, SURROGATE, WIDTH, PEAK) * g + after
+        if SYNAPSE:
+            e = BETA * e + INV_TAU_SYN * delta
+        else:
+            e = delta
+        if STATIC:
+            total += e
+        else:
+            tl.store(grad_current_ptr + k * stride, e.to(grad_current_ptr.dtype.element_ty), mask=mask)
+    return delta, e, total
+
+
+@triton.jit(do_not_specialize=["full_windows"])
+def surrogate_backward_kernel(
+    # tensors
+    grad_spikes_ptr,  # (T, N)
+    current_ptr,  # (T, N), or (1, N) with STATIC
+    words_ptr,  # (words, N) integer
+    checkpoints_ptr,  # (3 full_windows, N), with LONG
+    state_ptr,  # (3, N), with HAS_STATE
+    grad_current_ptr,  # (T, N), or (1, N) with STATIC: the sum over time
+    # sizes
+    N,
+    full_windows,  # windows of WINDOW steps before the last one
+    # constants
+    ALPHA: tl.constexpr,
+    BETA: tl.constexpr,
+    INV_TAU_SYN: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PEAK: tl.constexpr,
+    # options
+    SURROGATE: tl.constexpr,
+    RESET_GRADIENT: tl.constexpr,
+    SUBTRACT: tl.constexpr,
+    SYNAPSE: tl.constexpr,
+    STATIC: tl.constexpr,
+    HAS_STATE: tl.constexpr,
+    # shape of the program
+    LONG: tl.constexpr,
+    LAST: tl.constexpr,
+    WINDOW: tl.constexpr,
+    PER_WORD: tl.constexpr,  # windows in a word
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    stride = tl.cast(N, tl.int64)
+    n = tl.arange(0, BLOCK)
+    mask = n < N - start
+    grad_spikes_ptr += start + n
+    current_ptr += start + n
+    grad_current_ptr += start + n
+    words_ptr += start + n
+    if LONG:
+        checkpoints_ptr += start + n
+
+    delta = tl.zeros([BLOCK], ACC)
+    e = tl.zeros([BLOCK], ACC)
+    total = tl.zeros([BLOCK], ACC)
+    if HAS_STATE:
+        i, v, a = load_state(state_ptr + start + n, stride, mask, ACC)
+    else:
+        i = tl.zeros([BLOCK], ACC)
+        v = tl.zeros([BLOCK], ACC)
+        a = tl.zeros([BLOCK], ACC)
+
+    # The last window, whose length is known while compiling.
+    if LONG:
+        grad_spikes_ptr += full_windows * WINDOW * stride
+        if not STATIC:
+            current_ptr += full_windows * WINDOW * stride
+            grad_current_ptr += full_windows * WINDOW * stride
+    delta, e, total = _surrogate_window(
+        grad_spikes_ptr, current_ptr, grad_current_ptr, words_ptr, checkpoints_ptr, stride, mask, full_windows,
+        i, v, a, delta, e, total, ALPHA, BETA, INV_TAU_SYN, THRESHOLD, WIDTH, PEAK,
+        SURROGATE, RESET_GRADIENT, SUBTRACT, SYNAPSE, STATIC, LONG, LAST, WINDOW, PER_WORD, ACC,
+    )  # fmt: skip
+
+    # The full windows before it, latest first.
+    if LONG:
+        for back in range(full_windows):
+            grad_spikes_ptr -= WINDOW * stride
+            if not STATIC:
+                current_ptr -= WINDOW * stride
+                grad_current_ptr -= WINDOW * stride
+            delta, e, total = _surrogate_window(
+                grad_spikes_ptr, current_ptr, grad_current_ptr, words_ptr, checkpoints_ptr, stride, mask,
+                full_windows - 1 - back, i, v, a, delta, e, total, ALPHA, BETA, INV_TAU_SYN, THRESHOLD, WIDTH, PEAK,
+                SURROGATE, RESET_GRADIENT, SUBTRACT, SYNAPSE, STATIC, LONG, WINDOW, WINDOW, PER_WORD, ACC,
+            )  # fmt: skip
+    if STATIC:
+        tl.store(grad_current_ptr, total.to(grad_current_ptr.dtype.element_ty), mask=mask)
+
+
+def surrogate_backward(
+    grad_spikes: Tensor,
+    current: Tensor,
+    words: Tensor,
+    checkpoints: Tensor,
+    state: Tensor | None,
+    grad_current: Tensor,
+    *,
+    params: NeuronConstants,
+    rule: SurrogateConstants,
+    synapse: bool,
+) -> None:
+    """Fill ``grad_current``, shaped like ``current``, from ``grad_spikes (T, N)`` and what forward kept."""
+    launch = surrogate_backward_launch(
+        grad_spikes, current, words, checkpoints, state, grad_current, params=params, rule=rule, synapse=synapse
+    )
+    launch.run(current)
+
+
+def surrogate_backward_launch(
+    grad_spikes: Tensor,
+    current: Tensor,
+    words: Tensor,
+    checkpoints: Tensor,
+    state: Tensor | None,
+    grad_current: Tensor,
+    *,
+    params: NeuronConstants,
+    rule: SurrogateConstants,
+    synapse: bool,
+) -> Launch:
+    """The launch of `surrogate_backward`."""
+    constants: dict[str, Any] = {
+        **forward_constants(params),
+        "SURROGATE": rule.window,
+        "WIDTH": rule.width,
+        "PEAK": rule.peak,
+        "RESET_GRADIENT": rule.reset_gradient,
+    }
+    # Left to itself, the assembler may save a register of a long run for one more program at once, and spill.
+    most = 255 if len(grad_spikes) > WINDOW else None
+    return backward_launch(
+        surrogate_backward_kernel, grad_spikes, current, words, checkpoints, state, grad_current,
+        constants=constants, synapse=synapse, max_registers=most,
+    )  # fmt: skip

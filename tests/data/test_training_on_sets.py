@@ -1,0 +1,204 @@
+"""Training on augmented images and on recordings: prefetched or not, in one go or resumed, the same bits."""
+
+import json
+import threading
+
+import pytest
+import torch
+from cifar_files import write_cifar10
+from event_files import write_cut_gestures, write_n_mnist
+
+from tssl_triton import checkpoint, cli
+from tssl_triton.config import ConfigError, resolve
+from tssl_triton.run import load_data
+from tssl_triton.train import Trainer
+
+TIMING = ("seconds", "images_per_second")
+
+COMMON = {"device": "cpu", "download": False, "epochs": 2, "dropout": 0.2}
+SMALL = {
+    "cifar10": {"dataset": "cifar10", "arch": "4C3-P2-10", "batch_size": 10, "pool": "average", "lr": 1e-2},
+    "n-mnist": {
+        "dataset": "n-mnist",
+        "arch": "4C5-P2-10",
+        "padding": "0",
+        "weight_scale": 2.0,
+        "steps": 10,
+        "bin_ms": 9.0,
+        "downsample": 2,
+        "desired_count": 5.0,
+        "undesired_count": 1.0,
+        "batch_size": 6,
+        "lr": 1e-2,
+    },
+    "dvs-gesture": {
+        "dataset": "dvs-gesture",
+        "arch": "4C3-P2-10",
+        "downsample": 16,
+        "weight_scale": 4.0,
+        "steps": 20,
+        "tau_mem": 8.0,
+        "desired_count": 10.0,
+        "undesired_count": 1.0,
+        "batch_size": 5,
+        "lr": 1e-2,
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _eager(monkeypatch):
+    """Compiling the loops would take longer than all of these trainings; the arithmetic is the same."""
+    monkeypatch.setenv("TSSL_CPU", "eager")
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left():
+    yield
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+@pytest.fixture(params=SMALL)
+def config(request, tmp_path, monkeypatch):
+    """Settings of a small run on a small set."""
+    if request.param == "cifar10":
+        write_cifar10(tmp_path, monkeypatch)
+    elif request.param == "n-mnist":
+        write_n_mnist(tmp_path, train=40, test=20)
+    else:
+        write_cut_gestures(tmp_path, train=3, test=1)
+    return resolve({**COMMON, **SMALL[request.param], "data_root": str(tmp_path)}, {})
+
+
+def trained(config, prefetch):
+    trainer = Trainer(config, load_data(config), prefetch)
+    assert trainer.images.costly
+    while trainer.epoch < config.epochs:
+        assert trainer.train_epoch()
+    return trainer
+
+
+def assert_same(one, other):
+    first, second = one.state(), other.state()
+    for name, weight in first["model"].items():
+        assert torch.equal(weight, second["model"][name]), name
+    for index, moments in first["optimizer"]["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(value, second["optimizer"]["state"][index][name]), (index, name)
+    assert torch.equal(first["rng"]["cpu"], second["rng"]["cpu"])
+    strip = [[{k: v for k, v in epoch.items() if k not in TIMING} for epoch in t.history] for t in (one, other)]
+    assert strip[0] == strip[1]
+
+
+class StopAfter:
+    """Says yes to being stopped from the given question on."""
+
+    def __init__(self, questions):
+        self.left = questions
+
+    def __call__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+def test_prefetched_or_not_interrupted_or_not(config, tmp_path):
+    whole = trained(config, prefetch=False)
+    assert whole.history[1]["loss"] != whole.history[0]["loss"]
+    assert_same(trained(config, prefetch=True), whole)
+    path = tmp_path / "checkpoint.pt"
+    for questions in (1, 3, whole.batches + 3):
+        first = Trainer(config, load_data(config))
+        stop = StopAfter(questions)
+        while first.train_epoch(stop):
+            pass
+        assert (first.epoch, first.batch) != (0, 0)
+        assert first.batch < first.batches
+        checkpoint.save(path, {"config": {}, **first.state()})
+        torch.manual_seed(12345)  # whatever the next process has drawn before
+        second = Trainer(config, load_data(config))
+        second.load_state(checkpoint.load(path), path)
+        while second.epoch < config.epochs:
+            assert second.train_epoch()
+        assert_same(second, whole)
+
+
+def test_an_error_of_loading_reaches_the_training(config, monkeypatch):
+    trainer = Trainer(config, load_data(config))
+    kind = type(trainer.images)
+    original = kind.training
+
+    def failing(images, seed, epoch):
+        make = original(images, seed, epoch)
+        left = [2]
+
+        def batch(indices):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError("the disk is gone")
+            return make(indices)
+
+        return batch
+
+    monkeypatch.setattr(kind, "training", failing)
+    with pytest.raises(OSError, match="the disk is gone"):
+        trainer.train_epoch()
+    assert trainer.batch == 2
+
+
+def test_epochs_differ_in_their_crops(tmp_path, monkeypatch):
+    write_cifar10(tmp_path, monkeypatch)
+    settings = {**COMMON, **SMALL["cifar10"], "data_root": str(tmp_path)}
+    assert resolve(settings, {}).augment
+    trainer = Trainer(resolve(settings, {}), load_data(resolve(settings, {})))
+    with trainer.training_batches() as batches:
+        first = next(batches)[0]
+    trainer.epoch = 1
+    with trainer.training_batches() as batches:
+        assert not torch.equal(next(batches)[0], first)
+    plain = load_data(resolve({**settings, "augment": False}, {}))
+    assert not plain.costly
+
+
+def test_a_setting_that_does_not_fit_the_sensor(tmp_path):
+    write_n_mnist(tmp_path)
+    settings = {**COMMON, **SMALL["n-mnist"], "data_root": str(tmp_path), "downsample": 4}
+    with pytest.raises(ConfigError, match="downsample must divide the sides of n-mnist's sensor"):
+        load_data(resolve(settings, {}))
+
+
+def run(*words):
+    return cli.main([str(word) for word in words])
+
+
+@pytest.mark.parametrize("dataset", ["n-mnist", "dvs-gesture"])
+def test_the_command_line_on_recordings(dataset, tmp_path, capsys):
+    settings = {**COMMON, **SMALL[dataset], "epochs": 2, "dropout": 0.0, "data_root": tmp_path}
+    if dataset == "n-mnist":
+        write_n_mnist(tmp_path, train=60, test=20)
+        counts = "60 training and 20 test recordings"
+    else:
+        write_cut_gestures(tmp_path, train=4, test=1)
+        counts = "44 training and 11 test recordings"
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name != "download"]
+    folder = tmp_path / "run"
+    assert run("train", "--no-download", *words, "--progress", "lines", "--run-dir", folder) == 0
+    out = capsys.readouterr().out
+    assert f"{dataset}: {counts}; network " in out
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert run("train", "--resume", folder, "--epochs", 3, "--progress", "lines") == 0
+    capsys.readouterr()
+    assert run("evaluate", folder) == 0
+    assert "recordings) after 3 epochs" in capsys.readouterr().out
+    assert run("train", "--resume", folder, "--bin-ms", 4) == 2
+    assert "cannot become 4.0 when it is resumed" in capsys.readouterr().err
+
+
+def test_the_command_line_names_a_truncated_file(tmp_path, capsys):
+    path = write_n_mnist(tmp_path) / "Train" / "3" / "00013.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    words = ("--dataset", "n-mnist", "--data-root", tmp_path, "--run-dir", tmp_path / "run")
+    assert run("train", *words) == 2
+    err = capsys.readouterr().err
+    assert err == f"tssl: error: {path} is truncated: its size is 498 bytes, no multiple of the 5 bytes of an event\n"
+    assert not (tmp_path / "run").exists()

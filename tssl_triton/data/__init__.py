@@ -1,0 +1,86 @@
+"""Data sets by name, and the order in which training walks through them.
+
+=================  ===========================  ================================================================
+``digits``         1,797 images of 8x8          carried by scikit-learn, nothing to download
+``mnist``          70,000 images of 28x28       read, and downloaded where that is allowed, by torchvision
+``fashion-mnist``  70,000 images of 28x28       the same
+``cifar10``        60,000 images of 3x32x32     the same; training images may be cropped and mirrored at random
+``n-mnist``        70,000 recordings, 2x34x34   the event files as published, or downloaded by tonic
+``dvs-gesture``    recordings, 2x128x128        the trials as published, or as tonic cuts and downloads them
+=================  ===========================  ================================================================
+
+The first four are an `ImageSet`, the last two an `EventSet`; `DataSet` is what the trainer needs of either.
+``docs/datasets.md`` says which files go where.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from tssl_triton._checks import check_count, check_finite, check_flag
+from tssl_triton.data.base import DataError as DataError
+from tssl_triton.data.base import DataSet as DataSet
+from tssl_triton.data.base import Options
+from tssl_triton.data.base import epoch_order as epoch_order
+from tssl_triton.data.cifar10 import load_cifar10
+from tssl_triton.data.dvs_gesture import load_dvs_gesture
+from tssl_triton.data.events import EventSet as EventSet
+from tssl_triton.data.images import IDX_FILES as IDX_FILES
+from tssl_triton.data.images import ImageSet as ImageSet
+from tssl_triton.data.images import load_digits, load_fashion_mnist, load_mnist
+from tssl_triton.data.n_mnist import load_n_mnist
+from tssl_triton.data.prefetch import Prefetcher as Prefetcher
+
+LOADERS: dict[str, Callable[[Path, bool, Options], DataSet]] = {
+    "digits": load_digits,
+    "mnist": load_mnist,
+    "fashion-mnist": load_fashion_mnist,
+    "cifar10": load_cifar10,
+    "n-mnist": load_n_mnist,
+    "dvs-gesture": load_dvs_gesture,
+}
+
+#: Sets whose training images can be varied at random.
+AUGMENTED = ("cifar10",)
+
+
+def load(
+    name: str,
+    root: str | os.PathLike[str] = "data",
+    download: bool = True,
+    *,
+    augment: bool = False,
+    steps: int = 30,
+    bin_ms: float = 3.0,
+    downsample: int = 1,
+) -> DataSet:
+    """Load a data set by name.
+
+    Args:
+        name: a key of `LOADERS`: ``"digits"``, ``"mnist"``, ``"fashion-mnist"``, ``"cifar10"``, ``"n-mnist"`` or
+            ``"dvs-gesture"``.
+        root: folder under which the sets lie (``root/MNIST/raw/...``); digits need none.
+        download: fetch files that are not there yet.
+        augment: crop and mirror training images at random; for the sets in `AUGMENTED` only.
+        steps: event sets: time steps T of a recording; events after the last step are left out.
+        bin_ms: event sets: milliseconds that a time step collects events for.
+        downsample: event sets: side of the square of pixels that become one; a divisor of the sensor's sides.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+        DataError: if files are missing, cannot be fetched or cannot be read.
+        MissingExtraError: if the library that reads the set is not installed.
+    """
+    if name not in LOADERS:
+        raise ValueError(f"name must be one of {', '.join(map(repr, LOADERS))}, got {name!r}")
+    if check_flag("augment", augment) and name not in AUGMENTED:
+        raise ValueError(
+            f"augment must be False for {name}, for which no augmentation is defined; {', '.join(AUGMENTED)} has one"
+        )
+    check_count("steps", steps)
+    check_count("downsample", downsample)
+    if check_finite("bin_ms", bin_ms) <= 0:
+        raise ValueError(f"bin_ms must be > 0, got {bin_ms!r}")
+    return LOADERS[name](Path(root), download, Options(augment, steps, float(bin_ms), downsample))

@@ -1,0 +1,86 @@
+"""AEDAT 3.1, the event camera files of iniVation, as far as a camera's polarity events go.
+
+Lines that begin with ``#``, the first ``#!AER-DAT3.1`` and the last ``#!END-HEADER``, then packets, little-endian:
+
+=============  ======  ===================================================================
+eventType      uint16  1 for polarity events; packets of other types are passed over
+eventSource    uint16
+eventSize      uint32  bytes of an event, 8
+tsOffset       uint32
+tsOverflow     uint32  how often the 31-bit time ran over
+eventCapacity  uint32
+eventNumber    uint32  events that follow
+eventValid     uint32
+=============  ======  ===================================================================
+
+A polarity event is two uint32: x in bits 17 to 31, y in bits 2 to 16, polarity in bit 1 (1 on, 0 off), a mark of
+validity in bit 0; and the time in microseconds. The mark is not looked at: DVS-Gesture's own description does not
+speak of it, and nor do the programs that read that set.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from tssl_triton.data.base import DataError
+from tssl_triton.data.events import Events
+
+PACKET = struct.Struct("<HHIIIIII")
+POLARITY = 1
+EVENT = np.dtype([("data", "<u4"), ("time", "<u4")])
+
+
+def read_aedat(path: Path) -> Events:
+    """All polarity events of a file, in its order.
+
+    Raises:
+        DataError: if it is not AEDAT 3.1, has no end of header, or ends in the middle of a packet.
+    """
+    raw = path.read_bytes()
+    if not raw.startswith(b"#!AER-DAT3.1"):
+        raise DataError(f"{path} is not AEDAT 3.1: it begins with {raw[:16]!r}")
+    place = _after_header(path, raw)
+    parts: list[np.ndarray] = []
+    times: list[np.ndarray] = []
+    while place < len(raw):
+        if len(raw) - place < PACKET.size:
+            raise _truncated(path, raw, place, PACKET.size)
+        kind, _, size, _, overflow, _, number, _ = PACKET.unpack_from(raw, place)
+        place += PACKET.size
+        if len(raw) - place < size * number:
+            raise _truncated(path, raw, place, size * number)
+        if kind == POLARITY:
+            if size != EVENT.itemsize:
+                raise DataError(
+                    f"{path} is damaged: polarity events of {size} bytes at byte {place}, not {EVENT.itemsize}"
+                )
+            packet = np.frombuffer(raw, dtype=EVENT, count=number, offset=place)
+            parts.append(packet["data"])
+            times.append(packet["time"].astype(np.int64) + (overflow << 31))
+        place += size * number
+    if not parts:
+        raise DataError(f"{path} holds no polarity events")
+    data = np.concatenate(parts).astype(np.int64)
+    return Events(data >> 17, (data >> 2) & 0x7FFF, (data >> 1) & 1, np.concatenate(times))
+
+
+def _after_header(path: Path, raw: bytes) -> int:
+    """Where the first packet begins: after the header's last line, whatever the packet's first byte is."""
+    place = 0
+    while raw[place : place + 1] == b"#":
+        end = raw.find(b"\n", place) + 1
+        if not end:
+            break
+        if raw[place:end].rstrip() == b"#!END-HEADER":
+            return end
+        place = end
+    raise DataError(f"{path} is damaged: its header does not end with a line #!END-HEADER")
+
+
+def _truncated(path: Path, raw: bytes, place: int, needed: int) -> DataError:
+    return DataError(
+        f"{path} is truncated: {needed} bytes are expected from byte {place} on, and its size is {len(raw)} bytes"
+    )

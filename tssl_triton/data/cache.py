@@ -1,0 +1,144 @@
+"""Spike trains binned once: a ``.npy`` file of packed bits, mapped into memory, and a record that vouches for it.
+
+``<stem>.npy``   uint8 ``(N, T, bytes)``, readable by ``numpy.load``
+``<stem>.json``  format and version, names, sizes and marks of the source files (as one sum), labels, and the CRC-32 of
+                 bits and labels
+
+Settings that change the bits are in the stem. Both files are written beside their place and renamed, the record last,
+so a cache is whole or not there; reading compares every byte with the record's sum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tssl_triton.checkpoint import write_atomically
+from tssl_triton.data.base import DataError
+
+FORMAT = "tssl-triton spikes"
+VERSION = 1
+
+#: Name, size in bytes and a mark of the content of each source file.
+Files = Sequence[tuple[str, int, int]]
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Cached:
+    """Bits ``(N, T, bytes)``, mapped from their file, and the label of each of the N recordings."""
+
+    bits: NDArray[np.uint8]
+    labels: list[int]
+
+
+def read(path: Path, files: Files | None) -> Cached | None:
+    """The cache at ``path``, or None if it is not there, damaged (which a warning says) or not made of ``files``.
+
+    Args:
+        path: the ``.npy`` file.
+        files: name, size and mark of each source file; None if these are not there any more, in which case any
+            whole cache will do.
+    """
+    record_path = path.with_suffix(".json")
+    if not (path.is_file() and record_path.is_file()):
+        return None
+    try:
+        record = json.loads(record_path.read_text(encoding="utf-8"))
+        if (record["format"], record["version"]) != (FORMAT, VERSION):
+            return None
+        if files is not None and record["files"] != _sum_of(files):
+            return None
+        bits = np.load(path, mmap_mode="r", allow_pickle=False)
+        if bits.dtype != np.uint8 or list(bits.shape) != record["shape"] or len(bits) != len(record["labels"]):
+            raise ValueError(f"it holds {bits.dtype} {bits.shape}, its record says uint8 {record['shape']}")
+        if _crc(bits, record["labels"]) != record["crc32"]:
+            raise ValueError("its checksum does not match")
+        return Cached(bits, record["labels"])
+    # json and NumPy raise many types at bytes that are not theirs; each of them means the same here.
+    except (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError) as error:
+        what = "it is made again" if files is not None else "its sources are gone, so it cannot be made again"
+        warnings.warn(f"the cache {path} cannot be used ({error}); {what}", stacklevel=2)
+        return None
+
+
+def write(
+    path: Path,
+    recordings: Iterable[NDArray[np.uint8]],
+    shape: tuple[int, int],
+    files: Files,
+    labels: Sequence[int],
+    description: str,
+) -> Cached:
+    """Write one recording after the other to ``path``, with a progress bar on a terminal, and map the result.
+
+    Args:
+        path: the ``.npy`` file; its folder is made if need be.
+        recordings: bits of each, uint8 of ``shape``.
+        shape: ``(T, bytes)``.
+        files: name, size and mark of each source file.
+        labels: of the recordings, one each.
+        description: what the progress bar says.
+
+    Raises:
+        DataError: if the files cannot be written; errors of ``recordings`` pass through, and leave nothing behind.
+    """
+    whole = (len(labels), *shape)
+    crc = zlib.crc32(bytes(labels))
+
+    def put(file: BinaryIO) -> None:
+        nonlocal crc
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": whole})
+        for bits in with_progress(recordings, len(labels), description):
+            data = bits.tobytes()
+            crc = zlib.crc32(data, crc)
+            file.write(data)
+
+    # Two runs that start at once make the same cache twice; each needs a name of its own to write to.
+    suffix = f".{os.getpid()}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, put, suffix)
+        record = {"format": FORMAT, "version": VERSION, "files": _sum_of(files), "shape": whole, "crc32": crc}
+        text = json.dumps({**record, "labels": list(labels)})
+        write_atomically(path.with_suffix(".json"), lambda file: file.write(text.encode()), suffix)
+        return Cached(np.load(path, mmap_mode="r", allow_pickle=False), list(labels))
+    except OSError as error:
+        raise DataError(f"the cache {path} cannot be written: {error.strerror or error}") from error
+
+
+def with_progress(items: Iterable[Item], count: int, description: str) -> Iterator[Item]:
+    """The items, with a bar on standard error if that is a terminal and tqdm is installed."""
+    if sys.stderr.isatty():
+        try:
+            from tqdm import tqdm
+        except ModuleNotFoundError:
+            pass
+        else:
+            items = tqdm(items, total=count, desc=description, unit="recording", dynamic_ncols=True)
+    yield from items
+
+
+def _sum_of(files: Files) -> str:
+    text = "\n".join(f"{name}\t{size}\t{mark}" for name, size, mark in files)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _crc(bits: NDArray[np.uint8], labels: Sequence[int]) -> int:
+    crc = zlib.crc32(bytes(labels))
+    flat = bits.reshape(-1)
+    for start in range(0, flat.size, 1 << 24):
+        crc = zlib.crc32(flat[start : start + (1 << 24)].data, crc)
+    return crc

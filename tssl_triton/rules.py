@@ -1,0 +1,166 @@
+"""Learning rules: what stands for the derivative of a spike on the way back. Forward is the same for all of them.
+
+==========  ==========================================================================================================
+``TSSL``    spike times and the paper's table phi; its settings are those of `LIFParameters`
+``STBP``    a window around the threshold as the spike's slope, everything else differentiated as it stands
+``SLAYER``  the same with an exponential window, and without the path through the reset
+==========  ==========================================================================================================
+
+Wherever a ``rule`` is asked for, its name in lower case stands for the rule with its defaults.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, get_args
+
+from .parameters import checked_option, checked_positive
+
+Window = Literal["rectangular", "triangular", "arctan", "sigmoid", "fast-sigmoid", "exponential"]
+ResetGradient = Literal["full", "detached"]
+
+WINDOWS: tuple[str, ...] = get_args(Window)
+
+PEAKS = {
+    "rectangular": 1.0,
+    "triangular": 1.0,
+    "arctan": 1.0 / math.pi,
+    "sigmoid": 0.25,
+    "fast-sigmoid": 0.5,
+    "exponential": 0.5,
+}
+"""Height of each window of width 1 and area 1, which it has at the threshold."""
+
+
+class Surrogate(NamedTuple):
+    """What an implementation of a surrogate-gradient rule is told; see `tssl_triton.kernels.surrogate`."""
+
+    window: str
+    """Shape of the slope f(u) that stands for ds/du."""
+    width: float
+    """Its width, in units of membrane potential."""
+    peak: float
+    """Its height at the threshold."""
+    reset_gradient: str
+    """How much of the reset is differentiated: ``"full"``, ``"detached"``, or ``"none"`` of it."""
+
+
+@dataclass(frozen=True)
+class TSSL:
+    """TSSL-BP, Zhang & Li (NeurIPS 2020): see `tssl_triton.functional.lif` and `LIFParameters`."""
+
+    name: ClassVar[str] = "tssl"
+
+    @property
+    def surrogate_gradient(self) -> Surrogate | None:
+        """None: spikes are differentiated by their times."""
+        return None
+
+
+@dataclass(frozen=True)
+class STBP:
+    """Backpropagation through time with a surrogate for the spike's slope. ::
+
+        delta[t] = f(u[t]) (G[t] - r[t] alpha delta[t+1]) + k[t] alpha delta[t+1]
+
+    with ``k = 1 - s[t]``, ``r = u[t]`` for reset to zero, and ``k = 1``, ``r = threshold`` for reset by subtraction.
+    Windows f have unit area and are centred on the threshold; with ``z = (u - threshold) / width`` they are
+
+    ==================  ==========================================================
+    ``rectangular``     1 / width where abs(z) < 1/2, else 0
+    ``triangular``      (1 - abs(z)) / width where abs(z) < 1, else 0
+    ``arctan``          1 / (pi width (1 + z^2))
+    ``sigmoid``         sigma(z) (1 - sigma(z)) / width
+    ``fast-sigmoid``    1 / (2 width (1 + abs(z))^2)
+    ``exponential``     exp(-abs(z)) / (2 width)
+    ==================  ==========================================================
+
+    Args:
+        surrogate: name of the window.
+        width: its width in units of membrane potential, > 0.
+        reset_gradient: ``"full"`` differentiates the spike in the reset too: exact backpropagation through time of the
+            smoothed model; ``"detached"`` takes that spike for a constant, r = 0.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Source: Wu, Deng, Li, Zhu & Shi, Frontiers in Neuroscience 12:331 (2018), whose rectangle, triangle and sigmoid
+    these are. Arctan: Fang et al., ICCV 2021 (its alpha is 2 / (pi width)). Fast sigmoid: Zenke & Ganguli, Neural
+    Computation 30 (2018), which gives it the height 1.
+    """
+
+    name: ClassVar[str] = "stbp"
+    surrogate: Window = "rectangular"
+    width: float = 1.0
+    reset_gradient: ResetGradient = "full"
+
+    def __post_init__(self) -> None:
+        checked_option("surrogate", self.surrogate, WINDOWS)
+        object.__setattr__(self, "width", checked_positive("width", self.width))
+        checked_option("reset_gradient", self.reset_gradient, get_args(ResetGradient))
+
+    @property
+    def surrogate_gradient(self) -> Surrogate | None:
+        """The window, its height, and the path through the reset."""
+        return Surrogate(self.surrogate, self.width, PEAKS[self.surrogate] / self.width, self.reset_gradient)
+
+
+@dataclass(frozen=True)
+class SLAYER:
+    """Spike layer error reassignment in time. ::
+
+        delta[t] = rho[t] G[t] + alpha delta[t+1],   rho[t] = scale / width exp(-abs(u[t] - threshold) / width)
+
+    rho is the probability density of a change of the spike's state, by an escape rate that falls exponentially with
+    the distance from the threshold. Error is handed back in time by the kernels of membrane and synapse alone: the
+    refractory response, here the reset, has no part in it.
+
+    Args:
+        width: distance from the threshold over which rho falls by e, > 0, in units of membrane potential.
+        scale: factor on rho, > 0.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Source: Shrestha & Orchard, NeurIPS 2018. Width and scale are tauRho (relative to the threshold there) and scaleRho
+    of the authors' released program, as is the factor scale / width; so rho has area 2 scale, unlike `STBP`'s windows.
+    """
+
+    name: ClassVar[str] = "slayer"
+    width: float = 1.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "width", checked_positive("width", self.width))
+        object.__setattr__(self, "scale", checked_positive("scale", self.scale))
+
+    @property
+    def surrogate_gradient(self) -> Surrogate | None:
+        """The exponential window, and no path through the reset."""
+        return Surrogate("exponential", self.width, self.scale / self.width, "none")
+
+
+Rule = TSSL | STBP | SLAYER
+
+DEFAULT = TSSL()
+
+BY_NAME: dict[str, type[Rule]] = {kind.name: kind for kind in (TSSL, STBP, SLAYER)}
+RULES: tuple[str, ...] = tuple(BY_NAME)
+
+
+def checked_rule(rule: object) -> Rule:
+    """``rule`` itself, or the rule of that name with its defaults.
+
+    Raises:
+        TypeError: for what is neither a rule nor a name.
+        ValueError: for an unknown name.
+    """
+    if isinstance(rule, (TSSL, STBP, SLAYER)):
+        return rule
+    accepted = f"{', '.join(map(repr, RULES))} or a rule such as STBP(surrogate='arctan')"
+    if not isinstance(rule, str):
+        raise TypeError(f"rule must be one of {accepted}, got {rule!r}")
+    if rule not in BY_NAME:
+        raise ValueError(f"rule must be one of {accepted}, got {rule!r}")
+    return BY_NAME[rule]()
