@@ -88,6 +88,7 @@ class ComparisonReport:
         self._study = study
         self._placement = placement
         self._say = say
+        self._unread: set[Path] = set()
 
     def text(self, rows: Sequence[Row]) -> list[list[str]]:
         """The table of rules, and one of accuracy over time steps."""
@@ -213,10 +214,11 @@ class ComparisonReport:
             return []
         read = []
         for result in row.results:
-            if result.complete:
+            if result.complete and result.folder not in self._unread:
                 try:
                     read.append(over_time.of_trial(result, self._placement))
                 except TRIAL_ERRORS as error:
+                    self._unread.add(result.folder)  # said once, and not tried again for every table and panel
                     self._say(f"{result.trial}: {error}")
         return [statistics.fmean(shares) for shares in zip(*read, strict=True)]
 
