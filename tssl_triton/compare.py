@@ -166,12 +166,15 @@ class ComparisonReport:
         for axes in (epochs_axes, steps_axes):
             axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         seconds_axes.set_xscale("log")
+        seconds_axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         # The first epochs rise steeply; the axes begin where a tenth of them is over, so that the rest can be told
         # apart.
-        late = [100 * a for row in rows for r in row.results for a in r.accuracies[len(r.history) // 10 :]]
-        margin = 0.08 * max(max(late) - min(late), 0.1)
-        for axes in (epochs_axes, seconds_axes):
-            axes.set_ylim(min(late) - margin, max(late) + margin)
+        shown = [result for method in self._methods(rows) for result in method.main.results]
+        late = [100 * share for result in shown for share in result.accuracies[len(result.history) // 10 :]]
+        if late:
+            margin = 0.08 * max(max(late) - min(late), 0.1)
+            for axes in (epochs_axes, seconds_axes):
+                axes.set_ylim(min(late) - margin, max(late) + margin)
         below = {"loc": "outside lower center", "ncols": 4, "frameon": False}
         figure.legend(*seconds_axes.get_legend_handles_labels(), title="mean of best epochs (%)", **below)
         write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
