@@ -61,7 +61,13 @@ def test_the_compiler_is_used():
         (35, torch.float32, False, {}),
         (35, torch.float32, True, {"params": LIFParameters(tau_mem=9.0, warmup="off"), "synapse": False}),
         (5, torch.float32, False, {"rule": "stbp"}),
-        (5, torch.bfloat16, True, {"rule": "slayer", "params": LIFParameters(reset="subtract")}),
+        pytest.param(
+            5,
+            torch.bfloat16,
+            True,
+            {"rule": "slayer", "params": LIFParameters(reset="subtract")},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(35, torch.float32, False, {"rule": STBP("sigmoid", width=0.5)}, marks=pytest.mark.slow),
         pytest.param(
             5,

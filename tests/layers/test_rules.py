@@ -78,7 +78,7 @@ def test_functions_on_packed_spikes(rule):
         assert relative_error(kept, layer.weight.grad) < 5e-6
 
 
-@pytest.mark.parametrize("rule", ["stbp", SLAYER()], ids=["stbp", "slayer"])
+@pytest.mark.parametrize("rule", [SLAYER(), pytest.param("stbp", marks=pytest.mark.slow)], ids=["slayer", "stbp"])
 def test_torch_compile_takes_a_layer_as_one_graph(rule):
     layer = SpikingLinear(12, 7, weight_scale=3.0, rule=rule)
     results = []
