@@ -88,6 +88,7 @@ class ComparisonReport:
         self._study = study
         self._placement = placement
         self._say = say
+        self._unread: set[Path] = set()
 
     def text(self, rows: Sequence[Row]) -> list[list[str]]:
         """The table of rules, and one of accuracy over time steps."""
@@ -165,12 +166,15 @@ class ComparisonReport:
         for axes in (epochs_axes, steps_axes):
             axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         seconds_axes.set_xscale("log")
+        seconds_axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         # The first epochs rise steeply; the axes begin where a tenth of them is over, so that the rest can be told
         # apart.
-        late = [100 * a for row in rows for r in row.results for a in r.accuracies[len(r.history) // 10 :]]
-        margin = 0.08 * max(max(late) - min(late), 0.1)
-        for axes in (epochs_axes, seconds_axes):
-            axes.set_ylim(min(late) - margin, max(late) + margin)
+        shown = [result for method in self._methods(rows) for result in method.main.results]
+        late = [100 * share for result in shown for share in result.accuracies[len(result.history) // 10 :]]
+        if late:
+            margin = 0.08 * max(max(late) - min(late), 0.1)
+            for axes in (epochs_axes, seconds_axes):
+                axes.set_ylim(min(late) - margin, max(late) + margin)
         below = {"loc": "outside lower center", "ncols": 4, "frameon": False}
         figure.legend(*seconds_axes.get_legend_handles_labels(), title="mean of best epochs (%)", **below)
         write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
@@ -213,10 +217,11 @@ class ComparisonReport:
             return []
         read = []
         for result in row.results:
-            if result.complete:
+            if result.complete and result.folder not in self._unread:
                 try:
                     read.append(over_time.of_trial(result, self._placement))
                 except TRIAL_ERRORS as error:
+                    self._unread.add(result.folder)  # said once, and not tried again for every table and panel
                     self._say(f"{result.trial}: {error}")
         return [statistics.fmean(shares) for shares in zip(*read, strict=True)]
 

@@ -25,7 +25,7 @@ from tssl_triton._extras import MissingExtraError
 from tssl_triton.checkpoint import write_atomically
 from tssl_triton.config import ConfigError, TrainConfig, check_known
 from tssl_triton.report import Display
-from tssl_triton.tables import aligned, per_cent, settings_as_dict, spread, summary_as_dict, trial_as_dict
+from tssl_triton.tables import per_cent, settings_as_dict, spread, summary_as_dict, trial_as_dict
 from tssl_triton.trials import Outcome, Summary, Trial, TrialResult, collect, repeated, run_trials
 
 
@@ -255,17 +255,3 @@ def _remarks(row: Row, trials: int) -> list[str]:
     complete = sum(result.complete for result in row.results)
     unfinished = [f"{complete} of {trials} trials are complete"] if complete < trials else []
     return [*row.errors, *unfinished]
-
-
-__all__ = [
-    "RESULT_HEADING",
-    "Report",
-    "Row",
-    "Study",
-    "Variant",
-    "aligned",
-    "difference",
-    "result_cells",
-    "rows_of",
-    "run_study",
-]
