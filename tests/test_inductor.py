@@ -58,8 +58,14 @@ def test_the_compiler_is_used():
         (5, torch.float32, False, {"params": LIFParameters(reset="subtract", warmup="silent", variant="paper")}),
         (5, torch.bfloat16, False, {}),
         (5, torch.float16, True, {}),
-        (35, torch.float32, False, {}),
-        (35, torch.float32, True, {"params": LIFParameters(tau_mem=9.0, warmup="off"), "synapse": False}),
+        pytest.param(35, torch.float32, False, {}, marks=pytest.mark.slow),
+        pytest.param(
+            35,
+            torch.float32,
+            True,
+            {"params": LIFParameters(tau_mem=9.0, warmup="off"), "synapse": False},
+            marks=pytest.mark.slow,
+        ),
         (5, torch.float32, False, {"rule": "stbp"}),
         pytest.param(
             5,
