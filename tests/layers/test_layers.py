@@ -77,6 +77,23 @@ def test_pooling_sums_times_its_scale():
     assert_close("max", SpikePool2d(2, "max")(spikes).detach(), windows.amax((-1, -2)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("size", [(2, 2), (1, 1), (3, 2), (1, 2), (2, 1), (4, 5)])
+@pytest.mark.parametrize("shape", [(6, 10), (7, 11), (4, 5)])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_pooling_and_its_gradient_are_those_of_pytorch(dtype, size, shape, memory):
+    x = torch.randint(0, 4, (6, 3, *shape)).to(dtype).contiguous(memory_format=memory).requires_grad_()
+    before = x.detach().clone()
+    pooled = SpikePool2d(size, scale=0.5)(x.unflatten(0, (2, 3)))
+    want = 0.5 * F.avg_pool2d(x, size, divisor_override=1)
+    weight = torch.randn_like(want)
+    assert_close("sums", pooled.flatten(0, 1).detach(), want.detach())
+    (mine,) = torch.autograd.grad(pooled.flatten(0, 1), x, weight)
+    (theirs,) = torch.autograd.grad(want, x, weight)
+    assert_close("gradient", mine, theirs)
+    assert_close("the input, untouched", x.detach(), before)
+
+
 def test_a_tensor_changed_in_place_is_no_longer_what_its_bits_say():
     _, spikes = spike_train(5, 2, 4)
     changed = spikes.detach()
