@@ -220,7 +220,8 @@ def spike_weighted_launch(
     """The launch of `spike_weighted`."""
     neurons = len(weight)
     pixels = inputs.shape[1] * geometry.out_h * geometry.out_w
-    plan = plan_tiles(neurons, weight.shape[1], weight.dtype, inputs.dtype)
+    carried = state is not None or new_state is not None
+    plan = plan_tiles(neurons, weight.shape[1], weight.dtype, inputs.dtype, carried)
     kept = checkpoints if checkpoints is not None and len(checkpoints) else None
     stored = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}.get(weight.dtype, tl.float32)
     arguments: dict[str, Any] = {

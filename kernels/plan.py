@@ -109,8 +109,10 @@ class TilePlan:
         return cdiv(neurons, self.block_n)
 
 
-def plan_tiles(neurons: int, channels: int, dtype: torch.dtype, word: torch.dtype) -> TilePlan:
+def plan_tiles(neurons: int, channels: int, dtype: torch.dtype, word: torch.dtype, carried: bool = False) -> TilePlan:
     """Tiles of the fused layer, for weights of ``dtype`` and input spikes in words of type ``word``.
+
+    ``carried`` says whether a state comes in or goes out.
 
     A tile's results stay in registers through all of time: per neuron a sum, a synaptic current, a membrane potential,
     its bits and, for long runs, a postsynaptic current. 64 x 64 neurons over 256 threads take 80 registers of each
@@ -119,7 +121,7 @@ def plan_tiles(neurons: int, channels: int, dtype: torch.dtype, word: torch.dtyp
     which holds its operands in registers too: smaller tiles.
 
     Where neurons or channels are no multiple of 16, each value of a tile needs an address of its own, two registers:
-    a smaller tile, or it would spill.
+    a smaller tile, or it would spill. A state that is carried leaves no room for wide words beside 64 x 64 neurons.
     """
     block_n = 64 if neurons > 32 else 32 if neurons > 16 else 16
     if dtype.itemsize > 2:
@@ -130,7 +132,7 @@ def plan_tiles(neurons: int, channels: int, dtype: torch.dtype, word: torch.dtyp
         return TilePlan(32, min(block_n, 32), 32, num_warps=8 if block_n > 16 else 4, num_stages=2)
     if word == torch.uint8:
         return TilePlan(64, block_n, 64, num_warps=8, num_stages=3)
-    return TilePlan(64, block_n, 32, num_warps=8, num_stages=2)
+    return TilePlan(64, min(block_n, 32) if carried else block_n, 32, num_warps=8, num_stages=2)
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,7 @@ class FixedLayer(Layer):
 def test_plans():
     assert plan_tiles(512, 512, torch.bfloat16, torch.uint8) == TilePlan(64, 64, 64, num_warps=8, num_stages=3)
     assert plan_tiles(512, 512, torch.bfloat16, torch.int32).block_k == 32
+    assert plan_tiles(512, 512, torch.bfloat16, torch.int32, carried=True).block_n == 32
     assert plan_tiles(10, 300, torch.float16, torch.uint8).block_n == 16
     assert plan_tiles(300, 512, torch.bfloat16, torch.uint8) == TilePlan(32, 32, 32, num_warps=8, num_stages=2)
     assert plan_tiles(512, 300, torch.bfloat16, torch.uint8).block_n == 32
