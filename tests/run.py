@@ -2,7 +2,8 @@
 
 Triton decides when a kernel is defined whether it will be compiled or interpreted, so pytest runs as usual, and once
 with ``TRITON_INTERPRET=1`` for the tests that hold the Triton kernels against the reference. What is only compiled is
-a run of its own, so that two processes share the work evenly.
+a run of its own, so that two processes share the work evenly. Each has its share of the processors: more threads than
+there are wait for one another in loops that cost several times the work.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ def run(title: str, environment: dict[str, str], arguments: list[str]) -> dict[s
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *arguments]
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // AT_ONCE))}
         process = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **environment}, check=False, text=True,
+            command, cwd=ROOT, env={**threads, **os.environ, **environment}, check=False, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         print(f"== {title} ==\n{process.stdout}", flush=True)
