@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from . import gpu, launches, lif, loading, precision, static
+from . import gpu, launches, loading, precision, static, sweep
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line: one subcommand for each measurement."""
     whole = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = whole.add_subparsers(dest="command", required=True)
-    lif.add_to(commands)
+    sweep.add_to(commands)
     launches.add_to(commands)
     loading.add_to(commands)
     precision.add_to(commands)

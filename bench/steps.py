@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tssl_triton import LIFParameters, build_network, losses
 from tssl_triton.encoding import StaticInput, static, target_pattern
@@ -30,6 +32,9 @@ class TrainingStep:
         device: where all of it is.
         seed: of the weights and of the batch.
         fused: which layers run as one kernel, see `tssl_triton.build_network`.
+        steps: time steps T, where they are not to be the experiment's.
+        network: the network, where it is not to be the experiment's own, new.
+        dtype: of the inputs.
 
     The batch is `inputs` and `labels`: write into them for another one. Nothing in a step waits for the device, and the
     optimizer can be captured in a CUDA graph.
@@ -42,16 +47,20 @@ class TrainingStep:
         device: torch.device | str = "cpu",
         seed: int = 0,
         fused: str = "auto",
+        *,
+        steps: int | None = None,
+        network: nn.Module | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         device = torch.device(device)
-        self.experiment = EXPERIMENTS[name]
-        self.network = network(self.experiment, device, seed, fused)
+        self.experiment = replace(EXPERIMENTS[name], steps=steps or EXPERIMENTS[name].steps)
+        self.network: nn.Module = built(self.experiment, device, seed, fused) if network is None else network
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=5e-4, fused=True, capturable=device.type == "cuda"
         )
         spiking = name in RECORDINGS
         shape = (batch, *self.experiment.in_shape)
-        self.inputs = _drawn((self.experiment.steps, *shape) if spiking else shape, spiking, device, seed)
+        self.inputs = _drawn((self.experiment.steps, *shape) if spiking else shape, spiking, device, seed).to(dtype)
         self.labels = torch.arange(batch, device=device) % CLASSES
 
     def __call__(self) -> Tensor:
@@ -75,24 +84,27 @@ class TrainingStep:
         return losses.van_rossum_loss(spikes, target, self.experiment.tau_syn)
 
 
-def network(experiment: Experiment, device: torch.device, seed: int = 0, fused: str = "auto") -> SpikingSequential:
+def built(
+    experiment: Experiment, device: torch.device, seed: int = 0, fused: str = "auto", rule: str = "tssl"
+) -> SpikingSequential:
     """The network of an experiment with fresh weights, which no device changes: they are drawn on the CPU."""
     torch.manual_seed(seed)
     with torch.device(device if device.type == "meta" else "cpu"):
-        built = build_network(
+        made = build_network(
             experiment.architecture,
             experiment.in_shape,
             CLASSES,
             params=LIFParameters(experiment.tau_mem, experiment.tau_syn),
             padding=experiment.padding,
+            rule=rule,
             fused=fused,
         )
-    return built.to(device)
+    return made.to(device)
 
 
-def spiking_layers(built: SpikingSequential) -> list[LIF]:
+def spiking_layers(network: nn.Module) -> list[LIF]:
     """The layers with neurons, first to last."""
-    return [layer for layer in built.modules() if isinstance(layer, LIF)]
+    return [layer for layer in network.modules() if isinstance(layer, LIF)]
 
 
 def layer_shapes(name: str) -> list[tuple[int, ...]]:

@@ -11,13 +11,20 @@ from collections.abc import Callable, Mapping
 import torch
 
 
-def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each case over ``rounds`` rounds in which every case runs once, after one round to warm up."""
+def interleaved(
+    cases: Mapping[str, Callable[[], object]], rounds: int, finish: Callable[[], object] | None = None
+) -> dict[str, float]:
+    """Median seconds of each case over ``rounds`` rounds in which every case runs once, after one round to warm up.
+
+    ``finish`` waits for work that a case has only begun, as on a GPU.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for measured in range(rounds + 1):
         for name, work in cases.items():
             start = time.perf_counter()
             work()
+            if finish is not None:
+                finish()
             if measured:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}

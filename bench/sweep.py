@@ -1,0 +1,135 @@
+"""``python -m bench sweep WHAT``: this package beside what a user would pick instead, on this machine.
+
+WHAT is ``lif`` (the neuron alone), ``linear`` or ``conv`` (a layer), or a network of the paper; for learning, for
+inference, or both. Several numbers after ``--steps``, ``--batch`` or ``--neurons`` sweep over them. All contenders of
+one size run in one process in turns, so that a noisy machine is fair to all; times are medians. What is not installed
+is left out with a line that says so (extra ``peers``). `bench/contenders.py` says who they are and what they do
+differently, and `bench/works.py` what is timed and what the floor is.
+
+Peak memory is what one step allocates beyond what it holds before: of tensors on a CPU as PyTorch's profiler reports
+them, on a GPU as its allocator does. The exponent is the slope of log time over log size, 1 for a cost in proportion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tssl_triton.rules import RULES
+
+from .cases import DTYPES
+from .contenders import CONTENDERS, Contender, available
+from .peak import peak_memory
+from .sweep_report import FLOOR, Row, compared, draw, exponents, report, table
+from .timing import interleaved, machine
+from .works import INFERENCE, LIF, TRAINING, WHAT, Size, Step, floor, neuron_steps, work
+
+NEURONS = {LIF: 25_088, "linear": 512, "conv": 16_384}
+"""Neurons of a sample where ``--neurons`` does not say: 32 maps of 28x28, 512, and 64 maps of 16x16."""
+
+
+def sizes(arguments: argparse.Namespace) -> Iterator[Size]:
+    device = torch.device(arguments.device)
+    neurons = arguments.neurons or [NEURONS.get(arguments.what)]
+    for steps, batch, count, name in itertools.product(arguments.steps, arguments.batch, neurons, arguments.dtype):
+        yield Size(steps, batch, count, DTYPES[name], device)
+
+
+def measure(
+    what: str, mode: str, contenders: list[Contender], size: Size, rule: str, rounds: int, memory: bool
+) -> tuple[list[Row], list[str]]:
+    """One row for the floor and for each contender that can run this size, and a line for each that cannot."""
+    steps: dict[str, Step] = {}
+    failed = []
+    for contender in contenders:
+        if contender.longest is not None and size.steps > contender.longest:
+            failed.append(f"{contender.name} is not run at T = {size.steps}, only up to {contender.longest}")
+            continue
+        try:
+            step = work(what, mode, contender, size, rule)
+            step()
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            failed.append(f"{contender.name} failed at T = {size.steps}, {size.dtype}: {reason}")
+        else:
+            steps[contender.name] = step
+    steps[FLOOR] = floor(what, mode, size)
+    finish = torch.cuda.synchronize if size.device.type == "cuda" else None
+    seconds = interleaved(steps, rounds, finish)
+    dtype = next(name for name, value in DTYPES.items() if value == size.dtype)
+    count = neuron_steps(what, size)
+    rows = []
+    for name, step in steps.items():
+        peak = peak_memory(step, size.device) if memory and name != FLOOR else None
+        times = seconds[name], 1e9 * seconds[name] / count, peak
+        rows.append(
+            Row(what, mode, name, size.steps, size.batch, size.neurons, dtype, size.device.type, rule, *times)
+        )  # fmt: skip
+    return rows, failed
+
+
+def run(arguments: argparse.Namespace) -> int:
+    contenders, missing = available(arguments.implementations)
+    for line in missing:
+        print(line)
+    print(f"{arguments.what} on {machine()}, {arguments.device}; medians of {arguments.rounds} interleaved rounds")
+    print(f"THP_MEM_ALLOC_ENABLE={os.environ.get('THP_MEM_ALLOC_ENABLE')}: whether fresh memory comes in huge pages")
+    for contender in contenders:
+        if contender.differs:
+            print(f"{contender.name}: {contender.differs}")
+    rows: list[Row] = []
+    for mode, size in itertools.product(arguments.mode, sizes(arguments)):
+        measured, failed = measure(
+            arguments.what, mode, contenders, size, arguments.rule, arguments.rounds, arguments.memory
+        )  # fmt: skip
+        rows += measured
+        print(f"\n{table(measured)}", flush=True)
+        for line in failed:
+            print(line, flush=True)
+    print("".join(f"\n{line}" for line in exponents(rows)))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(report(rows, machine()), indent=2) + "\n")
+    if arguments.png:
+        draw(rows, f"{arguments.what}: {machine()}", Path(arguments.png))
+    if not arguments.compare:
+        return 0
+    lines, slower = compared(rows, json.loads(Path(arguments.compare).read_text()), arguments.slower)
+    print("\n".join(lines))
+    return 1 if slower else 0
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser("sweep", help=__doc__.splitlines()[0], description=__doc__)
+    parser.add_argument("what", choices=WHAT, metavar="WHAT", help=", ".join(WHAT))
+    parser.add_argument("--mode", nargs="+", choices=(TRAINING, INFERENCE), default=[TRAINING])
+    parser.add_argument("--steps", nargs="+", type=int, default=[5], metavar="T", help="time steps (default: 5)")
+    parser.add_argument("--batch", nargs="+", type=int, default=[50], metavar="B", help="samples (default: 50)")
+    parser.add_argument("--neurons", nargs="+", type=int, metavar="N", help="neurons of a sample, of lif and layers")
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["fp32"], help="type of tensors (default: fp32)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument("--rule", choices=RULES, default=RULES[0], help="this package's learning rule (default: tssl)")
+    parser.add_argument(
+        "--implementations", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME",
+        help=f"of {', '.join(CONTENDERS)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=7, help="rounds, each of which runs every case once")
+    parser.add_argument("--memory", action="store_true", help="peak memory too")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
+    parser.add_argument("--png", metavar="FILE", help="also draw them to FILE")
+    parser.add_argument("--compare", metavar="FILE", help="say what changed since an earlier --json; slower: status 1")
+    parser.add_argument(
+        "--slower",
+        type=float,
+        default=1.2,
+        metavar="X",
+        help="how many times as slow counts (default: 1.2)",
+    )
+    parser.set_defaults(run=lambda arguments: sys.exit(run(arguments)))
