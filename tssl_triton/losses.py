@@ -40,8 +40,8 @@ def van_rossum_loss(spikes: Tensor, target: Tensor, tau_syn: float, reduction: R
         TypeError, ValueError: naming the argument.
     """
     _check_pair(spikes, target)
-    target_current = psc(target.to(spikes.dtype), tau_syn)
-    return _half_squares(psc(spikes, tau_syn) - target_current, reduction)
+    # The filter is linear: the difference of two currents is the current of the difference.
+    return _half_squares(psc(spikes - target.to(spikes.dtype), tau_syn), reduction)
 
 
 def spike_train_loss(spikes: Tensor, target: Tensor, reduction: Reduction = "sum") -> Tensor:
