@@ -9,19 +9,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nir_networks import (
+    MARGIN,
+    NETWORKS,
+    assert_fires,
+    convolutions,
+    made,
+    notation,
+    poolings_in_a_row,
+    spike_trains,
+    spikes_of,
+)
 from torch import nn
 
 from tssl_triton import (
     LIF,
-    SLAYER,
-    STBP,
     LIFParameters,
     SpikePool2d,
     SpikingConv2d,
     SpikingLinear,
     SpikingSequential,
     TimeSharedDropout,
-    build_network,
 )
 from tssl_triton._extras import MissingExtraError
 from tssl_triton.interchange import InterchangeError, from_nir, to_nir
@@ -30,96 +38,10 @@ from tssl_triton.interchange.neurons import neuron_node, read_neurons
 nir = pytest.importorskip("nir", reason="needs the extra interchange")
 from nir_euler import EulerRun  # noqa: E402
 
-STEPS, BATCH = 24, 3
-
-#: Single precision keeps u to about 1e-6 of the threshold over these sums; no spike may hang on less than this.
-MARGIN = 5e-6
-
 
 @pytest.fixture(autouse=True)
 def _eager(monkeypatch):
     monkeypatch.setenv("TSSL_CPU", "eager")
-
-
-def linear():
-    return (30,), SpikingSequential(SpikingLinear(30, 40, bias=True, weight_scale=2), SpikingLinear(40, 10))
-
-
-def convolutions():
-    """Stride, padding, an uneven kernel's padding, bias, both poolings, dropout."""
-    params = LIFParameters(tau_mem=7.5, tau_syn=2.25, threshold=0.8, max_slope=4, warmup="silent", variant="paper")
-    return (2, 13, 12), SpikingSequential(
-        SpikingConv2d(2, 6, 3, params, stride=2, padding=1, bias=True, weight_scale=2),
-        SpikePool2d(2),
-        TimeSharedDropout(0.4),
-        SpikingConv2d(6, 8, 3, padding=(1, 2), recompute=True, fused="never"),
-        SpikePool2d((1, 2), "average"),
-        TimeSharedDropout(0.2),
-        SpikingLinear(8 * 3 * 2, 20, bias=True, rule=STBP("arctan", 0.7, "detached"), weight_scale=2),
-        SpikingLinear(20, 5, rule=SLAYER(scale=0.5), weight_scale=2),
-    )
-
-
-def notation():
-    return (1, 14, 14), build_network("6C3-P2-8C3-P2-30", (1, 14, 14), 4, dropout=0.2, weight_scale=2.5)
-
-
-def poolings_in_a_row():
-    return (1, 12, 12), SpikingSequential(
-        SpikingConv2d(1, 4, 3, padding=1, weight_scale=2),
-        SpikePool2d(2, scale=1.1),
-        SpikePool2d(3, scale=0.7),
-        SpikingLinear(4 * 2 * 2, 10),
-    )
-
-
-def neurons_without_weights():
-    """As the first layer, behind a scaled pooling, and without synapse."""
-    return (3, 8, 8), SpikingSequential(
-        SpikePool2d(2, scale=0.37),
-        LIF(),
-        SpikePool2d((2, 1), "sum", 0.9),
-        LIF(LIFParameters(tau_mem=3, threshold=2.31), synapse=False, rule="stbp"),
-        SpikingSequential(SpikingLinear(3 * 2 * 4, 12, weight_scale=2)),
-    )
-
-
-NETWORKS = (linear, convolutions, notation, poolings_in_a_row, neurons_without_weights)
-
-
-def made(network, seed=0):
-    torch.manual_seed(seed)
-    shape, layers = network()
-    for weights in layers.parameters():
-        if weights.dim() == 1:
-            nn.init.normal_(weights, 0.1, 0.1)
-    return shape, layers.eval()
-
-
-def spike_trains(shape, seed=1, rate=0.4, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(STEPS, BATCH, *shape, generator=generator) < rate).to(dtype)
-
-
-def neurons_of(network):
-    return [layer for layer in network.modules() if isinstance(layer, LIF)]
-
-
-def spikes_of(network, x):
-    """Spikes of every layer with neurons."""
-    seen = []
-    hooks = [layer.register_forward_hook(lambda *of: seen.append(of[-1])) for layer in neurons_of(network)]
-    with torch.no_grad():
-        network(x)
-    for hook in hooks:
-        hook.remove()
-    return seen
-
-
-def assert_fires(spikes):
-    """Every layer fires, and not always: a comparison of spikes then compares something."""
-    for number, layer in enumerate(spikes):
-        assert 0.01 < float(layer.mean()) < 0.95, f"layer {number} fires {float(layer.mean()):.3f} times a step"
 
 
 def by_file(graph, tmp_path):
@@ -336,7 +258,7 @@ def no_weights():
 def test_a_graph_from_elsewhere(foreign, tmp_path):
     graph, shape, dt = foreign()
     network = from_nir(by_file(graph, tmp_path), dt)
-    x = spike_trains(shape)
+    x = spike_trains(shape, seed=1)
     ours, theirs = spikes_of(network, x), EulerRun(graph, x, dt)
     assert_fires(ours)
     assert theirs.margin > MARGIN
@@ -358,6 +280,20 @@ def test_what_nir_does_not_say_is_the_default():
     assert from_nir(graph)[0].scale == 1, "NIR's sum has no factor"
     graph, *_ = unit_resistance()
     assert from_nir(graph)[1].params == LIFParameters(tau_mem=2, tau_syn=1, threshold=0.7)
+
+
+def test_weights_put_before_neurons_without_synapse():
+    """Whatever time constant of an absent synapse their metadata keep."""
+    layer = LIF(LIFParameters(tau_mem=3, tau_syn=7, threshold=2.01), synapse=False)
+    nodes = [nir.Input({"input": np.array([30])}), nir.Linear(dyadic(10, 30, seed=6)), neuron_node(layer, (10,), 1e-3)]
+    graph = nir.NIRGraph.from_list(*nodes)
+    network = from_nir(graph)
+    assert network[0].params == LIFParameters(tau_mem=3, tau_syn=1, threshold=2.01)
+    x = spike_trains((30,))
+    theirs = EulerRun(graph, x, 1e-3)
+    assert theirs.margin > MARGIN
+    assert_fires([theirs.output])
+    np.testing.assert_array_equal(network(x).detach().numpy(), theirs.output)
 
 
 def test_axes_of_flatten_may_be_counted_in_any_way():

@@ -123,6 +123,7 @@ class _Reader:
         # Scale of poolings, as their metadata have it, which the exporter multiplied into the next weights.
         self.scale = 1.0
         self.weights: _Weights | None = None
+        # Images before a Flatten, vectors ever after.
         self.flattened = False
 
     def read(self, node: Any, following: Any) -> None:
@@ -163,7 +164,6 @@ class _Reader:
             raise ValueError(f"it takes {weight.shape[1]} features, its input has {features}, shape {self.shape}")
         if len(self.shape) > 1 and not self.flattened:
             raise ValueError(f"its input has shape {self.shape}; a Flatten must come before it")
-        self.flattened = False
         self.shape = (weight.shape[0],)
         layer = partial(SpikingLinear, weight.shape[1], weight.shape[0])
         return self._weights(node, layer, getattr(node, "bias", None))
