@@ -62,6 +62,7 @@ _SUBMODULES = (
     "data",
     "encoding",
     "functional",
+    "interchange",
     "losses",
     "modules",
     "network",

@@ -1,4 +1,4 @@
-"""The command ``tssl``: train a network, test one, reproduce the paper, and say what this machine offers."""
+"""The command ``tssl``: train a network, test one, hand it on, reproduce the paper, say what this machine offers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from tssl_triton import cli_studies, recipes, reproduce, sparsity
+from tssl_triton import cli_export, cli_studies, recipes, reproduce, sparsity
 from tssl_triton._extras import MissingExtraError
 from tssl_triton._terminal import INTERRUPTED, PLACEMENT, add_settings, finish, say
 from tssl_triton.checkpoint import CheckpointError
@@ -25,6 +25,7 @@ from tssl_triton.conversion import ConversionError
 from tssl_triton.data import DataError
 from tssl_triton.experiments import DATASET_DEFAULTS
 from tssl_triton.functional import implementation
+from tssl_triton.interchange import InterchangeError
 from tssl_triton.network import ArchitectureError
 from tssl_triton.recipes import RecipeError
 from tssl_triton.report import choose_display
@@ -39,6 +40,7 @@ USER_ERRORS = (
     ConfigError,
     ConversionError,
     DataError,
+    InterchangeError,
     MissingExtraError,
     OSError,
     RecipeError,
@@ -239,6 +241,8 @@ def _parser() -> argparse.ArgumentParser:
     firing.add_argument("run", metavar="RUN", help="folder of the run")
     firing.add_argument("--out", metavar="DIR", help="folder of the files (default: that of the run)")
     add_settings(firing, PLACEMENT)
+
+    cli_export.add_command(commands)
 
     about = "Print versions, devices and which implementation runs on each."
     commands.add_parser("info", help="versions and devices", description=about).set_defaults(command=_info)

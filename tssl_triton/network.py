@@ -147,7 +147,7 @@ def build_network(
         TypeError, ValueError: naming the argument, for the others.
     """
     tokens = parse_architecture(architecture)
-    shape = _checked_shape(in_shape)
+    shape = checked_shape(in_shape)
     check_count("classes", classes)
     if not isinstance(dropout, (int, float)) or isinstance(dropout, bool):
         raise TypeError(f"dropout must be a number in [0, 1), got {dropout!r}")
@@ -248,7 +248,12 @@ def _margin(padding: int | str, token: Token, architecture: str) -> int:
     return token.window // 2
 
 
-def _checked_shape(in_shape: Sequence[int]) -> tuple[int, ...]:
+def checked_shape(in_shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of one input, ``(C, H, W)`` or ``(N,)``, as a tuple.
+
+    Raises:
+        TypeError, ValueError: naming ``in_shape``.
+    """
     accepted = "(C, H, W) or (N,), integers >= 1"
     if isinstance(in_shape, (str, int)) or not isinstance(in_shape, Iterable):
         raise TypeError(f"in_shape must be {accepted}, got {in_shape!r}")

@@ -1,0 +1,7 @@
+"""What goes wrong between programs."""
+
+from __future__ import annotations
+
+
+class InterchangeError(ValueError):
+    """A network, graph or file of weights that cannot be handed over; the message names the layer, node or file."""
