@@ -166,6 +166,15 @@ def test_a_half_done_trial_goes_on(finished, tmp_path, monkeypatch):
         assert untimed(got.history) == untimed(expected.history)
 
 
+def test_means_are_of_complete_trials_where_there_are_any(finished):
+    full, other = finished[2].results[:2]
+    half = dataclasses.replace(other, history=[{**other.history[0], "test_accuracy": 0.0}])
+    mixed = trials.Summary("x", (full, half))
+    assert mixed.counted == (full,)
+    assert (mixed.mean, mixed.std, mixed.last_mean, mixed.epochs) == (full.best, None, full.last, len(full.history))
+    assert trials.Summary("x", (half,)).mean == 0.0
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

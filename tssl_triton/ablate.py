@@ -96,7 +96,7 @@ class AblationReport:
             color = "tab:red" if row.variant.name == FULL else "tab:blue"
             if row.variant.name == FULL:
                 axes.axvline(100 * summary.mean, color=color, lw=1, ls="--")
-            trials = [100 * result.best for result in summary.results]
+            trials = [100 * result.best for result in summary.counted]
             axes.plot(trials, [place] * len(trials), "|", color="0.4", markersize=9)
             axes.errorbar(100 * summary.mean, place, xerr=times_100(summary.std), fmt="o", color=color, capsize=3)
             axes.annotate(per_cent(summary.mean), (1.01, place), xycoords=("axes fraction", "data"), va="center")

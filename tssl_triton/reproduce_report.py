@@ -59,8 +59,9 @@ class Row:
         if paper is not None and self.results:
             if epochs < paper.epochs:
                 remarks.append(f"{_counted(epochs, 'epoch')}, the paper has {paper.epochs}")
-            if paper.mean is not None and len(self.results) < PAPER_TRIALS:
-                remarks.append(f"{_counted(len(self.results), 'trial')}, the paper has {PAPER_TRIALS}")
+            counted = 0 if self.summary is None else len(self.summary.counted)
+            if paper.mean is not None and counted < PAPER_TRIALS:
+                remarks.append(f"{_counted(counted, 'trial')}, the paper has {PAPER_TRIALS}")
         if paper is not None and paper.note:
             remarks.append(f"paper: {paper.note}")
         return remarks
@@ -147,7 +148,11 @@ def _draw_row(axes: Any, row: Row) -> None:
         axes.fill_between(epochs, lowest, highest, alpha=0.3, lw=0, label="least to most")
     summary = row.summary
     assert summary is not None
-    best = f"mean of best epochs {100 * summary.mean:.2f}" if len(curves) > 1 else f"best {100 * summary.best:.2f}"
+    best = (
+        f"mean of best epochs {100 * summary.mean:.2f}"
+        if len(summary.counted) > 1
+        else f"best {100 * summary.best:.2f}"
+    )
     trials = ("" if len(curves) == 1 else "mean of ") + _counted(len(curves), "trial")
     axes.plot(epochs, means, "o-" if longest <= 10 else "-", markersize=3, label=f"{trials}; {best}")
     # The first epochs rise steeply; the axis begins where a tenth of them is over, so that the rest can be told apart.
@@ -171,7 +176,7 @@ def _results(rows: Sequence[Row]) -> list[list[str]]:
         if summary is None:
             ours += ["0", "0", "-", "-", "-"]
         else:
-            ours += [str(summary.epochs), str(len(summary.results)), spread(summary.mean, summary.std)]
+            ours += [str(summary.epochs), str(len(summary.counted)), spread(summary.mean, summary.std)]
             ours += [per_cent(summary.best), spread(summary.last_mean, summary.last_std)]
         table.append(ours + _printed(row.recipe.paper))
     return table

@@ -235,7 +235,7 @@ def result_cells(row: Row) -> list[str]:
     summary = row.summary
     if summary is None:
         return ["0", "0", "-", "-", "-"]
-    counts = [str(summary.epochs), str(len(summary.results))]
+    counts = [str(summary.epochs), str(len(summary.counted))]
     figures = [spread(summary.mean, summary.std), per_cent(summary.best)]
     return [*counts, *figures, spread(summary.last_mean, summary.last_std)]
 
@@ -245,8 +245,10 @@ RESULT_HEADING = ["epochs", "trials", "mean ± std", "best", "last epoch"]
 
 def difference(row: Row, other: Row) -> float | None:
     """By how much the best epochs of a row are better than another row's, on average over the seeds that both have."""
-    ours = {result.trial.config.seed: result.best for result in row.results}
-    theirs = {result.trial.config.seed: result.best for result in other.results}
+    ours, theirs = (
+        {} if each.summary is None else {result.trial.config.seed: result.best for result in each.summary.counted}
+        for each in (row, other)
+    )
     common = ours.keys() & theirs.keys()
     return statistics.fmean(ours[seed] - theirs[seed] for seed in common) if common else None
 

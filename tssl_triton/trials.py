@@ -123,14 +123,19 @@ class Summary:
     results: tuple[TrialResult, ...]
 
     @property
+    def counted(self) -> tuple[TrialResult, ...]:
+        """Trials that means and deviations are of: the complete ones; where there is none, those under way."""
+        return tuple(result for result in self.results if result.complete) or self.results
+
+    @property
     def mean(self) -> float:
         """Mean over trials of the accuracy of each one's best epoch."""
-        return statistics.fmean(result.best for result in self.results)
+        return statistics.fmean(result.best for result in self.counted)
 
     @property
     def std(self) -> float | None:
         """Sample standard deviation (divisor n - 1) of the same; None for one trial, which has none."""
-        return _deviation([result.best for result in self.results])
+        return _deviation([result.best for result in self.counted])
 
     @property
     def best(self) -> float:
@@ -140,17 +145,17 @@ class Summary:
     @property
     def last_mean(self) -> float:
         """Mean over trials of the accuracy after the last epoch."""
-        return statistics.fmean(result.last for result in self.results)
+        return statistics.fmean(result.last for result in self.counted)
 
     @property
     def last_std(self) -> float | None:
         """Sample standard deviation of the same; None for one trial."""
-        return _deviation([result.last for result in self.results])
+        return _deviation([result.last for result in self.counted])
 
     @property
     def epochs(self) -> int:
-        """Epochs that every trial has done."""
-        return min(len(result.history) for result in self.results)
+        """Epochs that every counted trial has done."""
+        return min(len(result.history) for result in self.counted)
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -181,7 +186,7 @@ class Outcome:
     interrupted: bool = False
 
     def summaries(self) -> dict[str, Summary]:
-        """One summary per name, in the order of the trials; half-done trials count with the epochs they have."""
+        """One summary per name, in the order of the trials."""
         names = dict.fromkeys(result.trial.name for result in self.results)
         return {name: Summary(name, tuple(r for r in self.results if r.trial.name == name)) for name in names}
 
