@@ -87,10 +87,10 @@ def test_every_file_is_a_recipe():
     assert {path.stem for path in recipes.FOLDER.glob("*.toml")} == {*recipes.NAMES, "comparisons"}
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion-mnist-400-400"])
-def test_the_defaults_of_tssl_train_are_the_recipe_s(name):
+@pytest.mark.parametrize(("name", "flags"), [("mnist", {}), ("fashion-mnist-400-400", {"dropout": 0.2})])
+def test_the_defaults_of_tssl_train_are_the_recipe_s(name, flags):
     dataset = name.removesuffix("-400-400")
-    assert recipes.read(name).config() == resolve({"dataset": dataset, "epochs": 100}, {})
+    assert recipes.read(name).config() == resolve({"dataset": dataset, "epochs": 100, **flags}, {})
 
 
 def test_tssl_train_takes_a_recipe():
