@@ -213,7 +213,7 @@ def _grad_current(
 
     grad_spikes = np.einsum("km,k...->m...", kernel, upstream)
     surrogate = grad_spikes * _surrogate_slope(trace.membrane, threshold)
-    return np.where(_warming_up(trace, tau_syn, warmup), surrogate, summed)
+    return np.where(warming_up(trace, tau_syn, warmup), surrogate, summed)
 
 
 def _spike_time_slope(trace: Trace, max_slope: float) -> Array:
@@ -227,7 +227,7 @@ def _spike_time_slope(trace: Trace, max_slope: float) -> Array:
     return np.clip(slope, 0.0, max_slope)
 
 
-def _warming_up(trace: Trace, tau_syn: float, warmup: WarmUp) -> np.ndarray:
+def warming_up(trace: Trace, tau_syn: float, warmup: WarmUp) -> np.ndarray:
     """Where the surrogate gradient takes over (supplement 2.3), booleans ``(T, B, *features)``."""
     if warmup == "psc":
         return trace.psc < 1 / (4 * tau_syn)

@@ -5,49 +5,21 @@ window. Autograd then follows every path through synapse, membrane and reset by 
 gradient by definition; SLAYER's, where the reset is kept out of what is differentiated.
 """
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from comparing import assert_close
 from judging import RESETS, draw_current, draw_gradient
+from smoothed import WINDOWS, smoothed_run
 from tssl_triton.reference import State, lif_forward, surrogate_backward, surrogate_slope
 
-WINDOWS = ["rectangular", "triangular", "arctan", "sigmoid", "fast-sigmoid", "exponential"]
 CONSTANTS = {"tau_mem": 5.0, "tau_syn": 3.0, "threshold": 1.0}
 
 
-def antiderivative(x, window, width):
-    """S, from 0 to 1, whose derivative autograd takes."""
-    z = x / width
-    return {
-        "rectangular": lambda: (z + 0.5).clamp(0, 1),
-        "triangular": lambda: torch.where(z < 0, 0.5 * (1 + z).clamp(min=0) ** 2, 1 - 0.5 * (1 - z).clamp(min=0) ** 2),
-        "arctan": lambda: torch.atan(z) / math.pi + 0.5,
-        "sigmoid": lambda: torch.sigmoid(z),
-        "fast-sigmoid": lambda: 0.5 * z / (1 + z.abs()) + 0.5,
-        "exponential": lambda: torch.where(z < 0, 0.5 * torch.exp(-z.abs()), 1 - 0.5 * torch.exp(-z.abs())),
-    }[window]()
-
-
-def by_autograd(y, grad, state, synapse, reset, surrogate, width, scale, reset_gradient):
+def by_autograd(y, grad, state, synapse, reset, **slope):
     """Spikes of the smoothed model and the gradient of its input, ``(T, *)`` each."""
     leaf = y.clone().requires_grad_()
-    alpha, beta = 1 - 1 / CONSTANTS["tau_mem"], 1 - 1 / CONSTANTS["tau_syn"]
-    i, v = (torch.zeros_like(y[0]),) * 2 if state is None else state[:2]
-    spikes = []
-    for y_t in leaf:
-        i = beta * i + y_t / CONSTANTS["tau_syn"] if synapse else y_t
-        u = alpha * v + i
-        smooth = scale * antiderivative(u - CONSTANTS["threshold"], surrogate, width)
-        s = (u > CONSTANTS["threshold"]).double() + (smooth - smooth.detach())
-        spikes.append(s)
-        resetting = s if reset_gradient == "full" else s.detach()
-        v = u * (1 - resetting) if reset == "zero" else u - CONSTANTS["threshold"] * resetting
-        if reset_gradient == "none":
-            v = u + (v - u).detach()
-    spikes = torch.stack(spikes)
+    spikes = smoothed_run(leaf, state, synapse, reset, **slope, **CONSTANTS)
     return spikes.detach(), torch.autograd.grad(spikes, leaf, grad)[0]
 
 
