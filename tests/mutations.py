@@ -18,6 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 KERNEL, MEMBRANE, LOOP = "kernels/neuron.py", "kernels/membrane.py", "tssl_triton/_cpu.py"
 SURROGATE, SURROGATE_LOOP = "kernels/surrogate.py", "tssl_triton/_cpu_surrogate.py"
+TSSL_LOOP = "tssl_triton/_cpu_tssl.py"
+LEARNT = "tssl_triton/_learnt.py"
 FUSED, TILES, GRADIENT, LAYER = (
     "kernels/fused.py",
     "kernels/tiles.py",
@@ -31,6 +33,7 @@ NEURON_TESTS = [
     "tests/ops/test_edges.py",
 ]
 RULE_TESTS = ["tests/ops/test_rules.py"]
+LEARNT_TESTS = ["tests/test_learnt.py"]
 FUSED_TESTS = ["tests/ops/test_fused.py", "tests/layers/test_fused_layers.py"]
 
 
@@ -46,19 +49,19 @@ class Mutation:
 
 MUTATIONS = (
     Mutation("intra-neuron term: sign", KERNEL, "kappa * (g + intra)", "kappa * (g - intra)"),
-    Mutation("intra-neuron term: sign", LOOP, "g + rho * delta", "g - rho * delta"),
+    Mutation("intra-neuron term: sign", TSSL_LOOP, "g + rho * delta", "g - rho * delta"),
     Mutation("intra-neuron term: dropped", KERNEL, "kappa * (g + intra)", "kappa * g"),
-    Mutation("intra-neuron term: dropped", LOOP, "g + rho * delta", "g"),
+    Mutation("intra-neuron term: dropped", TSSL_LOOP, "g + rho * delta", "g"),
     Mutation("leak path: dropped", KERNEL, "LEAK * delta)", "0.0 * delta)"),
-    Mutation("leak path: dropped", LOOP, "else p.alpha * delta", "else 0.0 * delta"),
+    Mutation("leak path: dropped", TSSL_LOOP, "else p.alpha * delta", "else 0.0 * delta"),
     Mutation("mask word: off by one", KERNEL, "s.to(tl.float32) * (1 << k)", "s.to(tl.float32) * (2 << k)"),
     Mutation("mask word: off by one", LOOP, "(fired.to(torch.int32) << k)", "(fired.to(torch.int32) << (k + 1))"),
     Mutation("mask word: wrong part", KERNEL, "bits >> (WINDOW * (w % PER_WORD))", "bits >> (WINDOW * (w % 2))"),
-    Mutation("mask word: wrong part", LOOP, "torch.tensor(t % WORD,", "torch.tensor(t % (WORD // 2),"),
+    Mutation("mask word: wrong part", LOOP, "torch.full((), t % WORD,", "torch.full((), t % (WORD // 2),"),
     Mutation("warm-up: skipped", KERNEL, "emitted = tl.where(warm, g *", "emitted = tl.where(warm & False, g *"),
     Mutation(
         "warm-up: skipped",
-        LOOP,
+        TSSL_LOOP,
         "torch.where(warm, g * slope, emitted)",
         "emitted",
     ),
@@ -70,17 +73,17 @@ MUTATIONS = (
         "tl.where(du > 1.0 / MAX_SLOPE, du, 1.0 / MAX_SLOPE)",
         "tl.where(du > 1e-9, du, 1e-9)",
     ),
-    Mutation("slope: not bounded", LOOP, "torch.clamp(du, min=1.0 / p.max_slope)", "du"),
+    Mutation("slope: not bounded", TSSL_LOOP, "torch.clamp(du, min=1.0 / p.max_slope)", "du"),
     Mutation("synapse: not transposed", KERNEL, "e = BETA * e + INV_TAU_SYN * emitted", "e = INV_TAU_SYN * emitted"),
     Mutation("synapse: not transposed", LOOP, "beta * e + emitted * inv_tau_syn", "emitted * inv_tau_syn"),
     Mutation("threshold: not strict", KERNEL, "s = (u > THRESHOLD)", "s = (u >= THRESHOLD)"),
     Mutation("threshold: not strict", LOOP, "fired = u > p.threshold", "fired = u >= p.threshold"),
     Mutation("no-intra: ignored", KERNEL, '== "no-intra"', '== "other"'),
-    Mutation("no-intra: ignored", LOOP, 'p.variant == "no-intra"', 'p.variant == "other"'),
+    Mutation("no-intra: ignored", TSSL_LOOP, 'p.variant == "no-intra"', 'p.variant == "other"'),
     Mutation("no-leak: ignored", KERNEL, '== "no-leak"', '== "other"'),
-    Mutation("no-leak: ignored", LOOP, 'p.variant == "no-leak"', 'p.variant == "other"'),
+    Mutation("no-leak: ignored", TSSL_LOOP, 'p.variant == "no-leak"', 'p.variant == "other"'),
     Mutation("warm-up only: ignored", KERNEL, "emitted = g * INV_", "emitted += g * INV_"),
-    Mutation("warm-up only: ignored", LOOP, 'if p.warmup == "always"', 'if p.warmup == "other"'),
+    Mutation("warm-up only: ignored", TSSL_LOOP, 'p.warmup == "always"', 'p.warmup == "other"'),
     Mutation("surrogate: reset's path, sign", SURROGATE, "g = g - u * after", "g = g + u * after"),
     Mutation("surrogate: reset's path, sign", SURROGATE_LOOP, "g = g - (u", "g = g + (u"),
     Mutation("surrogate: threshold dropped", SURROGATE, "g = g - THRESHOLD * after", "g = g - after * 0"),
@@ -107,6 +110,11 @@ MUTATIONS = (
     Mutation("weight gradient: one step for all", GRADIENT, "tl.int32) << k", "tl.int32) << 0"),
     Mutation("weight gradient: last share lost", GRADIENT, "partial.sum(0)", "partial[:-1].sum(0)"),
     Mutation("fused: start forgotten in recomputing", LAYER, "weight, bias, start, True", "weight, bias, None, True"),
+    Mutation("learnt: silent steps cross the threshold", LEARNT, "= -step.crossing", "= -step.emitted"),
+    Mutation("learnt: reset takes no threshold away", LEARNT, "p.alpha * step.delta_after, 0.0", "0.0, 0.0"),
+    Mutation("learnt: synapse's memory forgotten", LEARNT, "step.current_before - step.weighted", "-step.weighted"),
+    Mutation("learnt: alpha for tau_mem", LEARNT, "1.0 / (p.tau_mem * p.tau_mem)", "1.0"),
+    Mutation("learnt: warm-up crosses no threshold", TSSL_LOOP, "torch.where(warm, emitted, crossing)", "crossing"),
 )
 
 
@@ -125,8 +133,13 @@ def installed(target: Path, file: str) -> Path:
 
 def is_green(target: Path, file: str) -> bool:
     """Whether the tests of ``file`` pass in the mode that runs it."""
-    mode = {"TSSL_CPU": "eager"} if file in (LOOP, SURROGATE_LOOP) else {"TRITON_INTERPRET": "1"}
-    if file in (KERNEL, MEMBRANE, LOOP):
+    loops = LOOP, TSSL_LOOP, SURROGATE_LOOP, LEARNT
+    mode = {"TSSL_CPU": "eager"} if file in loops else {"TRITON_INTERPRET": "1"}
+    if file == LEARNT:
+        tests = LEARNT_TESTS
+    elif file == TSSL_LOOP:
+        tests = [*NEURON_TESTS, *RULE_TESTS, *LEARNT_TESTS]
+    elif file in (KERNEL, MEMBRANE, LOOP):
         tests = [*NEURON_TESTS, *RULE_TESTS]  # the first failure ends the run, so the longest come last
     else:
         tests = RULE_TESTS if file in (SURROGATE, SURROGATE_LOOP) else FUSED_TESTS
@@ -145,7 +158,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder).resolve()
         copy_project(target)
-        for file in (KERNEL, LOOP, SURROGATE, SURROGATE_LOOP, FUSED):
+        for file in (KERNEL, LOOP, SURROGATE, SURROGATE_LOOP, FUSED, LEARNT):
             if not is_green(target, file):
                 print(f"the tests of {file} are red without any mutation")
                 return 1

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .ann import build_ann as build_ann
     from .conversion import convert as convert
     from .encoding import StaticInput as StaticInput
+    from .functional import LIFConstants as LIFConstants
     from .functional import LIFState as LIFState
     from .functional import implementation as implementation
     from .functional import lif as lif
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .functional import unpack_spikes as unpack_spikes
     from .fused import spike_conv2d as spike_conv2d
     from .fused import spike_linear as spike_linear
+    from .learnable import LearnableConstants as LearnableConstants
     from .modules import LIF as LIF
     from .modules import SpikePool2d as SpikePool2d
     from .modules import SpikingConv2d as SpikingConv2d
@@ -39,7 +41,7 @@ __version__ = "0.1.0"
 _HOME = {
     "parameters": ("LIFParameters",),
     "rules": ("SLAYER", "STBP", "TSSL"),
-    "functional": ("LIFState", "implementation", "lif", "pack_spikes", "psc", "unpack_spikes"),
+    "functional": ("LIFConstants", "LIFState", "implementation", "lif", "pack_spikes", "psc", "unpack_spikes"),
     "fused": ("spike_conv2d", "spike_linear"),
     "packed_spikes": ("PackedSpikes",),
     "encoding": ("StaticInput",),
@@ -51,6 +53,7 @@ _HOME = {
         "SpikingSequential",
         "TimeSharedDropout",
     ),
+    "learnable": ("LearnableConstants",),
     "network": ("build_network",),
     "ann": ("build_ann",),
     "conversion": ("convert",),

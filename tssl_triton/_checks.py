@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -34,6 +35,15 @@ def check_rank(name: str, x: Tensor, lowest_rank: int) -> None:
         )
 
 
+def check_features(name: str, shape: Sequence[int], features: int) -> None:
+    """A shape ``(T, B, *)`` whose axes after batch hold ``features`` numbers in all."""
+    found = math.prod(shape[2:])
+    if len(shape) < 3 or found != features:
+        raise ValueError(
+            f"{name} must be (T, B, *) with {features} features in all, got {found} in shape {tuple(shape)}"
+        )
+
+
 def check_device(name: str, device: torch.device) -> None:
     if device.type not in DEVICES:
         raise ValueError(f"{name} must be on a CPU, CUDA or ROCm device, got {device}")
@@ -50,6 +60,19 @@ def check_like(name: str, x: object, shape: tuple[int, ...], device: torch.devic
     if x.device != device:
         raise ValueError(f"{name} must be on {device} as the input is, got {x.device}")
     return x
+
+
+def check_broadcastable(name: str, x: object, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """A floating tensor that expands to this shape, on this device."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor that broadcasts to {shape}, got {type(x).__name__}")
+    own = tuple(x.shape)
+    fits = len(own) <= len(shape) and all(
+        mine in (1, theirs) for mine, theirs in zip(reversed(own), reversed(shape), strict=False)
+    )
+    if not fits:
+        raise ValueError(f"{name} must broadcast to {shape}, got shape {own}")
+    return check_like(name, x, own, device)
 
 
 def check_count(name: str, value: object, lowest: int = 1) -> int:

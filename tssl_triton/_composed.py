@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import _recompute, _weighted
 from .encoding import StaticInput
-from .functional import LIFState, lif
+from .functional import LIFConstants, LIFState, lif
 from .parameters import LIFParameters
 from .rules import Rule
 
@@ -22,8 +22,12 @@ def composed(
     recompute: bool,
     carry: bool,
     rule: Rule,
+    learnt: LIFConstants | None = None,
 ) -> tuple[Tensor, LIFState | None]:
-    """Spikes ``(T, B, *)`` of neurons whose input is ``function`` of x; with ``carry`` their state too."""
+    """Spikes ``(T, B, *)`` of neurons whose input is ``function`` of x; with ``carry`` their state too.
+
+    Neurons with ``learnt`` constants do not recompute.
+    """
     values, steps = (x.values[None], x.steps) if isinstance(x, StaticInput) else (x, len(x))
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (values, weight, bias))
     if recompute and learns:
@@ -32,5 +36,5 @@ def composed(
     y = _weighted.weighted(function, values, weight, bias)
     current = StaticInput(y.squeeze(0), steps) if isinstance(x, StaticInput) else y
     if carry:
-        return lif(current, params, state, return_state=True, rule=rule)
-    return lif(current, params, state, rule=rule), None
+        return lif(current, params, state, return_state=True, rule=rule, learnt=learnt)
+    return lif(current, params, state, rule=rule, learnt=learnt), None

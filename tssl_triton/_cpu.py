@@ -8,7 +8,11 @@ which is said once.
 
 All tensors here are views ``(T, N)`` or ``(N,)`` in memory order; outputs are allocated by the caller. Time steps are
 passed as lists of rows: a row is written in place, with no stacking and no copy afterwards. A state is three rows
-``(3, N)``: synaptic current i, membrane potential v and postsynaptic current a.
+``(3, N)``: synaptic current i, membrane potential v and postsynaptic current a. Constants that are learnt are three
+rows too: tau_mem, tau_syn and threshold of each neuron.
+
+On a GPU the same windows are eager PyTorch: they serve what has no Triton kernel, which is learnt constants and the
+single steps back of a recurrent layer.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ import torch
 from torch import Tensor
 
 from ._cpu_surrogate import membrane_error
+from ._cpu_tssl import tssl_error
+from ._learnt import Step, add_errors, constant_errors, neuron
 from .kernels.layout import WINDOW, WORD, arithmetic_dtype
 from .parameters import LIFParameters
 from .rules import Surrogate
@@ -31,9 +37,6 @@ Rows = Sequence[Tensor]
 
 
 _ANY = LIFParameters()  # for windows that no neuron takes part in
-
-SURROGATE_WIDTH = 0.2  # supplement 2.3: width of the sigmoid whose slope warms up silent neurons
-SURROGATE_CLIP = 8.0  # the released program clips the sigmoid's argument to +-8
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class _Recipe:
     carried: bool = False
     packed: bool = True
     rule: Surrogate | None = None  # None is TSSL-BP
+    learnt: bool = False
 
 
 # --- the windows ------------------------------------------------------------------------------------------------
@@ -61,9 +65,10 @@ def _lif_forward_window(
     word: Tensor | None,
     bit: Tensor | None,
     new_state: Tensor | None,
+    constants: Tensor | None,
 ) -> None:
     """Equations (3)-(5) for one window; writes spikes, the state after it, and the word from ``bit`` on."""
-    p = recipe.params
+    p = neuron(recipe.params, constants)
     beta, alpha, inv_tau_syn = p.beta, p.alpha, 1.0 / p.tau_syn
     i, v, a = _start(state, currents[0])
     bits = torch.zeros_like(i, dtype=torch.int32)
@@ -96,9 +101,14 @@ def _lif_backward_window(
     state: Tensor | None,
     carry: Tensor | None,
     grad_currents: Rows,
+    constants: Tensor | None,
+    grad_constants: Tensor | None,
 ) -> None:
-    """One window, replayed and walked back by the learning rule; ``carry`` holds (delta, e) of the step after it."""
-    p = recipe.params
+    """One window, replayed and walked back by the learning rule; ``carry`` holds (delta, e) of the step after it.
+
+    The errors of learnt ``constants`` are added to ``grad_constants``.
+    """
+    p = neuron(recipe.params, constants)
     beta, alpha, inv_tau_syn = p.beta, p.alpha, 1.0 / p.tau_syn
     quiet = 0.25 * inv_tau_syn
     i, v, a = _start(state, currents[0])
@@ -108,54 +118,44 @@ def _lif_backward_window(
     replay = []
     for k in range(recipe.steps):
         y = currents[0 if recipe.static else k].to(i.dtype)
+        before = i, v
         i = beta * i + y * inv_tau_syn if recipe.synapse else y
         u = alpha * v + i
-        du = u - v
         fired = ((bits >> k) & 1) != 0
         v = torch.where(fired, u - p.threshold if p.reset == "subtract" else 0.0, u)
         a = beta * a + fired.to(i.dtype) * inv_tau_syn
-        replay.append((u, du, fired, a < quiet))
+        replay.append((y, before, u, fired, a < quiet))
 
     # And back, with the error of the next spike in one carry per neuron.
     silent = any_spike == 0 if any_spike is not None else None
     delta, e = (carry[0], carry[1]) if carry is not None else (torch.zeros_like(i), torch.zeros_like(i))
     total = grad_currents[0].to(i.dtype) if recipe.carried and recipe.static else torch.zeros_like(i)
+    constant_totals = [torch.zeros_like(i)] * 3
     for k in reversed(range(recipe.steps)):
-        u, du, fired, below = replay[k]
-        g = grad_spikes[k].to(i.dtype)
+        y, (i, v), u, fired, below = replay[k]
+        g, delta_after = grad_spikes[k].to(i.dtype), delta
         if recipe.rule is None:
             warm = silent if silent is not None else below
-            delta, emitted = _tssl_error(p, u, du, fired, warm, g, delta)
+            delta, emitted, crossing = tssl_error(p, u, u - v, fired, warm, g, delta)
         else:
-            delta = emitted = membrane_error(recipe.rule, p, u, fired, g, delta)
+            delta, crossing = membrane_error(recipe.rule, p, u, fired, g, delta)
+            emitted = delta
         e = beta * e + emitted * inv_tau_syn if recipe.synapse else emitted
+        if recipe.learnt:
+            step = Step(i, v, y, fired, emitted, crossing, delta_after, e)
+            errors = constant_errors(p, recipe.rule, recipe.synapse, step)
+            constant_totals = [total + error for total, error in zip(constant_totals, errors, strict=True)]
         if recipe.static:
             total = total + e
         else:
             grad_currents[k].copy_(e)
     if recipe.static:
         grad_currents[0].copy_(total)
+    if grad_constants is not None:
+        add_errors(p, constant_totals, grad_constants)
     if carry is not None:
         carry[0].copy_(delta)
         carry[1].copy_(e)
-
-
-def _tssl_error(
-    p: LIFParameters, u: Tensor, du: Tensor, fired: Tensor, warm: Tensor, g: Tensor, delta: Tensor
-) -> tuple[Tensor, Tensor]:
-    """TSSL-BP, eqs. (11)-(14): delta[t] from delta[t+1], and what of it, or of the warm-up, step t emits."""
-    kappa = torch.where(du < 0, 0.0, 1.0 / torch.clamp(du, min=1.0 / p.max_slope))
-    rho = (u if p.reset == "zero" else p.threshold) * (1.0 / p.tau_mem)
-    error = g if p.variant == "no-intra" else g + rho * delta
-    leaked = 0.0 if p.variant == "no-leak" else p.alpha * delta
-    delta = torch.where(fired, kappa * error, leaked)
-    emitted = torch.where(fired, delta, 0.0) if p.variant == "paper" else delta
-    if p.warmup != "off":
-        x = torch.clamp((u - p.threshold) * (1.0 / SURROGATE_WIDTH), -SURROGATE_CLIP, SURROGATE_CLIP)
-        sigma = torch.sigmoid(x)
-        slope = sigma * (1.0 - sigma) * (1.0 / SURROGATE_WIDTH)
-        emitted = g * slope if p.warmup == "always" else torch.where(warm, g * slope, emitted)
-    return delta, emitted
 
 
 def _psc_window(recipe: _Recipe, inputs: Rows, state: Tensor, outputs: Rows) -> None:
@@ -195,17 +195,22 @@ def lif_forward(
     *,
     params: LIFParameters,
     synapse: bool,
+    constants: Tensor | None = None,
 ) -> None:
     """Fill ``spikes (T, N)``, packed ``words``, ``checkpoints`` and ``new_state (3, N)`` from ``current``.
 
     ``current`` is ``(T, N)``, or ``(1, N)`` where one input serves all steps. ``words``, ``checkpoints`` and
-    ``new_state`` may be None: they are not written then. A ``state`` of None is a neuron at rest.
+    ``new_state`` may be None: they are not written then. A ``state`` of None is a neuron at rest. Learnt ``constants
+    (3, N)`` stand for the numbers of ``params``.
     """
     steps = len(spikes)
-    recipe = _Recipe(steps, current.dtype, params, synapse, len(current) < steps, False, words is not None)
+    recipe = _Recipe(
+        steps, current.dtype, params, synapse, len(current) < steps, packed=words is not None,
+        learnt=constants is not None,
+    )  # fmt: skip
     if steps <= WINDOW and state is None and new_state is None:
         word = None if words is None else words[0]
-        _run(_lif_forward_window, recipe, list(current), None, list(spikes), word, None, None)
+        _run(_lif_forward_window, recipe, list(current), None, list(spikes), word, None, None, constants)
         return
     state = _zeros(3, current) if state is None else state
     for t in range(0, steps, WINDOW):
@@ -220,8 +225,9 @@ def lif_forward(
             state,
             list(spikes[t : t + n]),
             None if words is None else words[t // WORD],
-            _bit(t),
+            _bit(t, current),
             following,
+            constants,
         )
         state = following
 
@@ -237,17 +243,20 @@ def lif_backward(
     params: LIFParameters,
     synapse: bool,
     rule: Surrogate | None = None,
+    constants: Tensor | None = None,
+    grad_constants: Tensor | None = None,
 ) -> None:
     """Fill ``grad_current``, shaped like ``current``, from ``grad_spikes (T, N)`` and what forward kept.
 
-    A ``rule`` of None is TSSL-BP.
+    A ``rule`` of None is TSSL-BP. The gradients of learnt ``constants (3, N)`` are added to ``grad_constants``.
     """
     steps = len(grad_spikes)
-    recipe = _Recipe(steps, current.dtype, params, synapse, len(current) < steps, rule=rule)
+    learnt = constants is not None
+    recipe = _Recipe(steps, current.dtype, params, synapse, len(current) < steps, rule=rule, learnt=learnt)
     any_spike = functools.reduce(torch.bitwise_or, words) if rule is None and params.warmup == "silent" else None
     if steps <= WINDOW and state is None:
         rows = list(grad_spikes), list(current), words[0], None, any_spike, None, None, list(grad_current)
-        _run(_lif_backward_window, recipe, *rows)
+        _run(_lif_backward_window, recipe, *rows, constants, grad_constants)
         return
     carry = _zeros(2, current)
     # A sum over windows is kept at full precision; the caller's tensor may be 16 bits wide.
@@ -261,14 +270,40 @@ def lif_backward(
             list(grad_spikes[t : t + n]),
             list(current if recipe.static else current[t : t + n]),
             words[t // WORD],
-            _bit(t),
+            _bit(t, current),
             any_spike,
             first if t == 0 else _checkpoint(checkpoints, t),
             carry,
             list(total if recipe.static else grad_current[t : t + n]),
+            constants,
+            grad_constants,
         )
     if recipe.static:
         grad_current.copy_(total)
+
+
+def lif_step_back(
+    grad_spikes: Tensor,
+    current: Tensor,
+    fired: Tensor,
+    any_spike: Tensor | None,
+    state: Tensor,
+    carry: Tensor,
+    grad_current: Tensor,
+    *,
+    params: LIFParameters,
+    rule: Surrogate | None,
+    constants: Tensor | None,
+    grad_constants: Tensor | None,
+) -> None:
+    """One step of `lif_backward`, all tensors ``(N,)`` but for the state before it ``(3, N)``.
+
+    ``fired`` is 0 or 1; ``any_spike`` says whether the neuron spikes in the whole run, None where warm-up does not ask;
+    ``carry (2, N)`` is (delta, e) of the step after it, and then of this one.
+    """
+    recipe = _Recipe(1, current.dtype, params, carried=True, rule=rule, learnt=constants is not None)
+    rows = [grad_spikes], [current], fired, None, any_spike, state, carry, [grad_current]
+    _run(_lif_backward_window, recipe, *rows, constants, grad_constants)
 
 
 # One loop serves all rules; on a GPU the surrogate rules have a kernel of their own, under this name.
@@ -307,7 +342,7 @@ def unpack(words: Tensor, spikes: Tensor) -> None:
     for t in range(0, len(spikes), WINDOW):
         n = min(WINDOW, len(spikes) - t)
         recipe = _Recipe(n, spikes.dtype, _ANY)
-        _run(_unpack_window, recipe, words[t // WORD], _bit(t), list(spikes[t : t + n]))
+        _run(_unpack_window, recipe, words[t // WORD], _bit(t, words), list(spikes[t : t + n]))
 
 
 def _checkpoint(checkpoints: Tensor | None, t: int) -> Tensor | None:
@@ -316,13 +351,13 @@ def _checkpoint(checkpoints: Tensor | None, t: int) -> Tensor | None:
     return None if checkpoints is None else checkpoints[row : row + 3]
 
 
-def _bit(t: int) -> Tensor:
+def _bit(t: int, like: Tensor) -> Tensor:
     """Which bit of its word step t is; a tensor, so that one compiled window serves every place in a word."""
-    return torch.tensor(t % WORD, dtype=torch.int32)
+    return torch.full((), t % WORD, dtype=torch.int32, device=like.device)
 
 
 def _zeros(rows: int, like: Tensor) -> Tensor:
-    return torch.zeros(rows, like.shape[1], dtype=arithmetic_dtype(like.dtype))
+    return torch.zeros(rows, like.shape[1], dtype=arithmetic_dtype(like.dtype), device=like.device)
 
 
 # --- compiling --------------------------------------------------------------------------------------------------
@@ -336,10 +371,13 @@ def implementation() -> str:
 
 
 def _run(window: Callable[..., None], recipe: _Recipe, *tensors: object) -> None:
-    """Call ``window`` compiled, or eagerly, having said why, where there is no compiler to build it with."""
+    """Call ``window`` compiled, or eagerly, having said why, where there is no compiler to build it with.
+
+    On a GPU it is called eagerly.
+    """
     global _eager_reason
     tensors = tuple(_unrelated(argument) for argument in tensors)
-    if implementation() == "eager":
+    if implementation() == "eager" or not _is_on_cpu(tensors[0]):
         window(recipe, *tensors)
         return
     try:
@@ -353,6 +391,11 @@ def _run(window: Callable[..., None], recipe: _Recipe, *tensors: object) -> None
             stacklevel=2,
         )
         window(recipe, *tensors)
+
+
+def _is_on_cpu(rows: object) -> bool:
+    first = rows[0] if isinstance(rows, list) else rows
+    return isinstance(first, Tensor) and first.device.type == "cpu"
 
 
 def _unrelated(argument: object) -> object:

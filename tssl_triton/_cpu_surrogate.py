@@ -1,4 +1,4 @@
-"""One step of the surrogate rules on the CPU, STBP and SLAYER; `tssl_triton._cpu` walks time with it.
+"""One step of the surrogate rules in PyTorch, STBP and SLAYER; `tssl_triton._cpu` walks time with it.
 
 The equations are those of `tssl_triton.kernels.surrogate`.
 """
@@ -8,18 +8,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .parameters import LIFParameters
+from ._learnt import Neuron
 from .rules import Surrogate
 
 
-def membrane_error(rule: Surrogate, p: LIFParameters, u: Tensor, fired: Tensor, g: Tensor, delta: Tensor) -> Tensor:
-    """delta[t] = dL/du[t] from u[t], the spike, G[t] = dL/ds[t] and delta[t+1]."""
+def membrane_error(
+    rule: Surrogate, p: Neuron, u: Tensor, fired: Tensor, g: Tensor, delta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """delta[t] = dL/du[t] from u[t], the spike, G[t] = dL/ds[t] and delta[t+1].
+
+    The second is the part of it that comes of crossing the threshold.
+    """
     after = p.alpha * delta  # dL/dv[t]
     if rule.reset_gradient == "full":
         g = g - (u if p.reset == "zero" else p.threshold) * after
     if rule.reset_gradient != "none" and p.reset == "zero":
         after = torch.where(fired, 0.0, after)
-    return slope(rule, u - p.threshold) * g + after
+    crossing = slope(rule, u - p.threshold) * g
+    return crossing + after, crossing
 
 
 def slope(rule: Surrogate, x: Tensor) -> Tensor:

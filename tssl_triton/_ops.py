@@ -85,7 +85,7 @@ def lif_forward(
     """Spikes ``(T, B, *)``; packed spikes and checkpoints, empty unless ``keep``; new state, empty unless ``carry``."""
     params = _parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
     current = time_dense(current)
-    spikes, words, checkpoints, new_state = _lif_outputs(current, steps, keep, carry)
+    spikes, words, checkpoints, new_state = lif_outputs(current, steps, keep, carry)
     if spikes.numel():
         _backend(current.device).lif_forward(
             current=flat(current),
@@ -102,10 +102,10 @@ def lif_forward(
 
 @lif_forward.register_fake
 def _(current: Tensor, state: Tensor | None, steps: int, synapse: bool, keep: bool, carry: bool, *_: Any) -> Any:
-    return _lif_outputs(time_dense(current), steps, keep, carry)
+    return lif_outputs(time_dense(current), steps, keep, carry)
 
 
-def _lif_outputs(current: Tensor, steps: int, keep: bool, carry: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def lif_outputs(current: Tensor, steps: int, keep: bool, carry: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     state_dtype = arithmetic_dtype(current.dtype)
     neurons = current[0].numel()
     rows = checkpoint_rows(steps) if keep else 0

@@ -7,16 +7,17 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from . import _ops, _packed
-from ._checks import check_count, check_device, check_like, check_rank, check_sequence
+from . import _learnt_ops, _ops, _packed
+from ._checks import check_broadcastable, check_count, check_device, check_like, check_rank, check_sequence
 from ._layout import time_dense
+from ._learnt import CONSTANTS
 from ._ops import implementation
 from .encoding import StaticInput
 from .kernels.layout import WORD, arithmetic_dtype, word_count
 from .parameters import LIFParameters, checked_time_constant
 from .rules import DEFAULT, Rule, checked_rule
 
-__all__ = ["LIFState", "implementation", "lif", "pack_spikes", "psc", "unpack_spikes"]
+__all__ = ["LIFConstants", "LIFState", "implementation", "lif", "pack_spikes", "psc", "unpack_spikes"]
 
 _DEFAULTS = LIFParameters()
 
@@ -37,6 +38,22 @@ class LIFState(NamedTuple):
     psc: Tensor
 
 
+class LIFConstants(NamedTuple):
+    """Constants of neurons as tensors that gradients go to; each broadcasts to ``(B, *features)``.
+
+    Args:
+        tau_mem: membrane time constants in time steps, >= 1; None takes that of the `LIFParameters`, as below.
+        tau_syn: synaptic time constants in time steps, >= 1.
+        threshold: firing thresholds, > 0.
+
+    Ranges are not checked: to look at a tensor's values is to wait for the device. `LearnableConstants` keeps to them.
+    """
+
+    tau_mem: Tensor | None = None
+    tau_syn: Tensor | None = None
+    threshold: Tensor | None = None
+
+
 @overload
 def lif(
     current: Tensor | StaticInput,
@@ -45,6 +62,7 @@ def lif(
     synapse: bool = ...,
     return_state: Literal[False] = ...,
     rule: Rule | str = ...,
+    learnt: LIFConstants | None = ...,
 ) -> Tensor: ...
 @overload
 def lif(
@@ -55,6 +73,7 @@ def lif(
     *,
     return_state: Literal[True],
     rule: Rule | str = ...,
+    learnt: LIFConstants | None = ...,
 ) -> tuple[Tensor, LIFState]: ...
 @overload
 def lif(
@@ -64,6 +83,7 @@ def lif(
     synapse: bool,
     return_state: bool,
     rule: Rule | str = ...,
+    learnt: LIFConstants | None = ...,
 ) -> Tensor | tuple[Tensor, LIFState]: ...
 def lif(
     current: Tensor | StaticInput,
@@ -72,6 +92,7 @@ def lif(
     synapse: bool = True,
     return_state: bool = False,
     rule: Rule | str = "tssl",
+    learnt: LIFConstants | None = None,
 ) -> Tensor | tuple[Tensor, LIFState]:
     """Spikes of leaky integrate-and-fire neurons, with the gradient of TSSL-BP or of another learning rule. ::
 
@@ -89,6 +110,8 @@ def lif(
         return_state: whether to return the state after the last step too.
         rule: the learning rule: ``"tssl"``, ``"stbp"``, ``"slayer"``, or one of `tssl_triton.rules` with settings of
             its own, such as ``STBP(surrogate="arctan")``. Spikes and state are the same with each.
+        learnt: time constants and thresholds as tensors, which stand for those of ``params`` and receive gradients by
+            the learning rule (docs/mathematics.md). On a GPU this runs PyTorch operations and not one kernel.
 
     Returns:
         The spike train ``(T, B, *features)``, 0 and 1 in the dtype and memory order of ``current``; with
@@ -107,16 +130,18 @@ def lif(
     else:
         y = check_sequence("current", current)
         steps = len(y)
-    keep = torch.is_grad_enabled() and y.requires_grad
-    spikes, words, _, new_state = _ops.lif_forward(
-        time_dense(y),
-        stacked(state, y),
-        steps,
-        synapse,
-        keep,
-        return_state,
-        *constants(params, checked_rule(rule)),
-    )
+    start, settings = stacked(state, y), constants(params, checked_rule(rule))
+    if learnt is None:
+        keep = torch.is_grad_enabled() and y.requires_grad
+        spikes, words, _, new_state = _ops.lif_forward(
+            time_dense(y), start, steps, synapse, keep, return_state, *settings
+        )
+    else:
+        rows = stacked_constants(learnt, params, y)
+        keep = torch.is_grad_enabled() and (y.requires_grad or rows.requires_grad)
+        spikes, words, _, new_state = _learnt_ops.learnt_lif_forward(
+            time_dense(y), rows, start, steps, synapse, keep, return_state, *settings[len(CONSTANTS) :]
+        )
     if keep:
         _packed.remember(spikes, _packed.Packed(words.detach(), steps))
     if return_state:
@@ -125,7 +150,7 @@ def lif(
 
 
 def constants(params: LIFParameters, rule: Rule = DEFAULT) -> tuple[Any, ...]:
-    """The parameters, and what the learning rule adds to them, as the operators take them."""
+    """The parameters, and what the learning rule adds to them, as operators take them; those of `CONSTANTS` first."""
     p = params
     neuron = p.tau_mem, p.tau_syn, p.threshold, p.reset, p.max_slope, p.warmup, p.variant
     return (*neuron, *(rule.surrogate_gradient or ()))
@@ -140,6 +165,21 @@ def stacked(state: LIFState | None, y: Tensor) -> Tensor | None:
     shape = tuple(y.shape[1:])
     parts = (check_like(f"state.{n}", x, shape, y.device) for n, x in zip(LIFState._fields, state, strict=True))
     return torch.stack([part.detach() for part in parts]).to(arithmetic_dtype(y.dtype))
+
+
+def stacked_constants(learnt: LIFConstants, params: LIFParameters, y: Tensor) -> Tensor:
+    """Constants for the neurons of ``y (T, B, *)`` as the operators take them, ``(3, B, *)``, on autograd's graph."""
+    if not isinstance(learnt, LIFConstants):
+        raise TypeError(f"learnt must be LIFConstants, got {type(learnt).__name__}")
+    shape, dtype = tuple(y.shape[1:]), arithmetic_dtype(y.dtype)
+    rows = []
+    for name, given in zip(CONSTANTS, learnt, strict=True):
+        if given is None:
+            rows.append(torch.full(shape, getattr(params, name), dtype=dtype, device=y.device))
+            continue
+        check_broadcastable(f"learnt.{name}", given, shape, y.device)
+        rows.append(given.to(dtype).expand(shape))
+    return torch.stack(rows)
 
 
 @overload

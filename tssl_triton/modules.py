@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import _weighted, fused
-from ._checks import check_choice, check_count, check_finite, check_flag, check_pair, check_sequence
+from ._checks import check_choice, check_count, check_features, check_finite, check_flag, check_pair, check_sequence
 from ._composed import composed
 from .encoding import StaticInput
-from .functional import LIFState, lif
+from .functional import LIFConstants, LIFState, lif
+from .learnable import learnable
 from .packed_spikes import PackedSpikes, known_bits
 from .parameters import LIFParameters
 from .rules import DEFAULT, Rule, checked_rule
@@ -35,10 +36,21 @@ class LIF(nn.Module):
         params: constants of the neurons and of their gradient.
         synapse: whether the input is filtered by the synapse first.
         rule: the learning rule: ``"tssl"``, ``"stbp"``, ``"slayer"``, or one of `tssl_triton.rules`.
+        learn: constants that are parameters, of ``"tau_mem"``, ``"tau_syn"`` and ``"threshold"``; ``params`` holds
+            their initial values, see `LearnableConstants`. On a GPU such neurons run PyTorch operations, no kernel.
+        per: whether there is one value of each per ``"layer"`` or per ``"neuron"``.
+        shape: the neurons' features, which ``per="neuron"`` needs; it may broadcast, as ``(C, 1, 1)`` does.
     """
 
     def __init__(
-        self, params: LIFParameters = LIFParameters(), *, synapse: bool = True, rule: Rule | str = "tssl"
+        self,
+        params: LIFParameters = LIFParameters(),
+        *,
+        synapse: bool = True,
+        rule: Rule | str = "tssl",
+        learn: Sequence[str] = (),
+        per: str = "layer",
+        shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(params, LIFParameters):
@@ -46,12 +58,19 @@ class LIF(nn.Module):
         self.params = params
         self.synapse = synapse
         self.rule = checked_rule(rule)
+        self.constants = learnable(params, learn, per, shape)
+        if not synapse and "tau_syn" in learn:
+            raise ValueError(f"learn must leave out 'tau_syn' with synapse=False, got {learn!r}")
 
     def forward(self, x: Input, state: LIFState | None = None, return_state: bool = False) -> Output:
         """Spikes ``(T, B, *)`` of the weighted input ``x (T, B, *)``; with ``return_state`` the state too."""
         y = self.weighted(x)
         y = y.dense() if isinstance(y, PackedSpikes) else y
-        return lif(y, self.params, state, self.synapse, return_state, self.rule)
+        return lif(y, self.params, state, self.synapse, return_state, self.rule, self._learnt())
+
+    def _learnt(self) -> LIFConstants | None:
+        """The learnt constants as they are now."""
+        return None if self.constants is None else self.constants()
 
     def weighted(self, x: Input) -> Input:
         """The input y of the neurons; layers with weights override this."""
@@ -68,6 +87,25 @@ class _WeightedLIF(LIF):
     bias: nn.Parameter | None
     recompute: bool
     fused: str
+
+    def __init__(
+        self,
+        params: LIFParameters,
+        rule: Rule | str,
+        recompute: bool,
+        fused: str,
+        learn: Sequence[str],
+        per: str,
+        shape: Sequence[int],
+    ) -> None:
+        super().__init__(params, rule=rule, learn=learn, per=per, shape=shape)
+        self.recompute = check_flag("recompute", recompute)
+        self.fused = check_choice("fused", fused, FUSED)
+        if self.constants is not None and (recompute or fused == "always"):
+            raise ValueError(
+                f"learn must be empty with recompute=True or fused='always', whose kernels have their constants "
+                f"compiled in, got learn={learn!r}, recompute={recompute}, fused={fused!r}"
+            )
 
     def forward(
         self,
@@ -95,7 +133,7 @@ class _WeightedLIF(LIF):
             values = x.dense() if isinstance(x, PackedSpikes) else x
             self._checked(values.values[None] if isinstance(values, StaticInput) else values)
             result, after = composed(
-                values, function, weight, bias, params, state, self.recompute, return_state, self.rule
+                values, function, weight, bias, params, state, self.recompute, return_state, self.rule, self._learnt()
             )
             if into is not None and into._wants_bits(result):
                 result = PackedSpikes.pack(result)
@@ -103,7 +141,7 @@ class _WeightedLIF(LIF):
 
     def weighted(self, x: Input) -> Input:
         """``W x (+ bias)``, ``(T, B, *)``."""
-        return _each_step(x, self._product)
+        return each_step(x, self._product)
 
     def _product(self, x: Tensor) -> Tensor:
         return _weighted.weighted(self._map(), self._checked(x), self.weight, self.bias)
@@ -119,7 +157,7 @@ class _WeightedLIF(LIF):
 
     def _would_fuse(self, shape: Sequence[int], device: torch.device) -> bool:
         """Whether it would on packed spikes of this shape."""
-        if self.fused == "never" or not fused.can_fuse(device, self.weight):
+        if self.fused == "never" or self.constants is not None or not fused.can_fuse(device, self.weight):
             return False
         if self.fused == "always":
             return True
@@ -157,6 +195,8 @@ class SpikingLinear(_WeightedLIF):
         fused: ``"always"`` runs the layer as one kernel wherever its input is a spike train of this package (pooled or
             dropped-out ones are not, nor are images) and there is such a kernel: on GPUs, in float32 and 16 bits;
             ``"never"`` composes product and neurons; ``"auto"`` lets `tssl_triton.fused.prefers_fused` choose.
+        learn: constants of the neurons that are parameters, see `LIF`; such a layer is neither fused nor recomputed.
+        per: one value of each per ``"layer"`` or per ``"neuron"``.
 
     For backward it keeps y, unless it recomputes, its output spikes packed, and its input: packed where that is a spike
     train of this package.
@@ -173,24 +213,20 @@ class SpikingLinear(_WeightedLIF):
         rule: Rule | str = "tssl",
         recompute: bool = False,
         fused: str = "auto",
+        learn: Sequence[str] = (),
+        per: str = "layer",
     ) -> None:
-        super().__init__(params, rule=rule)
-        self.recompute = check_flag("recompute", recompute)
-        self.fused = check_choice("fused", fused, FUSED)
+        super().__init__(params, rule, recompute, fused, learn, per, (out_features,))
         self.in_features = check_count("in_features", in_features)
         self.out_features = check_count("out_features", out_features)
-        self.weight = _initial_weight((out_features, in_features), weight_scale)
+        self.weight = initial_weight((out_features, in_features), weight_scale)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def _map(self) -> _weighted.Map:
         return _weighted.Linear()
 
     def _check_shape(self, shape: Sequence[int]) -> None:
-        features = math.prod(shape[2:])
-        if len(shape) < 3 or features != self.in_features:
-            raise ValueError(
-                f"x must be (T, B, *) with {self.in_features} features in all, got {features} in shape {tuple(shape)}"
-            )
+        check_features("x", shape, self.in_features)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {super().extra_repr()}"
@@ -214,6 +250,8 @@ class SpikingConv2d(_WeightedLIF):
         fused: ``"always"`` runs the layer as one kernel wherever its input is a spike train of this package (pooled or
             dropped-out ones are not, nor are images) and there is such a kernel: on GPUs, in float32 and 16 bits;
             ``"never"`` composes product and neurons; ``"auto"`` lets `tssl_triton.fused.prefers_fused` choose.
+        learn: constants of the neurons that are parameters, see `LIF`; such a layer is neither fused nor recomputed.
+        per: one value of each per ``"layer"`` or per ``"neuron"``, whose neurons are here the output channels.
 
     A channels_last convolution output is consumed as it is, and the spikes have its memory order.
     """
@@ -232,16 +270,16 @@ class SpikingConv2d(_WeightedLIF):
         rule: Rule | str = "tssl",
         recompute: bool = False,
         fused: str = "auto",
+        learn: Sequence[str] = (),
+        per: str = "layer",
     ) -> None:
-        super().__init__(params, rule=rule)
-        self.recompute = check_flag("recompute", recompute)
-        self.fused = check_choice("fused", fused, FUSED)
+        super().__init__(params, rule, recompute, fused, learn, per, (out_channels, 1, 1))
         self.in_channels = check_count("in_channels", in_channels)
         self.out_channels = check_count("out_channels", out_channels)
         self.kernel_size = check_pair("kernel_size", kernel_size, 1)
         self.stride = check_pair("stride", stride, 1)
         self.padding = check_pair("padding", padding, 0)
-        self.weight = _initial_weight((out_channels, in_channels, *self.kernel_size), weight_scale)
+        self.weight = initial_weight((out_channels, in_channels, *self.kernel_size), weight_scale)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def _map(self) -> _weighted.Map:
@@ -272,7 +310,7 @@ class SpikePool2d(nn.Module):
         self.scale = check_finite("scale", scale)
 
     def forward(self, x: Input) -> Input:
-        return _each_step(x, self._pool)
+        return each_step(x, self._pool)
 
     def _pool(self, x: Tensor) -> Tensor:
         check_sequence("x", x)
@@ -306,7 +344,7 @@ class TimeSharedDropout(nn.Module):
         self.p = float(p)
 
     def forward(self, x: Input) -> Input:
-        return _each_step(x, self._drop)
+        return each_step(x, self._drop)
 
     def _drop(self, x: Tensor) -> Tensor:
         check_sequence("x", x)
@@ -353,14 +391,15 @@ def _hands_bits_on(layer: nn.Module, following: nn.Module | None) -> bool:
     )
 
 
-def _each_step(x: Input, function: Callable[[Tensor], Tensor]) -> Input:
+def each_step(x: Input, function: Callable[[Tensor], Tensor]) -> Input:
     """``function`` of ``x (T, B, *)``, worked out once where all steps are the same."""
     if isinstance(x, StaticInput):
         return StaticInput(function(x.values[None]).squeeze(0), x.steps)
     return function(check_sequence("x", x.dense() if isinstance(x, PackedSpikes) else x))
 
 
-def _initial_weight(shape: tuple[int, ...], scale: float) -> nn.Parameter:
+def initial_weight(shape: tuple[int, ...], scale: float, name: str = "weight_scale") -> nn.Parameter:
+    """Kaiming-normal weights times ``scale``, the argument ``name`` of a layer."""
     weight = torch.empty(shape)
     nn.init.kaiming_normal_(weight)
-    return nn.Parameter(weight.mul_(check_finite("weight_scale", scale)))
+    return nn.Parameter(weight.mul_(check_finite(name, scale)))

@@ -117,6 +117,8 @@ def build_network(
     rule: Rule | str = "tssl",
     recompute: bool = False,
     fused: str = "auto",
+    learn: Sequence[str] = (),
+    per: str = "layer",
 ) -> SpikingSequential:
     """Build the network of an architecture string, with one output neuron per class at its end.
 
@@ -137,6 +139,8 @@ def build_network(
         rule: learning rule of every layer: a name, or one of `tssl_triton.rules`.
         recompute: whether every layer works its weighted input out again in backward instead of keeping it.
         fused: which layers run as one kernel: ``"auto"``, ``"always"`` or ``"never"``, see `SpikingLinear`.
+        learn: constants that every layer learns, of ``"tau_mem"``, ``"tau_syn"`` and ``"threshold"``.
+        per: one value of each per ``"layer"``, or per ``"neuron"`` (of a convolution, per channel).
 
     Returns:
         A network from ``(T, B, *in_shape)``, or a `StaticInput` of ``(B, *in_shape)``, to spikes ``(T, B, classes)``.
@@ -157,7 +161,13 @@ def build_network(
     params = LIFParameters() if params is None else params
     margins = iter(_paddings(padding, [token for token in tokens if token.kind == "conv"], architecture))
 
-    options: dict[str, Any] = {"rule": checked_rule(rule), "recompute": recompute, "fused": fused}
+    options: dict[str, Any] = {
+        "rule": checked_rule(rule),
+        "recompute": recompute,
+        "fused": fused,
+        "learn": learn,
+        "per": per,
+    }
     conv_scale = check_finite("weight_scale", weight_scale) * check_finite("conv_weight_scale", conv_weight_scale)
     layers: list[nn.Module] = []
     weighted = 0

@@ -1,0 +1,38 @@
+"""One step of TSSL-BP in PyTorch; `tssl_triton._cpu` walks time with it.
+
+The equations are those of `tssl_triton.kernels.neuron`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._learnt import Neuron
+
+SURROGATE_WIDTH = 0.2  # supplement 2.3: width of the sigmoid whose slope warms up silent neurons
+SURROGATE_CLIP = 8.0  # the released program clips the sigmoid's argument to +-8
+
+
+def tssl_error(
+    p: Neuron, u: Tensor, du: Tensor, fired: Tensor, warm: Tensor, g: Tensor, delta: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """TSSL-BP, eqs. (11)-(14): delta[t] from delta[t+1], and what of it, or of the warm-up, step t emits.
+
+    The third is the part of what is emitted that comes of crossing the threshold: all but what a silent step hands on.
+    """
+    kappa = torch.where(du < 0, 0.0, 1.0 / torch.clamp(du, min=1.0 / p.max_slope))
+    rho = (u if p.reset == "zero" else p.threshold) * (1.0 / p.tau_mem)
+    error = g if p.variant == "no-intra" else g + rho * delta
+    leaked = 0.0 if p.variant == "no-leak" else p.alpha * delta
+    delta = torch.where(fired, kappa * error, leaked)
+    crossing = torch.where(fired, delta, 0.0)
+    emitted = crossing if p.variant == "paper" else delta
+    if p.warmup != "off":
+        x = torch.clamp((u - p.threshold) * (1.0 / SURROGATE_WIDTH), -SURROGATE_CLIP, SURROGATE_CLIP)
+        sigma = torch.sigmoid(x)
+        slope = sigma * (1.0 - sigma) * (1.0 / SURROGATE_WIDTH)
+        everywhere = p.warmup == "always"
+        emitted = g * slope if everywhere else torch.where(warm, g * slope, emitted)
+        crossing = emitted if everywhere else torch.where(warm, emitted, crossing)
+    return delta, emitted, crossing
