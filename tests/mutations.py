@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KERNEL, MEMBRANE, LOOP = "kernels/neuron.py", "kernels/membrane.py", "tssl_triton/_cpu.py"
 SURROGATE, SURROGATE_LOOP = "kernels/surrogate.py", "tssl_triton/_cpu_surrogate.py"
 TSSL_LOOP = "tssl_triton/_cpu_tssl.py"
-LEARNT = "tssl_triton/_learnt.py"
+LEARNT, RECURRENT = "tssl_triton/_learnt.py", "tssl_triton/_recurrent_ops.py"
 FUSED, TILES, GRADIENT, LAYER = (
     "kernels/fused.py",
     "kernels/tiles.py",
@@ -33,7 +33,7 @@ NEURON_TESTS = [
     "tests/ops/test_edges.py",
 ]
 RULE_TESTS = ["tests/ops/test_rules.py"]
-LEARNT_TESTS = ["tests/test_learnt.py"]
+LEARNT_TESTS = ["tests/test_learnt.py", "tests/test_recurrent.py"]
 FUSED_TESTS = ["tests/ops/test_fused.py", "tests/layers/test_fused_layers.py"]
 
 
@@ -115,6 +115,10 @@ MUTATIONS = (
     Mutation("learnt: synapse's memory forgotten", LEARNT, "step.current_before - step.weighted", "-step.weighted"),
     Mutation("learnt: alpha for tau_mem", LEARNT, "1.0 / (p.tau_mem * p.tau_mem)", "1.0"),
     Mutation("learnt: warm-up crosses no threshold", TSSL_LOOP, "torch.where(warm, emitted, crossing)", "crossing"),
+    Mutation("recurrent: V for its transpose", RECURRENT, "grad_y[t + 1], forth)", "grad_y[t + 1], forth.t())"),
+    Mutation("recurrent: error of this step's neurons", RECURRENT, "g = torch.addmm(g, ", "torch.addmm(g, "),
+    Mutation("recurrent: spikes of the same step", RECURRENT, "cat([first, spikes[:-1]])", "cat([spikes[1:], first])"),
+    Mutation("recurrent: state of one step for all", RECURRENT, "states[t].flatten(1)", "states[0].flatten(1)"),
 )
 
 
@@ -133,9 +137,9 @@ def installed(target: Path, file: str) -> Path:
 
 def is_green(target: Path, file: str) -> bool:
     """Whether the tests of ``file`` pass in the mode that runs it."""
-    loops = LOOP, TSSL_LOOP, SURROGATE_LOOP, LEARNT
+    loops = LOOP, TSSL_LOOP, SURROGATE_LOOP, LEARNT, RECURRENT
     mode = {"TSSL_CPU": "eager"} if file in loops else {"TRITON_INTERPRET": "1"}
-    if file == LEARNT:
+    if file in (LEARNT, RECURRENT):
         tests = LEARNT_TESTS
     elif file == TSSL_LOOP:
         tests = [*NEURON_TESTS, *RULE_TESTS, *LEARNT_TESTS]

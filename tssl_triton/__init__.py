@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .network import build_network as build_network
     from .packed_spikes import PackedSpikes as PackedSpikes
     from .parameters import LIFParameters as LIFParameters
+    from .recurrent import RecurrentState as RecurrentState
+    from .recurrent import SpikingRecurrent as SpikingRecurrent
     from .rules import SLAYER as SLAYER
     from .rules import STBP as STBP
     from .rules import TSSL as TSSL
@@ -54,6 +56,7 @@ _HOME = {
         "TimeSharedDropout",
     ),
     "learnable": ("LearnableConstants",),
+    "recurrent": ("RecurrentState", "SpikingRecurrent"),
     "network": ("build_network",),
     "ann": ("build_ann",),
     "conversion": ("convert",),

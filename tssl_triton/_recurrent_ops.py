@@ -1,0 +1,201 @@
+"""Operators of a layer whose neurons hear one another: y[t] = x[t] + V s[t-1], step by step.
+
+Time cannot be fused: V s[t-1] has to be known before step t. Forward makes a product and a step of the neurons in turn;
+a step is the neurons' own operator with T = 1, on whichever device. Backward takes them in the other order. The error
+of a spike comes from above and through V from the step after it, G[t] = dL/ds[t] + V^T e[t+1]; one step of the learning
+rule makes e[t] of it, with (delta, e) carried as in a longer window. On a GPU that step is PyTorch operations.
+
+For backward the layer keeps y, the state before each step (12 bytes per neuron-step), its spikes as bits, and V.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _cpu, _ops
+from ._autocast import Autocast
+from ._learnt_ops import learnt_lif_forward, options, surrogate
+from .kernels.layout import arithmetic_dtype, word_count, word_dtype
+from .parameters import LIFParameters
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+@torch.library.custom_op("tssl_triton::recurrent_forward", mutates_args=())
+def recurrent_forward(
+    feed: Tensor,
+    weight: Tensor,
+    constants: Tensor | None,
+    state: Tensor | None,
+    before: Tensor | None,
+    steps: int,
+    keep: bool,
+    tau_mem: float,
+    tau_syn: float,
+    threshold: float,
+    reset: str,
+    max_slope: float,
+    warmup: str,
+    variant: str,
+    window: str = "",
+    width: float = 1.0,
+    peak: float = 1.0,
+    reset_gradient: str = "full",
+) -> Outputs:
+    """Spikes ``(T, B, H)``, packed spikes, y, the states before each step ``(T, 3, B, H)``, the state after the last.
+
+    Args:
+        feed: x, ``(T, B, H)``, or ``(1, B, H)`` where one serves all ``steps``.
+        weight: V, ``(H, H)``.
+        constants: ``(3, B, H)`` where they are learnt.
+        state: ``(3, B, H)``, None at rest.
+        before: spikes of the step before the first, ``(B, H)``; None for none.
+        keep: whether backward is to follow; what it needs is empty otherwise.
+    """
+    neuron = tau_mem, tau_syn, threshold
+    others = reset, max_slope, warmup, variant, window, width, peak, reset_gradient
+    feed = feed.contiguous()
+    back = weight.to(feed.dtype).t()
+    spikes, words, kept_y, states, final = _outputs(feed, steps, keep)
+    if not spikes.numel():
+        return spikes, words, kept_y, states, final
+    now = torch.zeros_like(final) if state is None else state
+    heard = torch.zeros_like(feed[0]) if before is None else before.to(feed.dtype)
+    with Autocast(feed.device.type).again():
+        for t in range(steps):
+            y = torch.addmm(feed[t if len(feed) > 1 else 0], heard, back)[None]
+            if keep:
+                kept_y[t].copy_(y[0])
+                states[t].copy_(now)
+            if constants is None:
+                fired, _, _, now = _ops.lif_forward(y, now, 1, True, False, True, *neuron, *others)
+            else:
+                fired, _, _, now = learnt_lif_forward(y, constants, now, 1, True, False, True, *others)
+            heard = fired[0]
+            spikes[t].copy_(heard)
+    final.copy_(now)
+    if keep:
+        words = _ops.pack(spikes, words.dtype)
+    return spikes, words, kept_y, states, final
+
+
+@recurrent_forward.register_fake
+def _(
+    feed: Tensor,
+    weight: Tensor,
+    constants: Tensor | None,
+    state: Tensor | None,
+    before: Tensor | None,
+    steps: int,
+    keep: bool,
+    *_: Any,
+) -> Outputs:
+    return _outputs(feed.contiguous(), steps, keep)
+
+
+def _outputs(feed: Tensor, steps: int, keep: bool) -> Outputs:
+    batch, hidden = feed.shape[1:]
+    state_dtype = arithmetic_dtype(feed.dtype)
+    return (
+        feed.new_empty((steps, batch, hidden)),
+        feed.new_empty((word_count(steps) if keep else 0, batch, hidden), dtype=word_dtype(steps)),
+        feed.new_empty((steps if keep else 0, batch, hidden)),
+        feed.new_empty((steps if keep else 0, 3, batch, hidden), dtype=state_dtype),
+        feed.new_empty((3, batch, hidden), dtype=state_dtype),
+    )
+
+
+@torch.library.custom_op("tssl_triton::recurrent_backward", mutates_args=())
+def recurrent_backward(
+    grad_spikes: Tensor,
+    y: Tensor,
+    states: Tensor,
+    words: Tensor,
+    weight: Tensor,
+    constants: Tensor | None,
+    before: Tensor | None,
+    tau_mem: float,
+    tau_syn: float,
+    threshold: float,
+    reset: str,
+    max_slope: float,
+    warmup: str,
+    variant: str,
+    window: str = "",
+    width: float = 1.0,
+    peak: float = 1.0,
+    reset_gradient: str = "full",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of y ``(T, B, H)``, of V, and of the constants ``(3, B, H)``; the last is 0 where none are learnt."""
+    grad_y = torch.empty_like(y)
+    grad_weight = torch.zeros_like(weight)
+    grad_constants = states.new_zeros(states.shape[1:])
+    steps = len(y)
+    if not y.numel():
+        return grad_y, grad_weight, grad_constants
+    neuron = (
+        LIFParameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)  # type: ignore[arg-type]
+        if constants is None
+        else options(reset, max_slope, warmup, variant)
+    )
+    learning: dict[str, Any] = {
+        "params": neuron,
+        "rule": surrogate(window, width, peak, reset_gradient),
+        "constants": None if constants is None else constants.contiguous().flatten(1),
+        "grad_constants": None if constants is None else grad_constants.view(3, -1),
+    }
+    spikes = _ops.unpack(words, steps, y.dtype)
+    forth = weight.to(y.dtype)
+    any_spike = (spikes != 0).any(0).flatten() if neuron.warmup == "silent" and not window else None
+    carry = states.new_zeros((2, y[0].numel()))
+    with Autocast(y.device.type).again():
+        for t in reversed(range(steps)):
+            g = grad_spikes[t]
+            if t + 1 < steps:
+                g = torch.addmm(g, grad_y[t + 1], forth)
+            _cpu.lif_step_back(
+                g.flatten(),
+                y[t].flatten(),
+                spikes[t].flatten(),
+                any_spike,
+                states[t].flatten(1),
+                carry,
+                grad_y[t].view(-1),
+                **learning,
+            )
+        first = torch.zeros_like(spikes[:1]) if before is None else before.to(y.dtype)[None]
+        heard = torch.cat([first, spikes[:-1]])
+        grad_weight = (grad_y.flatten(0, 1).t() @ heard.flatten(0, 1)).to(weight.dtype)
+    return grad_y, grad_weight, grad_constants
+
+
+@recurrent_backward.register_fake
+def _(
+    grad_spikes: Tensor, y: Tensor, states: Tensor, words: Tensor, weight: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(y), torch.empty_like(weight), states.new_empty(states.shape[1:])
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+    feed, weight, constants, _state, before, _steps, _keep, *settings = inputs
+    _, words, y, states, _ = output
+    ctx.save_for_backward(y, states, words, weight, constants, before)
+    ctx.settings, ctx.static, ctx.learns = settings, len(feed) < len(y), constants is not None
+    ctx.set_materialize_grads(False)
+
+
+def _gradient(ctx: Any, grad_spikes: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if grad_spikes is None:
+        return (None,) * 18
+    grad_y, grad_weight, grad_constants = recurrent_backward(
+        grad_spikes.contiguous(), *ctx.saved_tensors, *ctx.settings
+    )
+    # One input for all steps: its gradient is the sum of theirs, added up in float32.
+    grad_feed = grad_y.sum(0, keepdim=True, dtype=grad_constants.dtype).to(grad_y.dtype) if ctx.static else grad_y
+    return (grad_feed, grad_weight, grad_constants if ctx.learns else None, *[None] * 15)
+
+
+recurrent_forward.register_autograd(_gradient, setup_context=_setup)
