@@ -118,7 +118,7 @@ MUTATIONS = (
     Mutation("recurrent: V for its transpose", RECURRENT, "grad_y[t + 1], forth)", "grad_y[t + 1], forth.t())"),
     Mutation("recurrent: error of this step's neurons", RECURRENT, "g = torch.addmm(g, ", "torch.addmm(g, "),
     Mutation("recurrent: spikes of the same step", RECURRENT, "cat([first, spikes[:-1]])", "cat([spikes[1:], first])"),
-    Mutation("recurrent: state of one step for all", RECURRENT, "states[t].flatten(1)", "states[0].flatten(1)"),
+    Mutation("recurrent: state of one step for all", RECURRENT, "before_each[t % WINDOW]", "before_each[0]"),
 )
 
 

@@ -10,7 +10,7 @@ from bench import __main__
 from bench.launches import count, table
 from bench.steps import layer_shapes
 from bench.tracing import DEVICE, KINDS, pretending, record
-from tssl_triton import SpikingConv2d, SpikingLinear, SpikingSequential, lif, psc
+from tssl_triton import SpikingConv2d, SpikingLinear, SpikingRecurrent, SpikingSequential, lif, psc
 from tssl_triton.experiments import EXPERIMENTS
 from tssl_triton.network import parse_architecture
 
@@ -154,4 +154,32 @@ def test_the_command(monkeypatch, capsys):
     assert [row[:6] for row in rows] == [
         ["cifar10-cnn2", "8", "8", "8", "0", "0"],
         ["cifar10-cnn2", "8", "3", "8", "5", "5"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "forward", "backward"),
+    [
+        (lambda: SpikingLinear(6, 5), 0, 0),
+        (lambda: SpikingLinear(6, 5, learn=("tau_mem",)), 15, 52),
+        (lambda: SpikingRecurrent(6, 5), 4, 46),
+        (lambda: SpikingRecurrent(6, 5, learn=("tau_mem",)), 27, 95),
+    ],
+)
+def test_launches_for_each_step(make, forward, backward):
+    """Of layers that PyTorch's operators walk through time, as docs/design.md has them."""
+    with pretending():
+        layer = make().to(DEVICE)
+
+    def launches(steps):
+        spikes = []
+        walks = (
+            lambda: spikes.append(layer(torch.empty(steps, 2, 6, device=DEVICE))),
+            lambda: spikes[0].sum().backward(),
+        )
+        return [record(walk).launches().total() for walk in walks]
+
+    assert [round((more - few) / 16) for more, few in zip(launches(32), launches(16), strict=True)] == [
+        forward,
+        backward,
     ]

@@ -216,6 +216,7 @@ def test_a_planted_value_is_found(name, rule):
             TypeError,
             "learn must be a sequence of names among 'tau_mem', .*, got 'tau_mem'",
         ),
+        (lambda: LearnableConstants(5.0, ALL), TypeError, "params must be LIFParameters, got float"),
         (lambda: LIF(learn=("tau",)), ValueError, r"learn must be a sequence of names .*got \('tau',\)"),
         (lambda: LIF(learn=("tau_mem", "tau_mem")), ValueError, "each once"),
         (lambda: LIF(learn=ALL, per="channel"), ValueError, "per must be one of 'layer', 'neuron', got 'channel'"),

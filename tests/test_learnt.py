@@ -7,7 +7,6 @@ import torch
 from comparing import assert_close, relative_error
 from judging import ABLATIONS, DTYPES, RESETS, SURROGATE_RULES, VARIANTS, WARMUPS, draw_current, draw_gradient, name_of
 from learning import NAMES, draw_constants, learnt_by_lif, learnt_by_reference
-from operators import operators_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tssl_triton import LIFConstants, LIFParameters, _cpu, _learnt_ops, lif
@@ -179,22 +178,6 @@ def test_on_a_gpu_all_stays_on_the_gpu(rule, monkeypatch):
         _cpu.lif_backward(
             rows["spikes"], rows["y"], words, checkpoints, None, grads[0], rule=rule, grad_constants=grads[1], **shared
         )
-
-
-def test_operators_per_step():
-    """What docs/design.md says of a GPU, where each operator is a launch."""
-    steps, rows = 32, torch.randn(32, 9)
-    words, checkpoints = torch.zeros(1, 9, dtype=torch.int32), torch.zeros(9, 9)
-    shared = {"params": LIFParameters(), "synapse": True, "constants": 1.5 + torch.rand(3, 9)}
-    grads = torch.empty_like(rows), torch.zeros(3, 9)
-    forward = operators_of(
-        lambda: _cpu.lif_forward(rows, torch.empty_like(rows), words, checkpoints, None, None, **shared)
-    )
-    backward = operators_of(
-        lambda: _cpu.lif_backward(rows, rows, words, checkpoints, None, grads[0], grad_constants=grads[1], **shared)
-    )
-    assert round(forward / steps) == 18
-    assert round(backward / steps) == 56
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import pytest
 import torch
 from comparing import assert_close, relative_error
 from judging import RESETS, draw_gradient, name_of, settings_of
-from operators import operators_of
 from tssl_triton.reference import (
     lif_backward,
     lif_constant_gradients,
@@ -211,6 +210,16 @@ def test_in_a_network_of_windows():
         assert torch.equal(net(x), whole)
 
 
+@pytest.mark.parametrize("learn", [(), ("tau_mem",)], ids=["fixed", "learnt"])
+def test_no_samples(learn):
+    made = layer(learn=learn)
+    spikes, state = made(torch.zeros(5, 0, IN, dtype=torch.float64), return_state=True)
+    spikes.sum().backward()
+    assert spikes.shape == (5, 0, H)
+    assert state.spikes.shape == (0, H)
+    assert not made.recurrent_weight.grad.any()
+
+
 def test_packed_spikes_are_their_dense_form():
     made, x = layer(dtype=torch.float32), draw_input(dtype=torch.float32)
     assert torch.equal(made(PackedSpikes.pack(x)), made(x))
@@ -238,19 +247,6 @@ def test_opcheck(learnt_too):
         constants = None if constants is None else constants.detach()
         arguments = (torch.randn(5, 2, 4), y, states, words, weight.detach(), constants, torch.ones(2, 4), *settings)
     torch.library.opcheck(_recurrent_ops.recurrent_backward, arguments)
-
-
-def test_operators_per_step():
-    """What docs/design.md says of a GPU, where each operator is a launch."""
-    steps, settings = 32, (5.0, 3.0, 1.0, "zero", 8.0, "psc", "released")
-    feed, weight = torch.randn(steps, B, H), torch.randn(H, H)
-    forward, backward = (op._init_fn for op in (_recurrent_ops.recurrent_forward, _recurrent_ops.recurrent_backward))
-    spikes, words, y, states, _ = forward(feed, weight, None, None, None, steps, True, *settings)
-    counts = (
-        operators_of(lambda: forward(feed, weight, None, None, None, steps, True, *settings)),
-        operators_of(lambda: backward(spikes, y, states, words, weight, None, None, *settings)),
-    )
-    assert [round(count / steps) for count in counts] == [5, 50]
 
 
 def test_it_learns_what_only_memory_can_tell():

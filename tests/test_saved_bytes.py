@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from tssl_triton import (
+    LIFConstants,
     LIFParameters,
     SpikePool2d,
     SpikingConv2d,
     SpikingLinear,
+    SpikingRecurrent,
     SpikingSequential,
     TimeSharedDropout,
     encoding,
@@ -62,6 +64,23 @@ def test_bytes_per_neuron_step_of_the_neuron(steps, dtype):
     assert size(checkpoints) <= 12 / 8 * y.numel()
     assert bool(checkpoints) == (steps > 8)
     assert (size(saved) - size(checkpoints)) / y.numel() <= Y[dtype] + bits(steps)
+
+
+def test_learnt_constants_are_three_numbers_per_neuron_more():
+    y = torch.randn(32, 4, 100, requires_grad=True)
+    constants = LIFConstants(tau_mem=torch.full((100,), 5.0, requires_grad=True))
+    fixed, learnt = (size(saved_by(lambda given=given: lif(y, learnt=given))[0]) for given in (None, constants))
+    assert learnt - fixed == 12 * y[0].numel()
+
+
+@pytest.mark.parametrize("steps", [8, 32, 96])
+def test_bytes_per_neuron_step_of_a_recurrent_layer(steps):
+    layer = SpikingRecurrent(10, 100)
+    x = torch.randn(steps, 4, 10)
+    saved, spikes = saved_by(lambda: layer(x))
+    kept = size(saved) - size([x, *layer.parameters()])
+    # As other layers, and the state before the first step.
+    assert kept / spikes.numel() <= Y[torch.float32] + bits(steps) + 12 / 8
 
 
 def layers(recompute):

@@ -6,7 +6,7 @@ import torch
 
 from bench.launches import trace
 from bench.tracing import DEVICE, pretending, record
-from tssl_triton import LIFParameters, encoding, lif, train
+from tssl_triton import LIFParameters, SpikingLinear, SpikingRecurrent, SpikingSequential, encoding, lif, train
 from tssl_triton.config import LOSSES, resolve
 from tssl_triton.data import ImageSet
 from tssl_triton.experiments import EXPERIMENTS
@@ -76,6 +76,21 @@ def test_a_long_run_window_by_window():
     seen = record(step)
     assert seen.waits() == []
     assert seen.launches()["lif forward"] == 3
+
+
+def test_learnt_constants_and_feedback():
+    with pretending():
+        net = SpikingSequential(
+            SpikingLinear(6, 5, learn=("tau_mem", "tau_syn", "threshold"), per="neuron"),
+            SpikingRecurrent(5, 4, LIFParameters(warmup="silent"), learn=("threshold",)),
+            SpikingRecurrent(4, 3, rule="stbp"),
+        ).to(DEVICE)
+
+    def step():
+        spikes, state = net(torch.empty(20, 2, 6, device=DEVICE), return_state=True)
+        (spikes.sum() + net(torch.empty(9, 2, 6, device=DEVICE), state).sum()).backward()
+
+    assert record(step).waits() == []
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ a step is the neurons' own operator with T = 1, on whichever device. Backward ta
 of a spike comes from above and through V from the step after it, G[t] = dL/ds[t] + V^T e[t+1]; one step of the learning
 rule makes e[t] of it, with (delta, e) carried as in a longer window. On a GPU that step is PyTorch operations.
 
-For backward the layer keeps y, the state before each step (12 bytes per neuron-step), its spikes as bits, and V.
+For backward the layer keeps y, its spikes as bits, the state before every `WINDOW` steps, and V. The states between are
+worked out again, a window at a time, from y by the same operator.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from . import _cpu, _ops
 from ._autocast import Autocast
+from ._learnt import CONSTANTS
 from ._learnt_ops import learnt_lif_forward, options, surrogate
-from .kernels.layout import arithmetic_dtype, word_count, word_dtype
+from .kernels.layout import WINDOW, arithmetic_dtype, cdiv, word_count, word_dtype
 from .parameters import LIFParameters
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -45,7 +47,7 @@ def recurrent_forward(
     peak: float = 1.0,
     reset_gradient: str = "full",
 ) -> Outputs:
-    """Spikes ``(T, B, H)``, packed spikes, y, the states before each step ``(T, 3, B, H)``, the state after the last.
+    """Spikes ``(T, B, H)``, packed spikes, y, the state before each window ``(*, 3, B, H)``, the state after the last.
 
     Args:
         feed: x, ``(T, B, H)``, or ``(1, B, H)`` where one serves all ``steps``.
@@ -55,8 +57,7 @@ def recurrent_forward(
         before: spikes of the step before the first, ``(B, H)``; None for none.
         keep: whether backward is to follow; what it needs is empty otherwise.
     """
-    neuron = tau_mem, tau_syn, threshold
-    others = reset, max_slope, warmup, variant, window, width, peak, reset_gradient
+    settings = tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant
     feed = feed.contiguous()
     back = weight.to(feed.dtype).t()
     spikes, words, kept_y, states, final = _outputs(feed, steps, keep)
@@ -69,17 +70,25 @@ def recurrent_forward(
             y = torch.addmm(feed[t if len(feed) > 1 else 0], heard, back)[None]
             if keep:
                 kept_y[t].copy_(y[0])
-                states[t].copy_(now)
-            if constants is None:
-                fired, _, _, now = _ops.lif_forward(y, now, 1, True, False, True, *neuron, *others)
-            else:
-                fired, _, _, now = learnt_lif_forward(y, constants, now, 1, True, False, True, *others)
+            if keep and t % WINDOW == 0:
+                states[t // WINDOW].copy_(now)
+            fired, now = _one_step(y, now, constants, settings)
             heard = fired[0]
             spikes[t].copy_(heard)
     final.copy_(now)
     if keep:
         words = _ops.pack(spikes, words.dtype)
     return spikes, words, kept_y, states, final
+
+
+def _one_step(y: Tensor, state: Tensor, constants: Tensor | None, settings: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    """Spikes ``(1, B, H)`` of the input ``y (1, B, H)``, and the state after them; settings are `LIFParameters`'."""
+    how = 1, True, False, True
+    if constants is None:
+        spikes, _, _, after = _ops.lif_forward(y, state, *how, *settings)
+    else:
+        spikes, _, _, after = learnt_lif_forward(y, constants, state, *how, *settings[len(CONSTANTS) :])
+    return spikes, after
 
 
 @recurrent_forward.register_fake
@@ -103,7 +112,7 @@ def _outputs(feed: Tensor, steps: int, keep: bool) -> Outputs:
         feed.new_empty((steps, batch, hidden)),
         feed.new_empty((word_count(steps) if keep else 0, batch, hidden), dtype=word_dtype(steps)),
         feed.new_empty((steps if keep else 0, batch, hidden)),
-        feed.new_empty((steps if keep else 0, 3, batch, hidden), dtype=state_dtype),
+        feed.new_empty((cdiv(steps, WINDOW) if keep else 0, 3, batch, hidden), dtype=state_dtype),
         feed.new_empty((3, batch, hidden), dtype=state_dtype),
     )
 
@@ -136,23 +145,21 @@ def recurrent_backward(
     steps = len(y)
     if not y.numel():
         return grad_y, grad_weight, grad_constants
-    neuron = (
-        LIFParameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)  # type: ignore[arg-type]
-        if constants is None
-        else options(reset, max_slope, warmup, variant)
-    )
+    settings = tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant
     learning: dict[str, Any] = {
-        "params": neuron,
+        "params": LIFParameters(*settings) if constants is None else options(*settings[len(CONSTANTS) :]),  # type: ignore[arg-type]
         "rule": surrogate(window, width, peak, reset_gradient),
         "constants": None if constants is None else constants.contiguous().flatten(1),
         "grad_constants": None if constants is None else grad_constants.view(3, -1),
     }
     spikes = _ops.unpack(words, steps, y.dtype)
     forth = weight.to(y.dtype)
-    any_spike = (spikes != 0).any(0).flatten() if neuron.warmup == "silent" and not window else None
+    any_spike = (spikes != 0).any(0).flatten() if warmup == "silent" and not window else None
     carry = states.new_zeros((2, y[0].numel()))
     with Autocast(y.device.type).again():
         for t in reversed(range(steps)):
+            if t + 1 == steps or t % WINDOW == WINDOW - 1:
+                before_each = _states_of_window(y, t // WINDOW, states, constants, settings)
             g = grad_spikes[t]
             if t + 1 < steps:
                 g = torch.addmm(g, grad_y[t + 1], forth)
@@ -161,7 +168,7 @@ def recurrent_backward(
                 y[t].flatten(),
                 spikes[t].flatten(),
                 any_spike,
-                states[t].flatten(1),
+                before_each[t % WINDOW].flatten(1),
                 carry,
                 grad_y[t].view(-1),
                 **learning,
@@ -170,6 +177,16 @@ def recurrent_backward(
         heard = torch.cat([first, spikes[:-1]])
         grad_weight = (grad_y.flatten(0, 1).t() @ heard.flatten(0, 1)).to(weight.dtype)
     return grad_y, grad_weight, grad_constants
+
+
+def _states_of_window(
+    y: Tensor, number: int, states: Tensor, constants: Tensor | None, settings: tuple[Any, ...]
+) -> list[Tensor]:
+    """The states before each step of a window, as forward had them, from the one before its first."""
+    found = [states[number]]
+    for t in range(number * WINDOW, min((number + 1) * WINDOW, len(y)) - 1):
+        found.append(_one_step(y[t : t + 1], found[-1], constants, settings)[1])
+    return found
 
 
 @recurrent_backward.register_fake

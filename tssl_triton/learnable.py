@@ -41,6 +41,8 @@ class LearnableConstants(nn.Module):
 
     def __init__(self, params: LIFParameters, learn: Sequence[str], shape: Sequence[int] = ()) -> None:
         super().__init__()
+        if not isinstance(params, LIFParameters):
+            raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
         for name in checked_learn(learn):
             value = getattr(params, name)
             if name != "threshold" and (value == 1 or math.isinf(value)):
