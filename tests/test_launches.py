@@ -162,7 +162,7 @@ def test_the_command(monkeypatch, capsys):
     [
         (lambda: SpikingLinear(6, 5), 0, 0),
         (lambda: SpikingLinear(6, 5, learn=("tau_mem",)), 15, 52),
-        (lambda: SpikingRecurrent(6, 5), 4, 46),
+        (lambda: SpikingRecurrent(6, 5), 4, 44),
         (lambda: SpikingRecurrent(6, 5, learn=("tau_mem",)), 27, 95),
     ],
 )

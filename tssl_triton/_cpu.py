@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ._cpu_surrogate import membrane_error
-from ._cpu_tssl import tssl_error
+from ._cpu_tssl import crossing_error, tssl_error
 from ._learnt import Step, add_errors, constant_errors, neuron
 from .kernels.layout import WINDOW, WORD, arithmetic_dtype
 from .parameters import LIFParameters
@@ -136,7 +136,8 @@ def _lif_backward_window(
         g, delta_after = grad_spikes[k].to(i.dtype), delta
         if recipe.rule is None:
             warm = silent if silent is not None else below
-            delta, emitted, crossing = tssl_error(p, u, u - v, fired, warm, g, delta)
+            delta, emitted = tssl_error(p, u, u - v, fired, warm, g, delta)
+            crossing = crossing_error(p, fired, warm, emitted) if recipe.learnt else emitted
         else:
             delta, crossing = membrane_error(recipe.rule, p, u, fired, g, delta)
             emitted = delta

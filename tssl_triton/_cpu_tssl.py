@@ -16,23 +16,24 @@ SURROGATE_CLIP = 8.0  # the released program clips the sigmoid's argument to +-8
 
 def tssl_error(
     p: Neuron, u: Tensor, du: Tensor, fired: Tensor, warm: Tensor, g: Tensor, delta: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """TSSL-BP, eqs. (11)-(14): delta[t] from delta[t+1], and what of it, or of the warm-up, step t emits.
-
-    The third is the part of what is emitted that comes of crossing the threshold: all but what a silent step hands on.
-    """
+) -> tuple[Tensor, Tensor]:
+    """TSSL-BP, eqs. (11)-(14): delta[t] from delta[t+1], and what of it, or of the warm-up, step t emits."""
     kappa = torch.where(du < 0, 0.0, 1.0 / torch.clamp(du, min=1.0 / p.max_slope))
     rho = (u if p.reset == "zero" else p.threshold) * (1.0 / p.tau_mem)
     error = g if p.variant == "no-intra" else g + rho * delta
     leaked = 0.0 if p.variant == "no-leak" else p.alpha * delta
     delta = torch.where(fired, kappa * error, leaked)
-    crossing = torch.where(fired, delta, 0.0)
-    emitted = crossing if p.variant == "paper" else delta
+    emitted = torch.where(fired, delta, 0.0) if p.variant == "paper" else delta
     if p.warmup != "off":
         x = torch.clamp((u - p.threshold) * (1.0 / SURROGATE_WIDTH), -SURROGATE_CLIP, SURROGATE_CLIP)
         sigma = torch.sigmoid(x)
         slope = sigma * (1.0 - sigma) * (1.0 / SURROGATE_WIDTH)
-        everywhere = p.warmup == "always"
-        emitted = g * slope if everywhere else torch.where(warm, g * slope, emitted)
-        crossing = emitted if everywhere else torch.where(warm, emitted, crossing)
-    return delta, emitted, crossing
+        emitted = g * slope if p.warmup == "always" else torch.where(warm, g * slope, emitted)
+    return delta, emitted
+
+
+def crossing_error(p: Neuron, fired: Tensor, warm: Tensor, emitted: Tensor) -> Tensor:
+    """The part of what a step emits that comes of crossing the threshold: all but what a silent step hands on."""
+    if p.warmup == "always":
+        return emitted
+    return torch.where(fired if p.warmup == "off" else fired | warm, emitted, 0.0)
