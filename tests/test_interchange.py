@@ -28,6 +28,7 @@ from tssl_triton import (
     SpikePool2d,
     SpikingConv2d,
     SpikingLinear,
+    SpikingRecurrent,
     SpikingSequential,
     TimeSharedDropout,
 )
@@ -325,12 +326,49 @@ def test_padding_by_name():
         assert from_nir(nir.NIRGraph.from_list(*nodes, type_check=False))[0].padding == expected
 
 
+# Learnt constants
+
+
+def learning_network(per):
+    torch.manual_seed(4)
+    options = {"learn": ("tau_mem", "tau_syn", "threshold"), "per": per, "weight_scale": 3.0}
+    layers = SpikingSequential(SpikingConv2d(1, 3, 3, **options), SpikingLinear(12, 5, **options)).double()
+    with torch.no_grad():
+        for layer in layers:
+            for raw in layer.constants.parameters():
+                raw += 0.5 * torch.randn_like(raw)
+    return layers
+
+
+@pytest.mark.parametrize("per", ["layer", "neuron"])
+def test_learnt_constants_are_written_as_they_are_now(per):
+    layers, x = learning_network(per), spike_trains((1, 4, 4))
+    ours = spikes_of(layers, x.double())
+    theirs = EulerRun(to_nir(layers, (1, 4, 4)), x, 1e-3)
+    assert_fires(ours)
+    assert theirs.margin > 1e-9, "no spike hangs on rounding"
+    for got, want in zip(theirs.spikes.values(), ours, strict=True):
+        np.testing.assert_array_equal(got, want.numpy())
+
+
+def test_constants_that_a_layer_shares_are_read_as_fixed():
+    layers = learning_network("layer")
+    back = from_nir(to_nir(layers, (1, 4, 4)))
+    for layer, read in zip(layers, back, strict=True):
+        assert read.constants is None
+        for name, value in layer.constants()._asdict().items():
+            assert getattr(read.params, name) == value.item()
+    with pytest.raises(InterchangeError, match="differs between neurons"):
+        from_nir(to_nir(learning_network("neuron"), (1, 4, 4)))
+
+
 # Errors
 
 
 @pytest.mark.parametrize(
     ("layers", "shape", "message"),
     [
+        ([SpikingRecurrent(4, 2)], (4,), r"layer '0' \(SpikingRecurrent\): its feedback fits no chain of nodes"),
         ([SpikePool2d(2, "max")], (1, 4, 4), r"layer '0' \(SpikePool2d\): NIR has no maximum pooling"),
         ([SpikePool2d(2)], (1, 4, 4), "the network ends in a sum pooling; NIR has none with a scale, here 1.1"),
         ([SpikePool2d(2, scale=0), LIF()], (1, 4, 4), r"layer '0' .* a scale of 0 cannot be"),

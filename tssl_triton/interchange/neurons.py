@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tssl_triton._extras import require
+from tssl_triton._learnt import CONSTANTS
 from tssl_triton.modules import LIF
 from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import BY_NAME, DEFAULT, Rule
@@ -65,7 +66,12 @@ def neuron_node(layer: LIF, shape: tuple[int, ...], dt: float, w_in: float = 1.0
         ValueError: for neurons without leak, which have no such node.
     """
     nodes = require("nir", "interchange", "writing a NIR graph")
+    constants = _constants(layer, shape)
     params = layer.params
+    if layer.constants is not None:
+        # A file has no layers that learn: what is learnt by now becomes what the layer is, where one number says it.
+        shared = {name: float(values.flat[0]) for name, values in constants.items() if np.ptp(values) == 0}
+        params = dataclasses.replace(params, **shared)  # type: ignore[arg-type]
     if math.isinf(params.tau_mem):
         raise ValueError("neurons without leak (tau_mem = inf) are no CubaLIF, whose time constants are finite")
     entries: dict[str, Any] = {
@@ -77,20 +83,30 @@ def neuron_node(layer: LIF, shape: tuple[int, ...], dt: float, w_in: float = 1.0
         entries["execution"] = execution
     common = {
         "v_leak": np.zeros(shape),
-        "v_threshold": np.full(shape, params.threshold),
+        "v_threshold": constants["threshold"],
         "v_reset": np.zeros(shape),
         "metadata": attached(entries),
     }
-    tau_mem = np.full(shape, params.tau_mem * dt)
+    tau_mem = constants["tau_mem"] * dt
     if not layer.synapse:
-        return nodes.LIF(tau=tau_mem, r=np.full(shape, params.tau_mem * w_in), **common)
+        return nodes.LIF(tau=tau_mem, r=constants["tau_mem"] * w_in, **common)
     return nodes.CubaLIF(
         tau_mem=tau_mem,
-        tau_syn=np.full(shape, params.tau_syn * dt),
-        r=np.full(shape, params.tau_mem),
+        tau_syn=constants["tau_syn"] * dt,
+        r=constants["tau_mem"],
         w_in=np.full(shape, w_in),
         **common,
     )
+
+
+def _constants(layer: LIF, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Time constants in steps and threshold of each neuron, as they are now."""
+    found = {name: np.full(shape, getattr(layer.params, name)) for name in CONSTANTS}
+    if layer.constants is not None:
+        for name, value in layer.constants()._asdict().items():
+            if value is not None:
+                found[name] = np.broadcast_to(value.detach().cpu().double().numpy(), shape).copy()
+    return found
 
 
 def read_neurons(node: nir.NIRNode, shape: tuple[int, ...], dt: float) -> Neurons:

@@ -15,6 +15,7 @@ from tssl_triton._checks import check_finite
 from tssl_triton._extras import require
 from tssl_triton.modules import LIF, SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential, TimeSharedDropout
 from tssl_triton.network import checked_shape
+from tssl_triton.recurrent import SpikingRecurrent
 
 from .errors import InterchangeError
 from .geometry import image_size, windows
@@ -110,6 +111,8 @@ class _Writer:
         Raises:
             ValueError: if there are none, or the layer does not fit the shape before it.
         """
+        if isinstance(layer, SpikingRecurrent):
+            raise ValueError("its feedback fits no chain of nodes, which is what is written and read here")
         if isinstance(layer, SpikingLinear):
             self._add_linear(layer)
         elif isinstance(layer, SpikingConv2d):
