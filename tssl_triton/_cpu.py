@@ -64,21 +64,19 @@ def _lif_forward_window(
 ) -> None:
     """Equations (3)-(5) for one window; writes spikes, the state after it, and the word from ``bit`` on."""
     p = recipe.params
-    beta, alpha, inv_tau_syn = p.beta, p.alpha, 1.0 / p.tau_syn
     i, v, a = _start(state, currents[0])
     bits = torch.zeros_like(i, dtype=torch.int32)
     for k in range(recipe.steps):
         y = currents[0 if recipe.static else k].to(i.dtype)
-        i = beta * i + y * inv_tau_syn if recipe.synapse else y
-        u = alpha * v + i
+        i, u = charged(p, recipe.synapse, i, v, y)
         fired = u > p.threshold
         s = fired.to(i.dtype)
-        v = torch.where(fired, u - p.threshold if p.reset == "subtract" else 0.0, u)
+        v = after_reset(p, u, fired)
         spikes[k].copy_(s)
         if recipe.packed:
             bits = bits | (fired.to(torch.int32) << k)
         if recipe.carried:
-            a = beta * a + s * inv_tau_syn
+            a = filtered(p, a, s)
     if word is not None:
         word.copy_(bits if bit is None else torch.where(bit == 0, bits, word | (bits << bit)))
     if new_state is not None:
@@ -99,8 +97,6 @@ def _lif_backward_window(
 ) -> None:
     """One window, replayed and walked back by the learning rule; ``carry`` holds (delta, e) of the step after it."""
     p = recipe.params
-    beta, alpha, inv_tau_syn = p.beta, p.alpha, 1.0 / p.tau_syn
-    quiet = 0.25 * inv_tau_syn
     i, v, a = _start(state, currents[0])
 
     # Forward again, from the saved input and the saved spikes.
@@ -108,13 +104,12 @@ def _lif_backward_window(
     replay = []
     for k in range(recipe.steps):
         y = currents[0 if recipe.static else k].to(i.dtype)
-        i = beta * i + y * inv_tau_syn if recipe.synapse else y
-        u = alpha * v + i
+        i, u = charged(p, recipe.synapse, i, v, y)
         du = u - v
         fired = ((bits >> k) & 1) != 0
-        v = torch.where(fired, u - p.threshold if p.reset == "subtract" else 0.0, u)
-        a = beta * a + fired.to(i.dtype) * inv_tau_syn
-        replay.append((u, du, fired, a < quiet))
+        v = after_reset(p, u, fired)
+        a = filtered(p, a, fired.to(i.dtype))
+        replay.append((u, du, fired, quiet(p, a)))
 
     # And back, with the error of the next spike in one carry per neuron.
     silent = any_spike == 0 if any_spike is not None else None
@@ -123,12 +118,9 @@ def _lif_backward_window(
     for k in reversed(range(recipe.steps)):
         u, du, fired, below = replay[k]
         g = grad_spikes[k].to(i.dtype)
-        if recipe.rule is None:
-            warm = silent if silent is not None else below
-            delta, emitted = _tssl_error(p, u, du, fired, warm, g, delta)
-        else:
-            delta = emitted = membrane_error(recipe.rule, p, u, fired, g, delta)
-        e = beta * e + emitted * inv_tau_syn if recipe.synapse else emitted
+        warm = silent if silent is not None else below
+        delta, emitted = learnt_error(recipe.rule, p, u, du, fired, warm, g, delta)
+        e = filtered(p, e, emitted) if recipe.synapse else emitted
         if recipe.static:
             total = total + e
         else:
@@ -138,6 +130,70 @@ def _lif_backward_window(
     if carry is not None:
         carry[0].copy_(delta)
         carry[1].copy_(e)
+
+
+def _psc_window(recipe: _Recipe, inputs: Rows, state: Tensor, outputs: Rows) -> None:
+    """The synaptic filter for one window, ``a = beta a + s / tau_syn``; ``state`` is read and left at the last step."""
+    a = state[0]
+    for k in range(recipe.steps):
+        a = filtered(recipe.params, a, inputs[k].to(state.dtype))
+        outputs[k].copy_(a)
+    state[0].copy_(a)
+
+
+def _unpack_window(recipe: _Recipe, word: Tensor, bit: Tensor, spikes: Rows) -> None:
+    """The steps of one window from their bits, which begin at ``bit`` of the word."""
+    bits = word.to(torch.int32) >> bit
+    for k in range(recipe.steps):
+        spikes[k].copy_((bits >> k) & 1)
+
+
+def _start(state: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if state is not None:
+        return state[0], state[1], state[2]
+    zero = torch.zeros_like(like, dtype=arithmetic_dtype(like.dtype))
+    return zero, zero, zero
+
+
+# --- one step of a neuron, which `tssl_triton.replay` takes as well ------------------------------------------------
+
+
+def charged(p: LIFParameters, synapse: bool, i: Tensor, v: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Synaptic current i[t], eq. (3), and membrane potential u[t], eq. (4), from those of the step before."""
+    i = filtered(p, i, y) if synapse else y
+    return i, p.alpha * v + i
+
+
+def after_reset(p: LIFParameters, u: Tensor, fired: Tensor) -> Tensor:
+    """v[t], what a spike leaves of u[t]."""
+    return torch.where(fired, u - p.threshold if p.reset == "subtract" else 0.0, u)
+
+
+def filtered(p: LIFParameters, before: Tensor, x: Tensor) -> Tensor:
+    """One step of the synapse: forwards that of y and of the PSC, backwards that of the error."""
+    return p.beta * before + x * (1.0 / p.tau_syn)
+
+
+def quiet(p: LIFParameters, a: Tensor) -> Tensor:
+    """Where the neuron's own PSC says that it has not fired of late, and ``warmup="psc"`` takes over."""
+    return a < 0.25 * (1.0 / p.tau_syn)
+
+
+def learnt_error(
+    rule: Surrogate | None,
+    p: LIFParameters,
+    u: Tensor,
+    du: Tensor,
+    fired: Tensor,
+    warm: Tensor,
+    g: Tensor,
+    delta: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """delta[t] from delta[t+1], and what of it step t emits; a ``rule`` of None is TSSL-BP."""
+    if rule is None:
+        return _tssl_error(p, u, du, fired, warm, g, delta)
+    delta = membrane_error(rule, p, u, fired, g, delta)
+    return delta, delta
 
 
 def _tssl_error(
@@ -156,30 +212,6 @@ def _tssl_error(
         slope = sigma * (1.0 - sigma) * (1.0 / SURROGATE_WIDTH)
         emitted = g * slope if p.warmup == "always" else torch.where(warm, g * slope, emitted)
     return delta, emitted
-
-
-def _psc_window(recipe: _Recipe, inputs: Rows, state: Tensor, outputs: Rows) -> None:
-    """The synaptic filter for one window, ``a = beta a + s / tau_syn``; ``state`` is read and left at the last step."""
-    beta, inv_tau_syn = recipe.params.beta, 1.0 / recipe.params.tau_syn
-    a = state[0]
-    for k in range(recipe.steps):
-        a = beta * a + inputs[k].to(state.dtype) * inv_tau_syn
-        outputs[k].copy_(a)
-    state[0].copy_(a)
-
-
-def _unpack_window(recipe: _Recipe, word: Tensor, bit: Tensor, spikes: Rows) -> None:
-    """The steps of one window from their bits, which begin at ``bit`` of the word."""
-    bits = word.to(torch.int32) >> bit
-    for k in range(recipe.steps):
-        spikes[k].copy_((bits >> k) & 1)
-
-
-def _start(state: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if state is not None:
-        return state[0], state[1], state[2]
-    zero = torch.zeros_like(like, dtype=arithmetic_dtype(like.dtype))
-    return zero, zero, zero
 
 
 # --- whole runs, window by window -------------------------------------------------------------------------------
