@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from tssl_triton import cli_export, cli_studies, recipes, reproduce, sparsity
+from tssl_triton import cli_export, cli_inspect, cli_studies, recipes, reproduce, sparsity
 from tssl_triton._extras import MissingExtraError
 from tssl_triton._terminal import INTERRUPTED, PLACEMENT, add_settings, finish, say
 from tssl_triton.checkpoint import CheckpointError
@@ -242,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     firing.add_argument("--out", metavar="DIR", help="folder of the files (default: that of the run)")
     add_settings(firing, PLACEMENT)
 
+    cli_inspect.add_command(commands)
     cli_export.add_command(commands)
 
     about = "Print versions, devices and which implementation runs on each."
