@@ -149,7 +149,7 @@ def _sparsity(options: dict[str, Any]) -> int:
 def _info(options: dict[str, Any]) -> int:
     rows = [(name, _version(name)) for name in ("tssl-triton", "torch", "triton", "numpy")]
     rows.append(("python", f"{platform.python_version()} ({platform.system()} {platform.machine()})"))
-    rows += [(name, _version(name)) for name in ("scikit-learn", "torchvision", "tqdm", "matplotlib")]
+    rows += [(name, _version(name)) for name in ("scikit-learn", "torchvision", "tqdm", "matplotlib", "tensorboard")]
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++", "cl")), None)
     rows.append(("C++ compiler", (shutil.which(compiler) or f"{compiler}, not found") if compiler else "none found"))
     rows.append(("cpu", f"{torch.get_num_threads()} threads; runs: {implementation(torch.device('cpu'))}"))
