@@ -8,6 +8,7 @@ import struct
 import pytest
 import torch
 from comparing import assert_close
+from event_files import write_n_mnist
 
 from tssl_triton import cli, data, inspection_figures
 from tssl_triton.config import ConfigError, resolve
@@ -15,7 +16,7 @@ from tssl_triton.inspection import inspect
 from tssl_triton.inspection_report import write
 from tssl_triton.modules import LIF
 from tssl_triton.neuron_choice import choose_neurons, find_neurons, position, read_neuron
-from tssl_triton.run import Run
+from tssl_triton.run import Run, load_data
 from tssl_triton.sparsity import SpikeCounter
 from tssl_triton.train import Trainer
 
@@ -244,6 +245,21 @@ def test_ctrl_c_leaves_nothing(run, tmp_path, monkeypatch, capsys):
     assert cli.main(["inspect", str(run.folder), "--out", str(out), "--samples", "10"]) == 130
     assert capsys.readouterr().err == "tssl: interrupted\n"
     assert not out.exists()
+
+
+def test_a_recording_is_presented_step_by_step(tmp_path):
+    write_n_mnist(tmp_path, train=10, test=10, events=400)
+    settings = {"dataset": "n-mnist", "arch": "10", "steps": 12, "bin_ms": 9.0, "downsample": 2, "weight_scale": 2.0}
+    settings |= {"desired_count": 5.0, "device": "cpu", "data_root": str(tmp_path), "download": False, "padding": "0"}
+    config = resolve(settings, {})
+    found = inspect(Trainer(config, load_data(config)), sample=2, neurons=2)
+    assert found.samples == 10
+    assert found.sample.values.shape == (12, 2, 17, 17)
+    traced = found.sample.traces["full 1"]
+    # y is the product with each step's events.
+    weight = found.trainer.network[0].weight[list(traced.indices)].detach()
+    assert_close("y", traced.y, found.sample.values.flatten(1) @ weight.T, atol=1e-5)
+    assert inspection_figures.spikes(found).startswith(PNG)
 
 
 @pytest.mark.parametrize("weight", [0.0, float("nan")])
