@@ -66,7 +66,7 @@ MUTATIONS = (
         "emitted",
     ),
     Mutation("warm-up: own current not decaying", MEMBRANE, "a = BETA * a + ", "a = a + "),
-    Mutation("warm-up: own current not decaying", LOOP, "a = beta * a + fired", "a = a + fired"),
+    Mutation("warm-up: own current not decaying", LOOP, "a = filtered(p, a, fired.to(i.dtype))", "a = a + fired"),
     Mutation(
         "slope: not bounded",
         KERNEL,
@@ -75,7 +75,7 @@ MUTATIONS = (
     ),
     Mutation("slope: not bounded", TSSL_LOOP, "torch.clamp(du, min=1.0 / p.max_slope)", "du"),
     Mutation("synapse: not transposed", KERNEL, "e = BETA * e + INV_TAU_SYN * emitted", "e = INV_TAU_SYN * emitted"),
-    Mutation("synapse: not transposed", LOOP, "beta * e + emitted * inv_tau_syn", "emitted * inv_tau_syn"),
+    Mutation("synapse: not transposed", LOOP, "filtered(p, e, emitted)", "emitted / p.tau_syn"),
     Mutation("threshold: not strict", KERNEL, "s = (u > THRESHOLD)", "s = (u >= THRESHOLD)"),
     Mutation("threshold: not strict", LOOP, "fired = u > p.threshold", "fired = u >= p.threshold"),
     Mutation("no-intra: ignored", KERNEL, '== "no-intra"', '== "other"'),

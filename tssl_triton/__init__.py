@@ -68,11 +68,13 @@ _SUBMODULES = (
     "data",
     "encoding",
     "functional",
+    "inspection",
     "interchange",
     "losses",
     "modules",
     "network",
     "parameters",
+    "replay",
     "rules",
     "train",
 )

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ._cpu_surrogate import membrane_error
 from ._cpu_tssl import crossing_error, tssl_error
-from ._learnt import Step, add_errors, constant_errors, neuron
+from ._learnt import Neuron, Step, add_errors, constant_errors, neuron
 from .kernels.layout import WINDOW, WORD, arithmetic_dtype
 from .parameters import LIFParameters
 from .rules import Surrogate
@@ -69,21 +69,19 @@ def _lif_forward_window(
 ) -> None:
     """Equations (3)-(5) for one window; writes spikes, the state after it, and the word from ``bit`` on."""
     p = neuron(recipe.params, constants)
-    beta, alpha, inv_tau_syn = p.beta, p.alpha, 1.0 / p.tau_syn
     i, v, a = _start(state, currents[0])
     bits = torch.zeros_like(i, dtype=torch.int32)
     for k in range(recipe.steps):
         y = currents[0 if recipe.static else k].to(i.dtype)
-        i = beta * i + y * inv_tau_syn if recipe.synapse else y
-        u = alpha * v + i
+        i, u = charged(p, recipe.synapse, i, v, y)
         fired = u > p.threshold
         s = fired.to(i.dtype)
-        v = torch.where(fired, u - p.threshold if p.reset == "subtract" else 0.0, u)
+        v = after_reset(p, u, fired)
         spikes[k].copy_(s)
         if recipe.packed:
             bits = bits | (fired.to(torch.int32) << k)
         if recipe.carried:
-            a = beta * a + s * inv_tau_syn
+            a = filtered(p, a, s)
     if word is not None:
         word.copy_(bits if bit is None else torch.where(bit == 0, bits, word | (bits << bit)))
     if new_state is not None:
@@ -109,8 +107,6 @@ def _lif_backward_window(
     The errors of learnt ``constants`` are added to ``grad_constants``.
     """
     p = neuron(recipe.params, constants)
-    beta, alpha, inv_tau_syn = p.beta, p.alpha, 1.0 / p.tau_syn
-    quiet = 0.25 * inv_tau_syn
     i, v, a = _start(state, currents[0])
 
     # Forward again, from the saved input and the saved spikes.
@@ -119,12 +115,11 @@ def _lif_backward_window(
     for k in range(recipe.steps):
         y = currents[0 if recipe.static else k].to(i.dtype)
         before = i, v
-        i = beta * i + y * inv_tau_syn if recipe.synapse else y
-        u = alpha * v + i
+        i, u = charged(p, recipe.synapse, i, v, y)
         fired = ((bits >> k) & 1) != 0
-        v = torch.where(fired, u - p.threshold if p.reset == "subtract" else 0.0, u)
-        a = beta * a + fired.to(i.dtype) * inv_tau_syn
-        replay.append((y, before, u, fired, a < quiet))
+        v = after_reset(p, u, fired)
+        a = filtered(p, a, fired.to(i.dtype))
+        replay.append((y, before, u, fired, quiet(p, a)))
 
     # And back, with the error of the next spike in one carry per neuron.
     silent = any_spike == 0 if any_spike is not None else None
@@ -141,7 +136,7 @@ def _lif_backward_window(
         else:
             delta, crossing = membrane_error(recipe.rule, p, u, fired, g, delta)
             emitted = delta
-        e = beta * e + emitted * inv_tau_syn if recipe.synapse else emitted
+        e = filtered(p, e, emitted) if recipe.synapse else emitted
         if recipe.learnt:
             step = Step(i, v, y, fired, emitted, crossing, delta_after, e)
             errors = constant_errors(p, recipe.rule, recipe.synapse, step)
@@ -161,10 +156,9 @@ def _lif_backward_window(
 
 def _psc_window(recipe: _Recipe, inputs: Rows, state: Tensor, outputs: Rows) -> None:
     """The synaptic filter for one window, ``a = beta a + s / tau_syn``; ``state`` is read and left at the last step."""
-    beta, inv_tau_syn = recipe.params.beta, 1.0 / recipe.params.tau_syn
     a = state[0]
     for k in range(recipe.steps):
-        a = beta * a + inputs[k].to(state.dtype) * inv_tau_syn
+        a = filtered(recipe.params, a, inputs[k].to(state.dtype))
         outputs[k].copy_(a)
     state[0].copy_(a)
 
@@ -181,6 +175,30 @@ def _start(state: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return state[0], state[1], state[2]
     zero = torch.zeros_like(like, dtype=arithmetic_dtype(like.dtype))
     return zero, zero, zero
+
+
+# --- one step of a neuron, which `tssl_triton.replay` takes as well ------------------------------------------------
+
+
+def charged(p: Neuron, synapse: bool, i: Tensor, v: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Synaptic current i[t], eq. (3), and membrane potential u[t], eq. (4), from those of the step before."""
+    i = filtered(p, i, y) if synapse else y
+    return i, p.alpha * v + i
+
+
+def after_reset(p: Neuron, u: Tensor, fired: Tensor) -> Tensor:
+    """v[t], what a spike leaves of u[t]."""
+    return torch.where(fired, u - p.threshold if p.reset == "subtract" else 0.0, u)
+
+
+def filtered(p: Neuron, before: Tensor, x: Tensor) -> Tensor:
+    """One step of the synapse: forwards that of y and of the PSC, backwards that of the error."""
+    return p.beta * before + x * (1.0 / p.tau_syn)
+
+
+def quiet(p: Neuron, a: Tensor) -> Tensor:
+    """Where the neuron's own PSC says that it has not fired of late, and ``warmup="psc"`` takes over."""
+    return a < 0.25 * (1.0 / p.tau_syn)
 
 
 # --- whole runs, window by window -------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from tssl_triton import cli_export, cli_studies, recipes, reproduce, sparsity
+from tssl_triton import cli_export, cli_inspect, cli_studies, recipes, reproduce, sparsity
 from tssl_triton._extras import MissingExtraError
 from tssl_triton._terminal import INTERRUPTED, PLACEMENT, add_settings, finish, say
 from tssl_triton.checkpoint import CheckpointError
@@ -149,7 +149,7 @@ def _sparsity(options: dict[str, Any]) -> int:
 def _info(options: dict[str, Any]) -> int:
     rows = [(name, _version(name)) for name in ("tssl-triton", "torch", "triton", "numpy")]
     rows.append(("python", f"{platform.python_version()} ({platform.system()} {platform.machine()})"))
-    rows += [(name, _version(name)) for name in ("scikit-learn", "torchvision", "tqdm", "matplotlib")]
+    rows += [(name, _version(name)) for name in ("scikit-learn", "torchvision", "tqdm", "matplotlib", "tensorboard")]
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++", "cl")), None)
     rows.append(("C++ compiler", (shutil.which(compiler) or f"{compiler}, not found") if compiler else "none found"))
     rows.append(("cpu", f"{torch.get_num_threads()} threads; runs: {implementation(torch.device('cpu'))}"))
@@ -242,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     firing.add_argument("--out", metavar="DIR", help="folder of the files (default: that of the run)")
     add_settings(firing, PLACEMENT)
 
+    cli_inspect.add_command(commands)
     cli_export.add_command(commands)
 
     about = "Print versions, devices and which implementation runs on each."

@@ -94,6 +94,7 @@ class TrainConfig:
     test_batch_size: int = _setting(500, "images per step of the test")
 
     seed: int = _setting(0, "seed of the weights, the data order and the dropout masks")
+    tensorboard: bool = _setting(False, "log metrics of each epoch for TensorBoard, in the run's folder")
     device: str = _setting("auto", f"{ACCEPTED_DEVICES}; auto takes a GPU where there is one")
 
     def __post_init__(self) -> None:
@@ -172,7 +173,7 @@ class TrainConfig:
 FIELD_TYPES: dict[str, type] = get_type_hints(TrainConfig)
 
 #: Settings that say where and how a run is computed, not what is computed: a resumed run may change them.
-MAY_CHANGE = frozenset({"epochs", "device", "data_root", "download", "test_batch_size", "recompute"})
+MAY_CHANGE = frozenset({"epochs", "device", "data_root", "download", "test_batch_size", "recompute", "tensorboard"})
 
 
 def resolve(flags: dict[str, Any], file: dict[str, Any]) -> TrainConfig:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tssl_triton._extras import MissingExtraError, require
 from tssl_triton.checkpoint import write_atomically
 from tssl_triton.train import Reading
+
+Item = TypeVar("Item")
 
 
 class Display(Protocol):
@@ -104,15 +106,40 @@ def choose_display(progress: str, say: Callable[[str], None] = print) -> Display
     Raises:
         MissingExtraError: if a bar was asked for by name and tqdm is not installed.
     """
+    return Bar(say) if _shows_bar(progress, say) else Lines(say)
+
+
+#: What passes items on, one after the other, and shows how many are done; the text says of what.
+Tracker = Callable[[Sequence[Item], str], Iterable[Item]]
+
+
+def untracked(items: Sequence[Item], text: str) -> Iterable[Item]:
+    """The items, with nothing shown."""
+    return items
+
+
+def choose_tracker(progress: str, say: Callable[[str], None] = print) -> Tracker[Any]:
+    """What shows the progress of work that is no training: a bar that goes away when it is done, or nothing.
+
+    Args, and Raises: as `choose_display`.
+    """
+    if not _shows_bar(progress, say):
+        return untracked
+    tqdm = require("tqdm", "train", "the progress bar").tqdm
+    return lambda items, text: tqdm(items, desc=text, leave=False, dynamic_ncols=True)
+
+
+def _shows_bar(progress: str, say: Callable[[str], None]) -> bool:
     if progress == "lines" or (progress == "auto" and not sys.stderr.isatty()):
-        return Lines(say)
+        return False
     try:
-        return Bar(say)
+        require("tqdm", "train", "the progress bar")
     except MissingExtraError as error:
         if progress == "bar":
             raise
         say(f"no progress bar: {error}")
-        return Lines(say)
+        return False
+    return True
 
 
 def draw_learning_curve(path: Path, history: list[dict[str, Any]], title: str) -> None:

@@ -5,6 +5,7 @@
 ``checkpoint.pt``    see `tssl_triton.checkpoint`; replaced after each epoch and when the run is interrupted
 ``metrics.jsonl``    one line of JSON per complete epoch, written anew from the checkpoint each time
 ``learning_curve.png``  loss and accuracy over the epochs; needs matplotlib
+``tensorboard``      event files, where the setting of that name is on; see `tssl_triton.scalars`
 ===================  ==========================================================================================
 """
 
@@ -17,17 +18,19 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tssl_triton import checkpoint, data
+from tssl_triton import checkpoint, data, scalars
 from tssl_triton._extras import MissingExtraError
 from tssl_triton.checkpoint import CheckpointError, write_atomically
 from tssl_triton.config import MAY_CHANGE, ConfigError, TrainConfig, check_known, write_toml
 from tssl_triton.interrupt import StopRequest
 from tssl_triton.report import Display, draw_learning_curve
+from tssl_triton.sparsity import spiking_layers
 from tssl_triton.train import Trainer
 
 
@@ -45,6 +48,8 @@ class Run:
         self.trainer = trainer
         self.say = say
         self._draws = True
+        if trainer.config.tensorboard:
+            scalars.writer()  # rather than fail after the first epoch
 
     @classmethod
     def create(cls, folder: Path, config: TrainConfig, say: Callable[[str], None] = print) -> Run:
@@ -52,7 +57,7 @@ class Run:
 
         Raises:
             ConfigError: if the folder exists already, or a setting does not fit.
-            DataError, MissingExtraError: if the data set cannot be loaded.
+            DataError, MissingExtraError: if the data set cannot be loaded, or tensorboard where it is to be used.
         """
         if folder.exists() or folder.is_symlink():
             raise ConfigError(
@@ -111,7 +116,7 @@ class Run:
         """
         trainer = self.trainer
         notice = "stopping after this batch; press Ctrl-C again to leave at once"
-        with StopRequest(notice) as stop, _repeatable():
+        with StopRequest(notice) as stop, _repeatable(), self._scalars() as log:
             while trainer.epoch < trainer.config.epochs:
                 display.begin(trainer.epoch + 1, trainer.config.epochs, trainer.batch, trainer.batches)
                 try:
@@ -123,8 +128,16 @@ class Run:
                     self.save()
                     return False
                 self.save()
+                log(trainer.history[-1])
                 display.end(trainer.history[-1], trainer.config.epochs)
         return True
+
+    def _scalars(self) -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
+        """What logs an epoch's metrics: for TensorBoard, or nowhere."""
+        trainer = self.trainer
+        if not trainer.config.tensorboard:
+            return contextlib.nullcontext(lambda metrics: None)
+        return scalars.scalar_log(self.folder / "tensorboard", trainer.history, list(spiking_layers(trainer.network)))
 
     def save(self) -> None:
         """Bring every file of the folder up to date, the checkpoint first."""

@@ -11,8 +11,9 @@ layer; spikes themselves are never collected.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,16 +163,11 @@ def measure(trainer: Trainer) -> Sparsity:
         ConfigError: if the network has no spiking layers.
     """
     config = trainer.config
-    layers = [module for module in trainer.network.modules() if isinstance(module, LIF)]
+    layers = spiking_layers(trainer.network)
     if not layers:
         raise ConfigError(f"rule {config.rule!r} has no spiking neurons whose firing could be counted")
-    counters = [SpikeCounter(config.steps) for _ in layers]
-    hooks = [layer.register_forward_hook(counter.add) for layer, counter in zip(layers, counters, strict=True)]
-    try:
+    with counting(layers, config.steps) as counters:
         result = trainer.test()
-    finally:
-        for hook in hooks:
-            hook.remove()
     if result is None:
         raise AssertionError("a test that nothing can stop was stopped")
     return Sparsity(
@@ -181,9 +177,33 @@ def measure(trainer: Trainer) -> Sparsity:
         samples=result.images,
         epochs=trainer.epoch,
         accuracy=result.accuracy,
-        layers=tuple(summed(name, [counter]) for name, counter in zip(_names(layers), counters, strict=True)),
-        overall=summed("overall", counters),
+        layers=tuple(summed(name, [counter]) for name, counter in counters.items()),
+        overall=summed("overall", list(counters.values())),
     )
+
+
+def spiking_layers(network: nn.Module) -> dict[str, LIF]:
+    """The layers with neurons, from input to output: ``conv 1``, ``conv 2``, ``full 1``, ..., ``output``."""
+    layers = [module for module in network.modules() if isinstance(module, LIF)]
+    names: list[str] = []
+    numbers = {"conv": 0, "full": 0, "neurons": 0}
+    for layer in layers:
+        kind = {SpikingConv2d: "conv", SpikingLinear: "full"}.get(type(layer), "neurons")
+        numbers[kind] += 1
+        names.append(f"{kind} {numbers[kind]}")
+    return dict(zip([*names[:-1], "output"], layers, strict=True)) if layers else {}
+
+
+@contextlib.contextmanager
+def counting(layers: Mapping[str, LIF], steps: int) -> Iterator[dict[str, SpikeCounter]]:
+    """A counter of each layer's spikes, of whatever is presented to the network within the context."""
+    counters = {name: SpikeCounter(steps) for name in layers}
+    hooks = [layer.register_forward_hook(counters[name].add) for name, layer in layers.items()]
+    try:
+        yield counters
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def summed(name: str, counters: Sequence[SpikeCounter]) -> LayerSparsity:
@@ -254,14 +274,3 @@ def draw(path: Path, sparsity: Sparsity, title: str) -> None:
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 3, "frameon": False}
         axes.legend(fontsize="small", title="bars: all neurons", title_fontsize="small", **below)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
-
-
-def _names(layers: Sequence[LIF]) -> list[str]:
-    """``conv 1``, ``conv 2``, ``full 1``, ..., ``output``."""
-    names: list[str] = []
-    numbers = {"conv": 0, "full": 0, "neurons": 0}
-    for layer in layers:
-        kind = {SpikingConv2d: "conv", SpikingLinear: "full"}.get(type(layer), "neurons")
-        numbers[kind] += 1
-        names.append(f"{kind} {numbers[kind]}")
-    return [*names[:-1], "output"]
