@@ -37,6 +37,9 @@ ABLATIONS: dict[str, Variant] = {name: Variant(name, text, changes) for name, te
 #: Settings that make the difference between rows, and so are none of the study's own.
 VARIED = frozenset({"rule", *(setting for variant in ABLATIONS.values() for setting in variant.changes)})
 
+FAR = 0.2
+"""Below the best row by more than this accuracy, a row is off the picture's scale."""
+
 
 def plan(base: TrainConfig, out: Path, trials: int, rows: Sequence[str] = tuple(ABLATIONS)) -> Study:
     """The study of the rows of these names; the full rule joins them, as the row to compare with.
@@ -83,23 +86,38 @@ class AblationReport:
         return {"minus_full": {row.variant.name: times_100(difference(row, rows[0])) for row in rows[1:]}}
 
     def draw(self, path: Path, rows: Sequence[Row]) -> None:
-        """A dot per row with its standard deviation, the trials beside it, and a line where the full rule is."""
+        """A dot per row with its standard deviation, the trials beside it, and a line where the full rule is.
+
+        A row that fails altogether is an arrow at the edge, so that the others can be told apart.
+        """
         figure_module = require("matplotlib.figure", "train", "the picture of the ablation")
         shown = [row for row in rows if row.results]
         figure = figure_module.Figure(figsize=(8, 1.4 + 0.36 * len(shown)), layout="constrained")
         axes = figure.subplots()
         base = self._study.base
         axes.set_title(f"{base.dataset}  {base.arch}, {base.steps} steps, {base.epochs} epochs", fontsize="medium")
+        means = [0.0 if row.summary is None else row.summary.mean for row in shown]
+        near = []
         for place, row in enumerate(shown):
             summary = row.summary
             assert summary is not None
+            axes.annotate(per_cent(summary.mean), (1.01, place), xycoords=("axes fraction", "data"), va="center")
+            if max(means) - summary.mean > FAR:
+                axes.annotate(
+                    "\u25c4", (0.005, place), xycoords=("axes fraction", "data"), va="center", color="tab:blue"
+                )
+                continue
             color = "tab:red" if row.variant.name == FULL else "tab:blue"
             if row.variant.name == FULL:
                 axes.axvline(100 * summary.mean, color=color, lw=1, ls="--")
             trials = [100 * result.best for result in summary.counted]
             axes.plot(trials, [place] * len(trials), "|", color="0.4", markersize=9)
             axes.errorbar(100 * summary.mean, place, xerr=times_100(summary.std), fmt="o", color=color, capsize=3)
-            axes.annotate(per_cent(summary.mean), (1.01, place), xycoords=("axes fraction", "data"), va="center")
+            near += trials
+        if near:
+            margin = max(0.1, 0.1 * (max(near) - min(near)))
+            axes.set_xlim(min(near) - margin, max(near) + margin)
+            axes.set_ylim(-0.5, len(shown) - 0.5)
         axes.set_yticks(range(len(shown)), [row.variant.name for row in shown])
         axes.invert_yaxis()
         axes.set_xlabel("test accuracy of the best epoch (%): mean, standard deviation, trials")
