@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tssl_triton._distributed import Processes
 from tssl_triton.config import FIELD_TYPES, TrainConfig
 from tssl_triton.trials import Outcome
 
@@ -20,6 +21,11 @@ PLACEMENT = ("device", "data_root", "download", "test_batch_size")
 def say(line: str) -> None:
     """Print a line at once, whatever standard output is."""
     print(line, flush=True)
+
+
+def voice(processes: Processes) -> Callable[[str], None]:
+    """What prints a line, once for all processes."""
+    return say if processes.first else lambda line: None
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:

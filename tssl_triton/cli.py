@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 import torch
 
 from tssl_triton import cli_export, cli_inspect, cli_studies, recipes, reproduce, sparsity
+from tssl_triton._distributed import Processes, joined, launched
 from tssl_triton._extras import MissingExtraError
-from tssl_triton._terminal import INTERRUPTED, PLACEMENT, add_settings, finish, say
+from tssl_triton._terminal import INTERRUPTED, PLACEMENT, add_settings, finish, say, voice
 from tssl_triton.checkpoint import CheckpointError
 from tssl_triton.config import FIELD_TYPES, ConfigError, read_toml, resolve
 from tssl_triton.conversion import ConversionError
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
     try:
+        if launched() and command not in (_train, _evaluate):
+            raise ConfigError("torchrun starts processes that share their work; only 'train' and 'evaluate' can")
         status: int = command(options)
     except USER_ERRORS as error:
         print(f"tssl: error: {error}", file=sys.stderr)
@@ -77,28 +80,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: dict[str, Any]) -> int:
+    with joined() as processes:
+        return _train_with(processes, options)
+
+
+def _train_with(processes: Processes, options: dict[str, Any]) -> int:
+    say = voice(processes)
     resume, folder, file = options.pop("resume"), options.pop("run_dir"), options.pop("config")
     progress = options.pop("progress")
+    display = choose_display(progress if processes.first else "lines", say)
     if resume is not None:
         for name, value in (("--run-dir", folder), ("--config", file)):
             if value is not None:
                 raise ConfigError(f"{name} cannot be combined with --resume: a run keeps its folder and its settings")
-        display = choose_display(progress, say)
         run = Run.resume(Path(resume), options, say)
         say(f"resuming {run.folder}: {run.trainer.epoch} epochs and {run.trainer.batch} batches are done")
     else:
         config = resolve(options, read_toml(file) if file is not None else {})
-        display = choose_display(progress, say)
-        run = Run.create(Path(folder) if folder is not None else default_folder(config), config, say)
+        folder = Path(folder) if folder is not None else default_folder(config)
+        run = Run.create(processes.of_first(folder), config, say)
         say(f"run folder {run.folder}")
     trainer = run.trainer
     config = trainer.config
     weights = sum(weight.numel() for weight in trainer.network.parameters())
     time = "no time steps" if config.rule == "ann" else f"{config.steps} steps"
+    where = f"{trainer.device} ({implementation(trainer.device)})"
+    if processes.count > 1:
+        where = f"{processes.count} processes, each on its {trainer.device.type} ({implementation(trainer.device)})"
     say(
         f"{config.dataset}: {len(trainer.images.train_labels)} training and {len(trainer.images.test_labels)} test "
-        f"{trainer.images.noun}; network {config.arch}, {weights} weights, {time}, on {trainer.device} "
-        f"({implementation(trainer.device)})"
+        f"{trainer.images.noun}; network {config.arch}, {weights} weights, {time}, on {where}"
     )
     if not run.train(display):
         say(f"interrupted in epoch {trainer.epoch + 1} after {trainer.batch} of {trainer.batches} batches; saved")
@@ -112,14 +123,15 @@ def _train(options: dict[str, Any]) -> int:
 
 
 def _evaluate(options: dict[str, Any]) -> int:
-    trainer = load_trainer(Path(options.pop("run")), options)
-    result = trainer.test()
+    with joined() as processes:
+        trainer = load_trainer(Path(options.pop("run")), options)
+        result = trainer.test()
     if result is None:
         raise AssertionError("a test that nothing can stop was stopped")
     place = f"{trainer.epoch} epochs"
     if trainer.batch:
         place += f" and {trainer.batch} of {trainer.batches} batches"
-    say(
+    voice(processes)(
         f"test accuracy {result.accuracy:.2%} ({result.correct} of {result.images} {trainer.images.noun}) after {place}"
     )
     return 0
@@ -191,7 +203,8 @@ def _parser() -> argparse.ArgumentParser:
         help="train a network on images or event recordings",
         description="Train a network on images or event recordings. A setting is taken from its flag, else from the "
         "file of --config, else from the data set's defaults, else from the general default that is shown here. "
-        "The first Ctrl-C saves and stops, a second one leaves at once.",
+        "The first Ctrl-C saves and stops, a second one leaves at once. On several devices or processors: "
+        "torchrun --nproc-per-node N -m tssl_triton train ...",
         epilog=_dataset_defaults(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -15,7 +15,7 @@ class StopRequest:
     cannot set handlers, it changes nothing and nothing is ever requested through it.
 
     Args:
-        notice: written to standard error when the request comes.
+        notice: written to standard error when the request comes; nothing is, if it is empty.
     """
 
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -41,5 +41,6 @@ class StopRequest:
         self.requested = True
         for other in self.signals:
             signal.signal(other, signal.SIG_DFL)
-        # Not print(): a handler may run in the middle of one, and buffered streams refuse to be re-entered.
-        os.write(2, f"\n{self._notice}\n".encode())
+        if self._notice:
+            # Not print(): a handler may run in the middle of one, and buffered streams refuse to be re-entered.
+            os.write(2, f"\n{self._notice}\n".encode())

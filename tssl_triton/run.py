@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from tssl_triton import checkpoint, data, scalars
+from tssl_triton._distributed import Processes
 from tssl_triton._extras import MissingExtraError
 from tssl_triton.checkpoint import CheckpointError, write_atomically
 from tssl_triton.config import MAY_CHANGE, ConfigError, TrainConfig, check_known, write_toml
@@ -36,6 +37,8 @@ from tssl_triton.train import Trainer
 
 class Run:
     """A trainer and the folder its progress is kept in; made by `create` or `resume`.
+
+    Where several processes train together each has a run, and the first one's writes the folder.
 
     Attributes:
         folder: the run's folder.
@@ -65,12 +68,15 @@ class Run:
             )
         trainer = Trainer(config, load_data(config))
         run = cls(folder, trainer, say)
+        state = trainer.state()
+        if not trainer.processes.first:
+            return run
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Filled beside its place and then renamed: from its first moment the folder can be resumed.
         nursery = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             nursery.chmod(0o755)
-            run._save_into(nursery)
+            run._write(nursery, state)
             nursery.rename(folder)
         finally:
             shutil.rmtree(nursery, ignore_errors=True)
@@ -116,6 +122,7 @@ class Run:
         """
         trainer = self.trainer
         notice = "stopping after this batch; press Ctrl-C again to leave at once"
+        notice = notice if trainer.processes.first else ""
         with StopRequest(notice) as stop, _repeatable(), self._scalars() as log:
             while trainer.epoch < trainer.config.epochs:
                 display.begin(trainer.epoch + 1, trainer.config.epochs, trainer.batch, trainer.batches)
@@ -135,17 +142,19 @@ class Run:
     def _scalars(self) -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
         """What logs an epoch's metrics: for TensorBoard, or nowhere."""
         trainer = self.trainer
-        if not trainer.config.tensorboard:
+        if not (trainer.config.tensorboard and trainer.processes.first):
             return contextlib.nullcontext(lambda metrics: None)
         return scalars.scalar_log(self.folder / "tensorboard", trainer.history, list(spiking_layers(trainer.network)))
 
     def save(self) -> None:
         """Bring every file of the folder up to date, the checkpoint first."""
-        self._save_into(self.folder)
+        state = self.trainer.state()
+        if self.trainer.processes.first:
+            self._write(self.folder, state)
 
-    def _save_into(self, folder: Path) -> None:
+    def _write(self, folder: Path, state: dict[str, Any]) -> None:
         trainer = self.trainer
-        checkpoint.save(folder / "checkpoint.pt", {"config": dataclasses.asdict(trainer.config), **trainer.state()})
+        checkpoint.save(folder / "checkpoint.pt", {"config": dataclasses.asdict(trainer.config), **state})
         lines = "".join(json.dumps(epoch) + "\n" for epoch in trainer.history)
         write_atomically(folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
         write_atomically(folder / "config.toml", lambda file: file.write(write_toml(trainer.config).encode()))
@@ -159,7 +168,7 @@ class Run:
 
 
 def load_data(config: TrainConfig) -> data.DataSet:
-    """The data set of a run.
+    """The data set of a run; where several processes train, one downloads and prepares it for the others.
 
     Raises:
         ConfigError: if a setting does not fit the set.
@@ -167,7 +176,8 @@ def load_data(config: TrainConfig) -> data.DataSet:
     """
     options = {name: getattr(config, name) for name in ("augment", "steps", "bin_ms", "downsample")}
     try:
-        return data.load(config.dataset, config.data_root, config.download, **options)
+        with Processes.now().one_ahead():
+            return data.load(config.dataset, config.data_root, config.download, **options)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

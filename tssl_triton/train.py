@@ -3,10 +3,14 @@
 Everything that the next step depends on is in `Trainer.state`: weights, optimizer, random number generators, the
 place in the epoch and the running sums. The order of the images and how they are varied are functions of seed and epoch
 (`tssl_triton.data.epoch_order`), so they need no state of their own.
+
+Where several processes train together (`tssl_triton._distributed`), each has a trainer of its own and all call the same
+methods: each learns from its share of every batch, and the results are those of the whole batches.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import math
 import time
@@ -20,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from tssl_triton import losses
+from tssl_triton._distributed import Processes
 from tssl_triton.ann import build_ann
 from tssl_triton.checkpoint import CheckpointError
 from tssl_triton.config import ConfigError, TrainConfig
@@ -43,10 +48,10 @@ class Totals:
     """Sums over the batches of an epoch, on the device until they are read.
 
     Args:
-        loss: sum of the losses of the images.
-        correct: number of images classified correctly, before the step that learnt from them.
+        loss: sum of the losses of this process's images.
+        correct: number of them classified correctly, before the step that learnt from them.
         norm: sum over batches of the gradient's norm before clipping.
-        seen: number of images.
+        seen: number of all images.
         seconds: time taken.
     """
 
@@ -62,6 +67,11 @@ class Totals:
             return torch.zeros((), dtype=dtype, device=device)
 
         return cls(number(torch.float64), number(torch.int64), number(torch.float64))
+
+    def over(self, processes: Processes) -> Totals:
+        """The same, of the images of all processes."""
+        loss, correct = processes.total(torch.stack((self.loss, self.correct.double()))).unbind()
+        return dataclasses.replace(self, loss=loss, correct=correct.long())
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,8 @@ class TestResult:
 class Trainer:
     """A network, its optimizer and its data, trained one epoch at a time.
 
+    Within a process group of PyTorch's it trains one network with the others of the group.
+
     Args:
         config: all settings.
         images: the data set, on any device: images or recordings.
@@ -109,6 +121,7 @@ class Trainer:
 
     Attributes:
         network: the network being trained.
+        processes: those that train it.
         epoch: number of complete epochs.
         batch: number of complete batches of the epoch under way.
         history: metrics of the complete epochs, as they are written to ``metrics.jsonl``.
@@ -120,7 +133,8 @@ class Trainer:
     def __init__(self, config: TrainConfig, images: DataSet, prefetch: bool = True) -> None:
         self.config = config
         self.prefetch = prefetch
-        self.device = choose_device(config.device)
+        self.processes = Processes.now()
+        self.device = self.processes.own(choose_device(config.device))
         self.images = images.to(self.device)
         torch.manual_seed(config.seed)
         try:
@@ -128,6 +142,7 @@ class Trainer:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self.network = network.to(self.device)
+        self._parallel = self.processes.parallel(self.network)
         kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
         self.optimizer = kind(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.epoch = 0
@@ -139,6 +154,10 @@ class Trainer:
     def batches(self) -> int:
         """Number of batches in an epoch; the last one may be smaller."""
         return math.ceil(len(self.images.train_labels) / self.config.batch_size)
+
+    def batch_images(self, batch: int) -> int:
+        """Number of images in a batch of an epoch, those of all processes."""
+        return min(self.config.batch_size, len(self.images.train_labels) - batch * self.config.batch_size)
 
     def loss(self, spikes: Tensor, labels: Tensor) -> Tensor:
         """The configured loss of output ``spikes`` ``(T, B, classes)`` against ``labels`` ``(B,)``, one per image.
@@ -160,16 +179,26 @@ class Trainer:
         return losses.van_rossum_loss(spikes, target, config.tau_syn, reduction="none")
 
     def step(self, indices: Tensor) -> None:
-        """Learn from the training images at ``indices`` ``(B,)``, as `learn` does."""
-        self.learn(*self.images.training(self.config.seed, self.epoch)(indices))
+        """Learn from the training images at ``indices`` ``(B,)``, of which each process takes its share."""
+        share = indices[self.processes.share(len(indices))]
+        self.learn(*self.images.training(self.config.seed, self.epoch)(share), images=len(indices))
 
-    def learn(self, values: Tensor, labels: Tensor) -> None:
-        """Learn from a batch of the data set; nothing is read back from the device."""
+    def learn(self, values: Tensor, labels: Tensor, images: int | None = None) -> None:
+        """Learn from a batch of the data set; nothing is read back from the device.
+
+        Args:
+            values: of this process's share of the batch.
+            labels: of the same.
+            images: number of images in the whole batch; that of ``labels`` if not given.
+        """
         config = self.config
-        spikes = self.network(self.images.present(values, config.steps))
+        images = len(labels) if images is None else images
+        self.processes.reseed(config.seed, self.epoch, self.batch)
+        spikes = self._parallel(self.images.present(values, config.steps))
         per_image = self.loss(spikes, labels)
+        loss = per_image.sum()
         self.optimizer.zero_grad(set_to_none=True)
-        (per_image.sum() if config.reduction == "sum" else per_image.mean()).backward()
+        (loss if config.reduction == "sum" else loss / images).backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm or math.inf)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.batch)
@@ -178,10 +207,10 @@ class Trainer:
             if config.clip_weight:
                 for weight in self.network.parameters():
                     weight.clamp_(-config.clip_weight, config.clip_weight)
-            self.totals.loss += per_image.sum()
+            self.totals.loss += loss
             self.totals.correct += (self._predict(spikes) == labels).sum()
             self.totals.norm += norm
-        self.totals.seen += len(labels)
+        self.totals.seen += images
         self.batch += 1
 
     def learning_rate(self, batch: int) -> float:
@@ -199,7 +228,7 @@ class Trainer:
         """Train on what is left of the epoch under way, then test; the epoch's metrics join ``history``.
 
         Args:
-            stop: asked between batches; when it says yes, the trainer stays where it is, ready to go on.
+            stop: asked between batches; when it says yes, in any process, the trainer stays where it is, to go on.
             report: told how it goes, about twice a second and after the last batch.
 
         Returns:
@@ -209,17 +238,19 @@ class Trainer:
             TrainingError: if the loss or the gradient is no longer finite.
         """
         self.network.train()
-        last_reading = started = time.perf_counter() - self.totals.seconds
+        last_reading = time.perf_counter()
+        started = last_reading - self.totals.seconds
         with self.training_batches() as batches:
-            for _ in range(self.batch, self.batches):
-                if stop():
-                    return False
-                self.learn(*next(batches))
-                now = time.perf_counter()
-                self.totals.seconds = now - started
-                if now - last_reading >= READING_INTERVAL:
+            for batch in range(self.batch, self.batches):
+                due = time.perf_counter() - last_reading >= READING_INTERVAL
+                stopped, due = self.processes.any(stop(), due)
+                if due:
                     report(self.read())
-                    last_reading = now
+                    last_reading = time.perf_counter()
+                if stopped:
+                    return False
+                self.learn(*next(batches), images=self.batch_images(batch))
+                self.totals.seconds = time.perf_counter() - started
         trained = self.read()
         report(trained)
         test = self.test(stop)
@@ -244,23 +275,24 @@ class Trainer:
         return True
 
     def training_batches(self) -> AbstractContextManager[Iterator[Batch]]:
-        """What is left of the epoch under way, batch by batch."""
+        """This process's share of what is left of the epoch under way, batch by batch."""
         config, images = self.config, self.images
         make = images.training(config.seed, self.epoch)
         order = epoch_order(len(images.train_labels), config.seed, self.epoch).to(images.train_labels.device)
-        return self._ahead(map(make, order.split(config.batch_size)[self.batch :]))
+        batches = order.split(config.batch_size)[self.batch :]
+        return self._ahead(make(batch[self.processes.share(len(batch))]) for batch in batches)
 
     def _ahead(self, batches: Iterable[Batch]) -> AbstractContextManager[Iterator[Batch]]:
         return Prefetcher(batches) if self.prefetch and self.images.costly else nullcontext(iter(batches))
 
     def read(self) -> Reading:
-        """The running sums as means, read from the device.
+        """The running sums as means, read from the device; with several processes all of them must ask.
 
         Raises:
             TrainingError: if the loss or the gradient is no longer finite. A network of NaN weights is silent and
                 its loss is finite, so the loss alone would not show it.
         """
-        totals = self.totals
+        totals = self.totals.over(self.processes)
         loss, norm, correct = totals.loss.item(), totals.norm.item(), totals.correct.item()
         for name, value in (("loss", loss), ("gradient", norm)):
             if not math.isfinite(value):
@@ -281,29 +313,40 @@ class Trainer:
 
     @torch.no_grad()
     def test(self, stop: Callable[[], bool] = lambda: False) -> TestResult | None:
-        """Classify every test image; None if ``stop`` said so between batches."""
+        """Classify every test image; None if ``stop`` said so between batches, in any process."""
         size = self.config.test_batch_size
         count = len(self.images.test_labels)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        rates: list[Tensor] = []
+        correct = torch.zeros(1, dtype=torch.int64, device=self.device)
+        firing: list[Tensor] = []
         self.network.eval()
         starts = range(0, count, size)
-        with self._ahead(self.images.test_batch(start, min(start + size, count)) for start in starts) as batches:
+        with self._ahead(self._test_share(start, min(start + size, count)) for start in starts) as batches:
             for start in starts:
-                if stop():
+                if any(self.processes.any(stop())):
                     return None
                 values, labels = next(batches)
                 # Rates are for the eye; the first batch says enough and costs the others nothing.
-                hooks = self._record_rates(rates) if start == 0 else []
+                hooks = self._record_firing(firing) if start == 0 else []
                 spikes = self.network(self.images.present(values, self.config.steps))
                 for hook in hooks:
                     hook.remove()
                 correct += (self._predict(spikes) == labels).sum()
-        return TestResult(int(correct), count, [float(rate) for rate in rates])
+        # Counts: float64 holds each of them exactly.
+        counts = self.processes.total(torch.cat([correct.double(), *firing])).tolist()
+        rates = [spikes / places for spikes, places in zip(counts[1::2], counts[2::2], strict=True)]
+        return TestResult(round(counts[0]), count, rates)
 
-    def _record_rates(self, rates: list[Tensor]) -> list[torch.utils.hooks.RemovableHandle]:
+    def _test_share(self, start: int, stop: int) -> Batch:
+        """This process's share of a batch of test images."""
+        share = self.processes.share(stop - start)
+        return self.images.test_batch(start + share.start, start + share.stop)
+
+    def _record_firing(self, firing: list[Tensor]) -> list[torch.utils.hooks.RemovableHandle]:
+        """Hooks that append each layer's number of spikes, and of neurons times steps, ``(2,)`` float64."""
+
         def record(module: nn.Module, args: Any, spikes: Tensor) -> None:
-            rates.append(spikes.float().mean())
+            counted = spikes.sum(dtype=torch.float64)
+            firing.append(torch.stack((counted, torch.full_like(counted, spikes.numel()))))
 
         layers = (layer for layer in self.network.modules() if isinstance(layer, (SpikingLinear, SpikingConv2d)))
         return [layer.register_forward_hook(record) for layer in layers]
@@ -324,8 +367,11 @@ class Trainer:
         }
 
     def state(self) -> dict[str, Any]:
-        """All that the rest of the training depends on, as `tssl_triton.checkpoint` stores it."""
-        totals = self.totals
+        """All that the rest of the training depends on, as `tssl_triton.checkpoint` stores it.
+
+        With several processes all of them must ask; the first one's answer is that of the training.
+        """
+        totals = self.totals.over(self.processes)
         return {
             "epoch": self.epoch,
             "batch": self.batch,
@@ -357,6 +403,9 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             sums = {name: state["totals"][name].to(self.device) for name in ("loss", "correct", "norm")}
             self.totals = Totals(**sums, seen=state["totals"]["seen"], seconds=state["totals"]["seconds"])
+            if not self.processes.first:  # the sums are those of all processes, and to be counted once
+                none = Totals.zero(self.device)
+                self.totals = dataclasses.replace(self.totals, loss=none.loss, correct=none.correct)
             torch.set_rng_state(state["rng"]["cpu"])
             if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
                 torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)

@@ -3,12 +3,13 @@
 import json
 import threading
 
+import numpy as np
 import pytest
 import torch
 from cifar_files import write_cifar10
 from event_files import write_cut_gestures, write_n_mnist
 
-from tssl_triton import checkpoint, cli
+from tssl_triton import checkpoint, cli, data
 from tssl_triton.config import ConfigError, resolve
 from tssl_triton.run import load_data
 from tssl_triton.train import Trainer
@@ -202,3 +203,21 @@ def test_the_command_line_names_a_truncated_file(tmp_path, capsys):
     err = capsys.readouterr().err
     assert err == f"tssl: error: {path} is truncated: its size is 498 bytes, no multiple of the 5 bytes of an event\n"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["augmented images", "events"])
+def test_a_batch_may_be_empty(kind):
+    """As the share of a process is, where a batch has fewer samples than there are processes."""
+    labels = torch.arange(4)
+    if kind == "events":
+        bits = np.zeros((4, 5, 7), np.uint8)
+        samples = data.EventSet("drawn", bits, labels, bits, labels, 10, (2, 5, 5))
+        shape = (5, 0, 2, 5, 5)
+    else:
+        pixels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+        samples = data.ImageSet("drawn", pixels, labels, pixels, labels, 10, 0.0, 1.0, augment=True)
+        shape = (0, 3, 8, 8)
+    none = torch.empty(0, dtype=torch.int64)
+    for values, of in (samples.training(0, 0)(none), samples.test_batch(2, 2)):
+        assert values.shape == shape
+        assert of.shape == (0,)
