@@ -126,12 +126,3 @@ def test_continuous_integration_runs_the_readme_s_test_command():
     readme = (ROOT / "README.md").read_text().splitlines()
     (line,) = (line for line in readme if "tests/run.py" in line and "venv" in line)
     assert line in (ROOT / ".ci" / "run").read_text().splitlines()
-
-
-def test_the_readme_s_example_runs(monkeypatch):
-    text = (ROOT / "README.md").read_text()
-    example = text.split("```python\n")[1].split("```")[0]
-    monkeypatch.setenv("TSSL_CPU", "eager")
-    names = {}
-    exec(compile(example, "README.md", "exec"), names)
-    assert names["net"][0].weight.grad.any()

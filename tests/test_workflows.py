@@ -40,6 +40,9 @@ def check(command):
     elif program == ".venv/bin/tssl":
         assert "tssl" in PROJECT["project"]["scripts"]
         assert rest == ["info"]
+    elif program == ".venv/bin/mkdocs":
+        assert rest == ["build", "--strict"]
+        assert (ROOT / "mkdocs.yml").exists()
     elif program == ".venv/bin/pip":
         assert rest[0] == "install"
         for extras in re.findall(r"\.\[(.*)\]", " ".join(rest)):
