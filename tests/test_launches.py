@@ -161,9 +161,9 @@ def test_the_command(monkeypatch, capsys):
     ("make", "forward", "backward"),
     [
         (lambda: SpikingLinear(6, 5), 0, 0),
-        (lambda: SpikingLinear(6, 5, learn=("tau_mem",)), 15, 52),
+        (lambda: SpikingLinear(6, 5, learn=("tau_mem",)), 15, 53),
         (lambda: SpikingRecurrent(6, 5), 4, 44),
-        (lambda: SpikingRecurrent(6, 5, learn=("tau_mem",)), 27, 95),
+        (lambda: SpikingRecurrent(6, 5, learn=("tau_mem",)), 25, 91),
     ],
 )
 def test_launches_for_each_step(make, forward, backward):

@@ -193,12 +193,12 @@ def after_reset(p: Neuron, u: Tensor, fired: Tensor) -> Tensor:
 
 def filtered(p: Neuron, before: Tensor, x: Tensor) -> Tensor:
     """One step of the synapse: forwards that of y and of the PSC, backwards that of the error."""
-    return p.beta * before + x * (1.0 / p.tau_syn)
+    return p.beta * before + x * p.inv_tau_syn
 
 
 def quiet(p: Neuron, a: Tensor) -> Tensor:
     """Where the neuron's own PSC says that it has not fired of late, and ``warmup="psc"`` takes over."""
-    return a < 0.25 * (1.0 / p.tau_syn)
+    return a < 0.25 * p.inv_tau_syn
 
 
 # --- whole runs, window by window -------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ class LearntParameters(NamedTuple):
     threshold: Tensor
     alpha: Tensor
     beta: Tensor
+    inv_tau_syn: Tensor
     reset: str
     max_slope: float
     warmup: str
@@ -48,9 +49,10 @@ def neuron(params: LIFParameters, constants: Tensor | None) -> Neuron:
     if constants is None:
         return params
     tau_mem, tau_syn, threshold = constants.unbind(0)
-    alpha, beta = 1.0 - 1.0 / tau_mem, 1.0 - 1.0 / tau_syn
+    inv_tau_syn = 1.0 / tau_syn
+    alpha, beta = 1.0 - 1.0 / tau_mem, 1.0 - inv_tau_syn
     options = params.reset, params.max_slope, params.warmup, params.variant
-    return LearntParameters(tau_mem, tau_syn, threshold, alpha, beta, *options)
+    return LearntParameters(tau_mem, tau_syn, threshold, alpha, beta, inv_tau_syn, *options)
 
 
 class Step(NamedTuple):

@@ -62,7 +62,12 @@ class LIFParameters:
     @property
     def beta(self) -> float:
         """Share of the synaptic current that is left after one step."""
-        return 1.0 - 1.0 / self.tau_syn
+        return 1.0 - self.inv_tau_syn
+
+    @property
+    def inv_tau_syn(self) -> float:
+        """Share of the weighted input that the synapse takes up in one step."""
+        return 1.0 / self.tau_syn
 
 
 def checked_time_constant(name: str, value: object, or_infinite: bool = False) -> float:

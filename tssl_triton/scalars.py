@@ -39,6 +39,16 @@ def writer() -> Any:
     return require("torch.utils.tensorboard", "tensorboard", PURPOSE).SummaryWriter
 
 
+def _wait_for_a_later_name(former: Sequence[Path]) -> None:
+    """Let the second end in which the last of the ``former`` files was begun.
+
+    TensorBoard reads files in the order of their names. These begin with the second; what follows puts 10 before 9.
+    """
+    begun = max((int(path.name.split(".")[3]) for path in former), default=0)
+    if begun == int(time.time()):
+        time.sleep(begun + 1 - time.time())
+
+
 @contextlib.contextmanager
 def scalar_log(
     folder: Path, history: Sequence[dict[str, Any]], layers: Sequence[str]
@@ -60,6 +70,7 @@ def scalar_log(
     done = len(held) // len(tags)
     sound = done <= len(history) and held == [(tag, epoch + 1) for epoch in range(done) for tag in tags]
     missing = history[done if sound else 0 :]
+    _wait_for_a_later_name(former)
     events = summary_writer(str(folder), purge_step=None if sound else 0)
 
     def log(metrics: dict[str, Any], at: float | None = None) -> None:
