@@ -12,7 +12,6 @@ import argparse
 import gc
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from .gpu_cases import NEURON_STEPS, Case, all_cases, plan, short
 from .gpu_gate import complaints
 from .gpu_layers import ratios
 from .hardware import device_named
+from .peak import peak_memory
 from .prediction import COPY, LABELS, MODEL, Model, predicted
 
 WRONG, NO_DEVICE = 1, 2
@@ -47,7 +47,7 @@ def measured(
         time,
         case.bytes(),
         prediction.seconds if prediction else None,
-        peak_memory(work, device),
+        peak_memory(work, device) if device.type == "cuda" else None,
         prediction.label if prediction else None,
     )
     del work
@@ -55,21 +55,6 @@ def measured(
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return row
-
-
-def peak_memory(work: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes that ``work`` allocates at most, beyond what is allocated before it; None for a CPU.
-
-    A replayed graph allocates nothing: its memory was set aside when it was captured.
-    """
-    if device.type != "cuda":
-        return None
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    work()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
 
 
 def why_not(device: torch.device) -> str:

@@ -13,7 +13,10 @@ ALLOCATION = "[memory]"
 
 
 def peak_memory(step: Callable[[], object], device: torch.device) -> int:
-    """Bytes of tensors that ``step`` has allocated at its worst moment; call it once before, to compile."""
+    """Bytes of tensors that ``step`` has allocated at its worst moment; call it once before, to compile.
+
+    A replayed graph allocates nothing: its memory was set aside when it was captured.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
