@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from tssl_triton import LIFParameters, SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential
 from tssl_triton.encoding import StaticInput, static
 from tssl_triton.experiments import EXPERIMENTS
+from tssl_triton.rules import RULES
 
 from .contenders import OURS, Contender, Neurons
 from .steps import TrainingStep, built, layer_shapes
@@ -79,14 +79,10 @@ def floor(what: str, mode: str, size: Size) -> Step:
     if what == LIF:
         return copy_step(mode, size)
     plain = Contender("floor", lambda params, rule: lambda current: current)
-    module: nn.Module
-    x: Tensor | StaticInput
     if what in LAYERS:
-        module, x = layer(what, plain, size, ""), layer_input(what, size)
-    else:
-        step = TrainingStep(what, size.batch, size.device, steps=size.steps, network=network(what, plain, size, ""))
-        module, x = step.network, step.presented()
-    return products_step(module, x, mode)
+        return products_step(layer(what, plain, size, RULES[0]), layer_input(what, size), mode)
+    step = training_step(what, plain, size, RULES[0])
+    return products_step(step.network, step.presented(), mode)
 
 
 # --- the neuron -------------------------------------------------------------------------------------------------
@@ -188,12 +184,11 @@ def layer(what: str, contender: Contender, size: Size, rule: str) -> nn.Module:
     """One layer of ``size.neurons`` neurons a sample."""
     assert size.neurons is not None
     torch.manual_seed(0)
-    options: Any = {"rule": rule or "tssl"}
     if what == "linear":
-        ours: nn.Module = SpikingLinear(INPUTS, size.neurons, **options)
+        ours: nn.Module = SpikingLinear(INPUTS, size.neurons, rule=rule)
     else:
         channels = max(1, size.neurons // IMAGE**2)
-        ours = SpikingConv2d(INPUTS // 8, channels, 3, padding=1, **options)
+        ours = SpikingConv2d(INPUTS // 8, channels, 3, padding=1, rule=rule)
     return as_contender(ours.to(size.device, size.dtype), contender, rule)
 
 
@@ -220,18 +215,23 @@ def layer_step(module: nn.Module, what: str, mode: str, size: Size) -> Step:
 
 def network(what: str, contender: Contender, size: Size, rule: str) -> nn.Module:
     """The network of an experiment."""
-    ours = built(EXPERIMENTS[what], size.device, rule=rule or "tssl").to(size.dtype)
+    ours = built(EXPERIMENTS[what], size.device, rule=rule).to(size.dtype)
     return as_contender(ours, contender, rule)
 
 
-def network_step(what: str, mode: str, contender: Contender, size: Size, rule: str) -> Step:
-    """A training step with loss and optimizer, or the spikes of the last layer."""
+def training_step(what: str, contender: Contender, size: Size, rule: str) -> TrainingStep:
+    """A training step of the network of an experiment, with loss and optimizer."""
     module = network(what, contender, size, rule)
-    step = TrainingStep(what, size.batch, size.device, steps=size.steps, network=module, dtype=size.dtype)
+    return TrainingStep(what, size.batch, size.device, steps=size.steps, network=module, dtype=size.dtype)
+
+
+def network_step(what: str, mode: str, contender: Contender, size: Size, rule: str) -> Step:
+    """A training step, or the spikes of the last layer."""
+    step = training_step(what, contender, size, rule)
     if mode == TRAINING:
         return step
-    module.eval()
-    return torch.no_grad()(lambda: module(step.presented()))
+    step.network.eval()
+    return torch.no_grad()(lambda: step.network(step.presented()))
 
 
 # --- the floor of products --------------------------------------------------------------------------------------
