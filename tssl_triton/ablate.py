@@ -91,24 +91,22 @@ class AblationReport:
         A row that fails altogether is an arrow at the edge, so that the others can be told apart.
         """
         figure_module = require("matplotlib.figure", "train", "the picture of the ablation")
-        shown = [row for row in rows if row.results]
+        shown = [(row.variant.name, row.summary) for row in rows if row.summary is not None]
         figure = figure_module.Figure(figsize=(8, 1.4 + 0.36 * len(shown)), layout="constrained")
         axes = figure.subplots()
         base = self._study.base
         axes.set_title(f"{base.dataset}  {base.arch}, {base.steps} steps, {base.epochs} epochs", fontsize="medium")
-        means = [0.0 if row.summary is None else row.summary.mean for row in shown]
+        best = max((summary.mean for _, summary in shown), default=0.0)
         near = []
-        for place, row in enumerate(shown):
-            summary = row.summary
-            assert summary is not None
+        for place, (name, summary) in enumerate(shown):
             axes.annotate(per_cent(summary.mean), (1.01, place), xycoords=("axes fraction", "data"), va="center")
-            if max(means) - summary.mean > FAR:
+            if best - summary.mean > FAR:
                 axes.annotate(
                     "\u25c4", (0.005, place), xycoords=("axes fraction", "data"), va="center", color="tab:blue"
                 )
                 continue
-            color = "tab:red" if row.variant.name == FULL else "tab:blue"
-            if row.variant.name == FULL:
+            color = "tab:red" if name == FULL else "tab:blue"
+            if name == FULL:
                 axes.axvline(100 * summary.mean, color=color, lw=1, ls="--")
             trials = [100 * result.best for result in summary.counted]
             axes.plot(trials, [place] * len(trials), "|", color="0.4", markersize=9)
@@ -118,7 +116,7 @@ class AblationReport:
             margin = max(0.1, 0.1 * (max(near) - min(near)))
             axes.set_xlim(min(near) - margin, max(near) + margin)
             axes.set_ylim(-0.5, len(shown) - 0.5)
-        axes.set_yticks(range(len(shown)), [row.variant.name for row in shown])
+        axes.set_yticks(range(len(shown)), [name for name, _ in shown])
         axes.invert_yaxis()
         axes.set_xlabel("test accuracy of the best epoch (%): mean, standard deviation, trials")
         axes.grid(axis="x", alpha=0.3)
