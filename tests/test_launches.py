@@ -162,7 +162,7 @@ def test_the_command(monkeypatch, capsys):
     [
         (lambda: SpikingLinear(6, 5), 0, 0),
         (lambda: SpikingLinear(6, 5, learn=("tau_mem",)), 15, 53),
-        (lambda: SpikingRecurrent(6, 5), 4, 44),
+        (lambda: SpikingRecurrent(6, 5), 4, 43),
         (lambda: SpikingRecurrent(6, 5, learn=("tau_mem",)), 25, 91),
     ],
 )

@@ -126,7 +126,7 @@ def _lif_backward_window(
     silent = any_spike == 0 if any_spike is not None else None
     delta, e = (carry[0], carry[1]) if carry is not None else (torch.zeros_like(i), torch.zeros_like(i))
     total = grad_currents[0].to(i.dtype) if recipe.carried and recipe.static else torch.zeros_like(i)
-    constant_totals = [torch.zeros_like(i)] * 3
+    constant_sums = [torch.zeros_like(i)] * 3 if recipe.learnt else []
     for k in reversed(range(recipe.steps)):
         y, (i, v), u, du, fired, below = replay[k]
         g, delta_after = grad_spikes[k].to(i.dtype), delta
@@ -141,7 +141,7 @@ def _lif_backward_window(
         if recipe.learnt:
             step = Step(i, v, y, fired, emitted, crossing, delta_after, e)
             errors = constant_errors(p, recipe.rule, recipe.synapse, step)
-            constant_totals = [total + error for total, error in zip(constant_totals, errors, strict=True)]
+            constant_sums = [sums + error for sums, error in zip(constant_sums, errors, strict=True)]
         if recipe.static:
             total = total + e
         else:
@@ -149,7 +149,7 @@ def _lif_backward_window(
     if recipe.static:
         grad_currents[0].copy_(total)
     if grad_constants is not None:
-        add_errors(p, constant_totals, grad_constants)
+        add_errors(p, constant_sums, grad_constants)
     if carry is not None:
         carry[0].copy_(delta)
         carry[1].copy_(e)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._ops import _backend, _parameters, interpreting
+from ._ops import _backend, interpreting, parameters
 from .kernels.layout import checkpoint_rows, word_count, word_dtype
 
 
@@ -46,7 +46,7 @@ def spike_weighted(
     Returns ``(T, B, N, H', W')`` spikes, empty unless ``emit``; packed spikes ``(words, B, N, H', W')``; y, shaped as
     the spikes, and checkpoints, empty unless ``save``; the new state ``(3, B, N, H', W')``, empty unless ``carry``.
     """
-    params = _parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
+    params = parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
     geometry = _geometry(words, weight, stride, padding)
     spikes, packed, current, checkpoints, new_state = _outputs(words, weight, steps, stride, padding, save, emit, carry)
     if packed.numel():

@@ -14,19 +14,13 @@ from torch import Tensor
 
 from . import _cpu
 from ._layout import empty_rows, flat, in_layout_of, time_dense
-from ._ops import lif_outputs
+from ._ops import lif_outputs, parameters, told_rule
 from .parameters import LIFParameters
-from .rules import Surrogate
 
 
 def options(reset: str, max_slope: float, warmup: str, variant: str) -> LIFParameters:
     """`LIFParameters` beside learnt constants, which stand for its numbers."""
-    return LIFParameters(reset=reset, max_slope=max_slope, warmup=warmup, variant=variant)  # type: ignore[arg-type]
-
-
-def surrogate(window: str, width: float, peak: float, reset_gradient: str) -> Surrogate | None:
-    """The rule that an operator was told; no window is TSSL-BP."""
-    return Surrogate(window, width, peak, reset_gradient) if window else None
+    return parameters(reset=reset, max_slope=max_slope, warmup=warmup, variant=variant)
 
 
 @torch.library.custom_op("tssl_triton::learnt_lif_forward", mutates_args=())
@@ -110,7 +104,7 @@ def learnt_lif_backward(
             grad_current=flat(grad_current),
             params=options(reset, max_slope, warmup, variant),
             synapse=synapse,
-            rule=surrogate(window, width, peak, reset_gradient),
+            rule=told_rule(window, width, peak, reset_gradient),
             constants=flat(in_layout_of(constants, current)),
             grad_constants=flat(grad_constants),
         )

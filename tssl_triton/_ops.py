@@ -52,7 +52,12 @@ def _backend(device: torch.device) -> ModuleType:
 
 
 # A schema carries numbers and strings; they are checked and made parameters of again once per setting, not per call.
-_parameters: Callable[..., LIFParameters] = functools.lru_cache(maxsize=256)(LIFParameters)
+parameters: Callable[..., LIFParameters] = functools.lru_cache(maxsize=256)(LIFParameters)
+
+
+def told_rule(window: str, width: float, peak: float, reset_gradient: str) -> Surrogate | None:
+    """The learning rule that an operator was told; no window is TSSL-BP."""
+    return Surrogate(window, width, peak, reset_gradient) if window else None
 
 
 # --- leaky integrate-and-fire neuron ----------------------------------------------------------------------------
@@ -83,7 +88,7 @@ def lif_forward(
     reset_gradient: str = "full",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Spikes ``(T, B, *)``; packed spikes and checkpoints, empty unless ``keep``; new state, empty unless ``carry``."""
-    params = _parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
+    params = parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
     current = time_dense(current)
     spikes, words, checkpoints, new_state = lif_outputs(current, steps, keep, carry)
     if spikes.numel():
@@ -138,13 +143,13 @@ def lif_backward(
     reset_gradient: str = "full",
 ) -> Tensor:
     """Gradient with respect to ``current``, in its shape: by TSSL-BP, or by the surrogate that ``window`` names."""
-    params = _parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
+    params = parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
+    rule = told_rule(window, width, peak, reset_gradient)
     grad_current = empty_rows(current.shape[0], current, current.dtype)
     if grad_current.numel():
         backend = _backend(current.device)
         backward = backend.lif_backward
-        if window:
-            rule = Surrogate(window, width, peak, reset_gradient)
+        if rule is not None:
             backward = functools.partial(backend.surrogate_backward, rule=rule)
         backward(
             grad_spikes=flat(in_layout_of(grad_spikes, current)),

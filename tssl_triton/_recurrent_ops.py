@@ -19,9 +19,8 @@ from torch import Tensor
 from . import _cpu, _ops
 from ._autocast import Autocast
 from ._learnt import CONSTANTS
-from ._learnt_ops import learnt_lif_forward, options, surrogate
+from ._learnt_ops import learnt_lif_forward, options
 from .kernels.layout import WINDOW, arithmetic_dtype, cdiv, word_count, word_dtype
-from .parameters import LIFParameters
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -147,8 +146,8 @@ def recurrent_backward(
         return grad_y, grad_weight, grad_constants
     settings = tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant
     learning: dict[str, Any] = {
-        "params": LIFParameters(*settings) if constants is None else options(*settings[len(CONSTANTS) :]),  # type: ignore[arg-type]
-        "rule": surrogate(window, width, peak, reset_gradient),
+        "params": _ops.parameters(*settings) if constants is None else options(*settings[len(CONSTANTS) :]),  # type: ignore[arg-type]
+        "rule": _ops.told_rule(window, width, peak, reset_gradient),
         "constants": None if constants is None else constants.contiguous().flatten(1),
         "grad_constants": None if constants is None else grad_constants.view(3, -1),
     }
