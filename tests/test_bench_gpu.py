@@ -20,8 +20,8 @@ TINY = ["--device", "cpu", "--rounds", "2", "--neuron-steps", "64", "--copy-byte
 
 
 @pytest.fixture(autouse=True)
-def _eager(monkeypatch):
-    monkeypatch.setenv("TSSL_CPU", "eager")
+def _eager(eager):
+    """Compiling the loops would take longer than these tests; the arithmetic is the same."""
 
 
 @pytest.fixture

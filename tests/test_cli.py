@@ -39,9 +39,8 @@ SMALL = [
 
 
 @pytest.fixture(autouse=True)
-def _eager(monkeypatch):
+def _eager(eager):
     """Compiling the loops would take longer than all of these trainings; the arithmetic is the same."""
-    monkeypatch.setenv("TSSL_CPU", "eager")
 
 
 def run(*words):

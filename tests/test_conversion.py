@@ -20,8 +20,8 @@ MARKS = (1, 2, 5, 16, 50, 101)
 
 
 @pytest.fixture(autouse=True)
-def _eager(monkeypatch):
-    monkeypatch.setenv("TSSL_CPU", "eager")
+def _eager(eager):
+    """Compiling the loops would take longer than these tests; the arithmetic is the same."""
 
 
 @pytest.fixture(scope="module")

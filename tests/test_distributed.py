@@ -27,8 +27,8 @@ LOSS = 1e-5
 
 
 @pytest.fixture(autouse=True)
-def _eager(monkeypatch):
-    monkeypatch.setenv("TSSL_CPU", "eager")
+def _eager(eager):
+    """Compiling the loops would take longer than these tests; the arithmetic is the same."""
 
 
 @pytest.fixture(scope="module")

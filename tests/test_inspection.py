@@ -9,6 +9,7 @@ import pytest
 import torch
 from comparing import assert_close
 from event_files import write_n_mnist
+from small_runs import SMALL, started_run
 
 from tssl_triton import cli, data, inspection_figures
 from tssl_triton.config import ConfigError, resolve
@@ -16,31 +17,22 @@ from tssl_triton.inspection import inspect
 from tssl_triton.inspection_report import write
 from tssl_triton.modules import LIF
 from tssl_triton.neuron_choice import choose_neurons, find_neurons, position, read_neuron
-from tssl_triton.run import Run, load_data
+from tssl_triton.run import load_data
 from tssl_triton.sparsity import SpikeCounter
 from tssl_triton.train import Trainer
 
 PNG = b"\x89PNG\r\n\x1a\n"
-SMALL = {"arch": "6C3-P2-20", "padding": "1", "epochs": 1, "batch_size": 100, "device": "cpu", "test_batch_size": 100}
 SAMPLES = 250  # in batches of 100, the last one smaller
 
 
 @pytest.fixture(autouse=True)
-def _eager(monkeypatch):
+def _eager(eager):
     """Compiling the loops would take longer than this training; the arithmetic is the same."""
-    monkeypatch.setenv("TSSL_CPU", "eager")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TSSL_CPU", "eager")
-        made = Run.create(tmp_path_factory.mktemp("inspection") / "run", resolve(SMALL, {}), lambda line: None)
-        for _ in range(10):
-            made.trainer.step(torch.arange(100))
-        made.trainer.batch = 0
-        made.save()
-    return made
+    return started_run(tmp_path_factory.mktemp("inspection") / "run")
 
 
 @pytest.fixture(scope="module")

@@ -41,8 +41,8 @@ from nir_euler import EulerRun  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def _eager(monkeypatch):
-    monkeypatch.setenv("TSSL_CPU", "eager")
+def _eager(eager):
+    """Compiling the loops would take longer than these tests; the arithmetic is the same."""
 
 
 def by_file(graph, tmp_path):

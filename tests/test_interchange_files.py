@@ -16,8 +16,8 @@ safetensors = pytest.importorskip("safetensors.torch", reason="needs the extra i
 
 
 @pytest.fixture(autouse=True)
-def _eager(monkeypatch):
-    monkeypatch.setenv("TSSL_CPU", "eager")
+def _eager(eager):
+    """Compiling the loops would take longer than these tests; the arithmetic is the same."""
 
 
 def network(seed=0, classes=4, dropout=0.2):

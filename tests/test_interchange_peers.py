@@ -34,8 +34,8 @@ SNNTORCH_DT = 1e-4
 
 
 @pytest.fixture(autouse=True)
-def _eager(monkeypatch):
-    monkeypatch.setenv("TSSL_CPU", "eager")
+def _eager(eager):
+    """Compiling the loops would take longer than these tests; the arithmetic is the same."""
 
 
 @pytest.fixture(scope="module")

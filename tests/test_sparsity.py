@@ -4,22 +4,20 @@ import json
 
 import pytest
 import torch
+from small_runs import SMALL, started_run
 
 from tssl_triton import cli, data, sparsity
 from tssl_triton.config import ConfigError, resolve
 from tssl_triton.modules import LIF
-from tssl_triton.run import Run
 from tssl_triton.sparsity import SpikeCounter, summed
 from tssl_triton.train import Trainer
 
 PNG = b"\x89PNG\r\n\x1a\n"
-SMALL = {"arch": "6C3-P2-20", "padding": "1", "epochs": 1, "batch_size": 100, "device": "cpu", "test_batch_size": 100}
 
 
 @pytest.fixture(autouse=True)
-def _eager(monkeypatch):
+def _eager(eager):
     """Compiling the loops would take longer than this training; the arithmetic is the same."""
-    monkeypatch.setenv("TSSL_CPU", "eager")
 
 
 def counter(*batches, steps=3):
@@ -80,14 +78,7 @@ def test_other_lengths_and_nothing_counted():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TSSL_CPU", "eager")
-        made = Run.create(tmp_path_factory.mktemp("sparsity") / "run", resolve(SMALL, {}), lambda line: None)
-        for _ in range(10):
-            made.trainer.step(torch.arange(100))
-        made.trainer.batch = 0
-        made.save()
-    return made
+    return started_run(tmp_path_factory.mktemp("sparsity") / "run")
 
 
 def test_a_network_s_own_spikes(run):

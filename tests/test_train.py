@@ -19,9 +19,8 @@ SMALL = {"arch": "6C3-P2-20", "padding": "1", "dropout": 0.2, "epochs": 3, "batc
 
 
 @pytest.fixture(autouse=True)
-def _eager(monkeypatch):
+def _eager(eager):
     """Compiling the loops would take longer than all of these trainings; the arithmetic is the same."""
-    monkeypatch.setenv("TSSL_CPU", "eager")
 
 
 @pytest.fixture(scope="module")
