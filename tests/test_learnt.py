@@ -156,11 +156,11 @@ def test_opcheck(carried, rule):
     state = torch.rand(3, 2, 7) if carried else None
     options = ("zero", 8.0, "psc", "released", *rule)
     arguments = (y, constants, state, 10, True, True, carried, *options)
-    torch.library.opcheck(_learnt_ops.learnt_lif_forward, arguments)
+    torch.library.opcheck(_learnt_ops.learnt_lif_forward.registered, arguments)
     with torch.no_grad():
         _, words, checkpoints, _ = _learnt_ops.learnt_lif_forward(*arguments)
     arguments = (torch.randn(10, 2, 7), y.detach(), constants.detach(), words, checkpoints, state, True, *options)
-    torch.library.opcheck(_learnt_ops.learnt_lif_backward, arguments)
+    torch.library.opcheck(_learnt_ops.learnt_lif_backward.registered, arguments)
 
 
 @pytest.mark.parametrize("rule", [None, STBP().surrogate_gradient], ids=["tssl", "stbp"])

@@ -241,12 +241,12 @@ def test_opcheck(learnt_too):
     constants = torch.full((3, 2, 4), 2.0, requires_grad=True) if learnt_too else None
     settings = (5.0, 3.0, 1.0, "zero", 8.0, "psc", "released")
     arguments = (feed, weight, constants, None, torch.ones(2, 4), 5, True, *settings)
-    torch.library.opcheck(_recurrent_ops.recurrent_forward, arguments)
+    torch.library.opcheck(_recurrent_ops.recurrent_forward.registered, arguments)
     with torch.no_grad():
         _, words, y, states, _ = _recurrent_ops.recurrent_forward(*arguments)
         constants = None if constants is None else constants.detach()
         arguments = (torch.randn(5, 2, 4), y, states, words, weight.detach(), constants, torch.ones(2, 4), *settings)
-    torch.library.opcheck(_recurrent_ops.recurrent_backward, arguments)
+    torch.library.opcheck(_recurrent_ops.recurrent_backward.registered, arguments)
 
 
 def test_it_learns_what_only_memory_can_tell():

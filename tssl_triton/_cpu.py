@@ -22,6 +22,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -396,12 +397,12 @@ def _run(window: Callable[..., None], recipe: _Recipe, *tensors: object) -> None
     On a GPU it is called eagerly.
     """
     global _eager_reason
-    tensors = tuple(_unrelated(argument) for argument in tensors)
+    arguments, kinds = _unrelated(tensors)
     if implementation() == "eager" or not _is_on_cpu(tensors[0]):
-        window(recipe, *tensors)
+        window(recipe, *arguments)
         return
     try:
-        _compiled(window, recipe)(*tensors)
+        _compiled(window, recipe, kinds, torch.get_num_threads())(arguments)
     except torch._inductor.exc.InductorError as error:
         _eager_reason = str(error).strip().splitlines()[0]
         warnings.warn(
@@ -410,7 +411,7 @@ def _run(window: Callable[..., None], recipe: _Recipe, *tensors: object) -> None
             RuntimeWarning,
             stacklevel=2,
         )
-        window(recipe, *tensors)
+        window(recipe, *arguments)
 
 
 def _is_on_cpu(rows: object) -> bool:
@@ -418,36 +419,71 @@ def _is_on_cpu(rows: object) -> bool:
     return isinstance(first, Tensor) and first.device.type == "cpu"
 
 
-def _unrelated(argument: object) -> object:
-    """A row that does not know which tensor it is a view of.
+def _unrelated(tensors: Sequence[object]) -> tuple[tuple[object, ...], tuple[object, ...]]:
+    """The arguments of a window, and their kinds: all that its code depends on besides the number of neurons.
 
-    torch.compile would ask that tensor's shape to be the same in each call, and so compile again for another T.
+    Rows no longer know which tensor they are views of: torch.compile would ask that tensor's shape to be the same in
+    each call. They are contiguous, see `tssl_triton._layout.flat`. A single neuron is a kind of its own, as
+    torch.compile takes a size of 1 for a constant.
     """
-    if isinstance(argument, Tensor):
-        return argument.data
-    return [row.data for row in argument] if isinstance(argument, list) else argument
+    arguments: list[object] = []
+    kinds: list[object] = []
+    for tensor in tensors:
+        if isinstance(tensor, list):
+            arguments.append([row.data for row in tensor])
+            kinds += (tensor[0].dtype, len(tensor), tensor[0].shape[0] == 1)
+        elif isinstance(tensor, Tensor):
+            arguments.append(tensor.data)
+            kinds.append(tensor.dtype)
+        else:
+            arguments.append(tensor)
+            kinds.append(None)
+    return tuple(arguments), tuple(kinds)
 
 
 @functools.cache
-def _compiled(window: Callable[..., None], recipe: _Recipe) -> Callable[..., None]:
+def _compiled(
+    window: Callable[..., None], recipe: _Recipe, kinds: tuple[object, ...], threads: int
+) -> Callable[[tuple[object, ...]], None]:
+    """The window as one loop for arguments of these kinds (`_unrelated`), written for this number of threads.
+
+    Dynamo traces the window once and has Inductor compile the graph; later calls hand their tensors to what Inductor
+    made and so save Dynamo's guards, whose questions the key of this cache has answered. Where Dynamo does not say
+    which argument an input of its graph is, they go by way of it.
+    """
+    straight: Callable[[tuple[object, ...]], object] | None = None
+
     def bound(*tensors: object) -> None:
         window(recipe, *tensors)
 
-    # torch.compile keeps its cache, and a limit of a few entries, per code object; a copy of the code for each
-    # recipe keeps many layer settings in one process from exhausting it and falling back to eager unseen.
+    # Dynamo counts recompilations per code object, up to a limit of a few: each of ours has its own.
     bound.__code__ = bound.__code__.replace()
-    compiled = torch.compile(bound, dynamic=True, fullgraph=True)
-    ready = False
 
-    def call(*tensors: object) -> None:
-        nonlocal ready
-        if ready:
-            compiled(*tensors)
+    def inductor(graph: torch.fx.GraphModule, examples: Any) -> Any:
+        nonlocal straight
+        run = torch._inductor.compile(graph, examples)
+        inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        # Expressions such as L['tensors'][2][0] and L['tensors'][0][0].size()[0].
+        names = [getattr(getattr(node, "_dynamo_source", None), "name", None) for node in inputs]
+        known = [name for name in names if isinstance(name, str)]
+        if len(known) == len(names):
+            chosen = eval(f"lambda L: ({', '.join(known)},)")
+
+            def call(tensors: tuple[object, ...]) -> object:
+                return run(*chosen({"tensors": tensors}))
+
+            straight = call
+        return run
+
+    traced = torch.compile(bound, backend=inductor, dynamic=True, fullgraph=True)
+
+    def call(tensors: tuple[object, ...]) -> None:
+        if straight is not None:
+            straight(tensors)
             return
         # Floats become constants of the loop. Left symbolic, as dynamic=True would have them, Inductor works out
         # 1 - 1/tau in double precision again for every few neurons.
         with torch._dynamo.config.patch(specialize_float=True):
-            compiled(*tensors)
-        ready = True
+            traced(*tensors)
 
     return call

@@ -1,4 +1,4 @@
-"""The operators of the fused layers, registered with ``torch.library``; they run Triton kernels and nothing else.
+"""The operators of the fused layers; they run Triton kernels and nothing else.
 
 A CPU without Triton's interpreter has no such kernel: `tssl_triton.fused` composes the layer there, and these raise.
 All images are (B, C, H, W); a fully connected layer has images of 1x1. Outputs have the neurons of a pixel side by
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._operators import operator
 from ._ops import _backend, interpreting, parameters
 from .kernels.layout import checkpoint_rows, word_count, word_dtype
 
@@ -21,7 +22,7 @@ def has_kernels(device: torch.device) -> bool:
     return device.type == "cuda" or interpreting()
 
 
-@torch.library.custom_op("tssl_triton::spike_weighted", mutates_args=())
+@operator
 def spike_weighted(
     words: Tensor,
     weight: Tensor,
@@ -84,7 +85,7 @@ def _(
     return _outputs(words, weight, steps, stride, padding, save, emit, carry)
 
 
-@torch.library.custom_op("tssl_triton::spike_weight_gradient", mutates_args=())
+@operator
 def spike_weight_gradient(
     grad_current: Tensor, words: Tensor, weight: Tensor, steps: int, stride: list[int], padding: list[int]
 ) -> Tensor:

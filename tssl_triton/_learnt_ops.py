@@ -1,4 +1,4 @@
-"""Operators of neurons whose constants are learnt, registered with ``torch.library``.
+"""Operators of neurons whose constants are learnt.
 
 They are those of `tssl_triton._ops` with one tensor more, the constants, and its gradient. Kernels have their constants
 compiled in; here they are data, and the windows of `tssl_triton._cpu` run on every device, compiled by Inductor on a
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import _cpu
 from ._layout import empty_rows, flat, in_layout_of, time_dense
+from ._operators import operator
 from ._ops import lif_outputs, parameters, told_rule
 from .parameters import LIFParameters
 
@@ -23,7 +23,7 @@ def options(reset: str, max_slope: float, warmup: str, variant: str) -> LIFParam
     return parameters(reset=reset, max_slope=max_slope, warmup=warmup, variant=variant)
 
 
-@torch.library.custom_op("tssl_triton::learnt_lif_forward", mutates_args=())
+@operator
 def learnt_lif_forward(
     current: Tensor,
     constants: Tensor,
@@ -73,7 +73,7 @@ def _(
     return lif_outputs(time_dense(current), steps, keep, carry)
 
 
-@torch.library.custom_op("tssl_triton::learnt_lif_backward", mutates_args=())
+@operator
 def learnt_lif_backward(
     grad_spikes: Tensor,
     current: Tensor,

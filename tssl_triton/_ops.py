@@ -1,4 +1,4 @@
-"""The operators, registered with ``torch.library``: what they compute, what they allocate, how they differentiate.
+"""The operators: what they compute, what they allocate, how they differentiate.
 
 An operator sees shapes and memory order; what happens per neuron is left to the implementation for its device:
 `tssl_triton.kernels` (Triton) on a GPU, `tssl_triton._cpu` (Inductor) on a CPU, or the Triton kernels on a CPU where
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from . import _cpu
 from ._layout import empty_rows, flat, in_layout_of, time_dense
+from ._operators import operator
 from .kernels.layout import arithmetic_dtype, checkpoint_rows, word_count, word_dtype
 from .parameters import LIFParameters
 from .rules import Surrogate
@@ -67,7 +68,7 @@ def told_rule(window: str, width: float, peak: float, reset_gradient: str) -> Su
 # learning rule; backward is TSSL-BP's, or with a `window` that of `rules.Surrogate`, whose fields the last four are.
 
 
-@torch.library.custom_op("tssl_triton::lif_forward", mutates_args=())
+@operator
 def lif_forward(
     current: Tensor,
     state: Tensor | None,
@@ -122,7 +123,7 @@ def lif_outputs(current: Tensor, steps: int, keep: bool, carry: bool) -> tuple[T
     )
 
 
-@torch.library.custom_op("tssl_triton::lif_backward", mutates_args=())
+@operator
 def lif_backward(
     grad_spikes: Tensor,
     current: Tensor,
@@ -191,7 +192,7 @@ lif_forward.register_autograd(_lif_gradient, setup_context=_lif_setup)
 # --- postsynaptic current ---------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("tssl_triton::psc_filter", mutates_args=())
+@operator
 def psc_filter(
     inputs: Tensor, state: Tensor | None, tau_syn: float, reverse: bool, carry: bool
 ) -> tuple[Tensor, Tensor]:
@@ -240,7 +241,7 @@ psc_filter.register_autograd(_psc_gradient, setup_context=_psc_setup)
 # --- packing ----------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("tssl_triton::pack", mutates_args=())
+@operator
 def pack(spikes: Tensor, dtype: torch.dtype) -> Tensor:
     """Packed spikes ``(ceil(T / 32), B, *)``: bit ``t % 32`` of word ``t // 32`` says whether ``spikes[t] != 0``."""
     spikes = time_dense(spikes)
@@ -255,7 +256,7 @@ def _(spikes: Tensor, dtype: torch.dtype) -> Tensor:
     return empty_rows(word_count(len(spikes)), time_dense(spikes), dtype)
 
 
-@torch.library.custom_op("tssl_triton::unpack", mutates_args=())
+@operator
 def unpack(words: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     """Spikes ``(steps, B, *)`` of ``dtype``, 0 or 1, from packed words."""
     words = time_dense(words)

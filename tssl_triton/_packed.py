@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from . import _ops
+
 Step = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
 
 
@@ -43,7 +45,7 @@ class Packed:
 
     def rebuild(self, tensors: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
         """The dense tensor, from what `tensors` returned."""
-        dense = torch.ops.tssl_triton.unpack(tensors[0], self.steps, dtype)
+        dense = _ops.unpack(tensors[0], self.steps, dtype)
         rest = iter(tensors[1:])
         for function, needed in self.then:
             dense = function(dense, *(next(rest) for _ in needed))

@@ -20,12 +20,13 @@ from . import _cpu, _ops
 from ._autocast import Autocast
 from ._learnt import CONSTANTS
 from ._learnt_ops import learnt_lif_forward, options
+from ._operators import operator
 from .kernels.layout import WINDOW, arithmetic_dtype, cdiv, word_count, word_dtype
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-@torch.library.custom_op("tssl_triton::recurrent_forward", mutates_args=())
+@operator
 def recurrent_forward(
     feed: Tensor,
     weight: Tensor,
@@ -116,7 +117,7 @@ def _outputs(feed: Tensor, steps: int, keep: bool) -> Outputs:
     )
 
 
-@torch.library.custom_op("tssl_triton::recurrent_backward", mutates_args=())
+@operator
 def recurrent_backward(
     grad_spikes: Tensor,
     y: Tensor,
