@@ -7,7 +7,6 @@ passes to ``save_for_backward``. Settings are each package's defaults; all tenso
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -20,16 +19,6 @@ from .cases import Case, Problem
 from .counting import Loop
 
 
-@dataclass(frozen=True)
-class PeerLaunch(Launch):
-    """A launch with an option of the compiler that ours leave alone."""
-
-    fused_multiply_add: bool = True
-
-    def options(self, nvidia: bool) -> dict[str, Any]:
-        return {**super().options(nvidia), "enable_fp_fusion": self.fused_multiply_add}
-
-
 def _spikingjelly() -> tuple[Case, ...]:
     """SpikingJelly 2: multi-step LIF in float32 arithmetic, ``backend="triton"``, sigmoid surrogate."""
     kernels = import_module("spikingjelly._ops.lif.triton")
@@ -40,7 +29,7 @@ def _spikingjelly() -> tuple[Case, ...]:
         common = {"T": p.steps, "N": p.neurons, "tau": 2.0, "threshold": 1.0, "reset": 0.0, "DECAY_INPUT": True}
         options = {"SOFT_RESET": False, "STORE_V_SEQ": False, "BLOCK": block}
         grid = (cdiv(p.neurons, block),)
-        return PeerLaunch(kernel, grid, {**arguments, **common, **options}, 4, fused_multiply_add=False)
+        return Launch(kernel, grid, {**arguments, **common, **options}, 4, contract=False)
 
     def forward(p: Problem) -> Launch:
         tensors = {"x_ptr": p.tensor(p.steps), "v_ptr": p.state(1), "spikes_ptr": p.tensor(p.steps)}

@@ -37,6 +37,7 @@ from .membrane import (
     membrane_step,
     store_state,
     synapse_step,
+    times_plus,
 )
 from .plan import Launch, plan_tiles
 from .tiles import input_tile, operand_type, pixel_of, spikes_of
@@ -157,7 +158,7 @@ def spike_weighted_kernel(
         fired = u > THRESHOLD
         v = after_reset(u, fired, THRESHOLD, SUBTRACT)
         if CHECKPOINTS or CARRY:
-            a = BETA * a + tl.where(fired, INV_TAU_SYN, 0.0)
+            a = times_plus(a, BETA, tl.where(fired, INV_TAU_SYN, 0.0))
         if EMIT:
             spike = tl.where(fired, 1.0, 0.0).to(spikes_ptr.dtype.element_ty)
             tl.store(spikes_ptr + t * row + own, spike, mask=mask)

@@ -43,25 +43,42 @@ def after_reset(u, fired, THRESHOLD: tl.constexpr, SUBTRACT: tl.constexpr):
 
 
 @triton.jit
+def times_plus(x, FACTOR: tl.constexpr, y):
+    """FACTOR x + y, rounded once.
+
+    Every sum of products is spelled out as such and no other is fused (`Launch.contract`). Which of two products a
+    compiler fuses into their sum is its choice, and it chooses unlike for the neurons of one thread: equal neurons
+    would differ in their last place by where they are in memory.
+    """
+    return tl.fma(x, tl.full(x.shape, FACTOR, x.dtype), y)
+
+
+@triton.jit
 def reset_by(u, s, THRESHOLD: tl.constexpr, SUBTRACT: tl.constexpr):
     """The same from a spike that is 0.0 or 1.0: exact, and one instruction without a predicate."""
     if SUBTRACT:
-        return u - THRESHOLD * s
+        return times_plus(s, -THRESHOLD, u)
     else:
         return tl.fma(-s, u, u)
 
 
 @triton.jit
 def membrane_step(v, i, ALPHA: tl.constexpr):
-    """u[t] from v[t-1] and i[t]. Spelled as one operation: left to itself, the compiler multiplies before the reset."""
-    return tl.fma(v, tl.full(v.shape, ALPHA, v.dtype), i)
+    """u[t] from v[t-1] and i[t]."""
+    return times_plus(v, ALPHA, i)
+
+
+@triton.jit
+def filter_step(before, x, BETA: tl.constexpr, INV_TAU_SYN: tl.constexpr):
+    """One step of the synaptic filter: that of y, of a neuron's own spikes, and backwards of its error."""
+    return times_plus(x, INV_TAU_SYN, BETA * before)
 
 
 @triton.jit
 def synapse_step(i, y, BETA: tl.constexpr, INV_TAU_SYN: tl.constexpr, SYNAPSE: tl.constexpr):
     """i[t] from i[t-1] and y[t]."""
     if SYNAPSE:
-        return BETA * i + INV_TAU_SYN * y
+        return filter_step(i, y, BETA, INV_TAU_SYN)
     else:
         return y
 
@@ -79,7 +96,7 @@ def reciprocal(x):
 @triton.jit
 def distance(u, THRESHOLD: tl.constexpr, SCALE: tl.constexpr):
     """abs(SCALE (u - threshold))."""
-    x = SCALE * u - SCALE * THRESHOLD
+    x = times_plus(u, SCALE, tl.full(u.shape, -SCALE * THRESHOLD, u.dtype))
     return tl.maximum(x, -x)  # tl.abs fails under the interpreter
 
 
@@ -138,7 +155,7 @@ def replay(
         us = us + (u,)  # noqa: RUF005 - the compiler knows concatenation, not unpacking
         v = after_reset(u, fired, THRESHOLD, SUBTRACT)
         if QUIET:
-            a = BETA * a + tl.where(fired, INV_TAU_SYN, 0.0)
+            a = times_plus(a, BETA, tl.where(fired, INV_TAU_SYN, 0.0))
             below |= tl.where(a < 0.25 * INV_TAU_SYN, 1 << k, 0)
     return us, below
 
@@ -174,7 +191,7 @@ def backward_launch(
         **program(steps, current.dtype),
         "BLOCK": plan.block,
     }
-    return Launch(kernel, (plan.grid(neurons),), arguments, plan.num_warps, max_registers=max_registers)
+    return Launch(kernel, (plan.grid(neurons),), arguments, plan.num_warps, max_registers=max_registers, contract=False)
 
 
 def forward_constants(params: NeuronConstants) -> dict[str, Any]:

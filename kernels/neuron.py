@@ -40,6 +40,7 @@ from .membrane import (
     after_reset,
     backward_launch,
     distance,
+    filter_step,
     forward_constants,
     load_state,
     membrane_step,
@@ -49,6 +50,7 @@ from .membrane import (
     reset_by,
     store_state,
     synapse_step,
+    times_plus,
 )
 from .plan import Launch, plan_neurons
 
@@ -102,8 +104,8 @@ def _forward_window(
         u = membrane_step(v, i, ALPHA)
         s = (u > THRESHOLD).to(ACC)
         v = reset_by(u, s, THRESHOLD, SUBTRACT)
-        a = BETA * a + INV_TAU_SYN * s
-        bits += s.to(tl.float32) * (1 << k)
+        a = filter_step(a, s, BETA, INV_TAU_SYN)
+        bits = times_plus(s.to(tl.float32), 1 << k, bits)
         # By way of float32: the interpreter has no cast from a boolean to bfloat16.
         tl.store(spikes_ptr + k * stride, s.to(tl.float32).to(spikes_ptr.dtype.element_ty), mask=mask)
     return i, v, a, bits.to(tl.int32)
@@ -256,12 +258,12 @@ def _backward_window(
             kappa = reciprocal(rise)
         if MAY_FALL:
             kappa = tl.where(du < 0.0, 0.0, kappa)
-        # rho delta; the interpreter would round a constant of its own, rho, to float32.
+        # G + rho delta
         if SUBTRACT:
-            intra = (THRESHOLD * INTRA) * delta
+            error = times_plus(delta, THRESHOLD * INTRA, g)
         else:
-            intra = (u * INTRA) * delta
-        delta = tl.where(fired, kappa * (g + intra), LEAK * delta)
+            error = tl.fma(u * INTRA, delta, g)
+        delta = tl.where(fired, kappa * error, LEAK * delta)
         emitted = delta
         if PAPER:
             emitted = tl.where(fired, delta, 0.0)
@@ -277,7 +279,7 @@ def _backward_window(
         elif WARMUP != "off":
             emitted = tl.where(warm, g * INV_SURROGATE_WIDTH * power * (inverse * inverse), emitted)
         if SYNAPSE:
-            e = BETA * e + INV_TAU_SYN * emitted
+            e = filter_step(e, emitted, BETA, INV_TAU_SYN)
         else:
             e = emitted
         if STATIC:
@@ -443,7 +445,7 @@ def lif_forward_launch(
         **program(steps, current.dtype),
         "BLOCK": plan.block,
     }
-    return Launch(lif_forward_kernel, (plan.grid(neurons),), arguments, plan.num_warps)
+    return Launch(lif_forward_kernel, (plan.grid(neurons),), arguments, plan.num_warps, contract=False)
 
 
 def lif_backward(

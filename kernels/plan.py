@@ -37,6 +37,7 @@ class Launch:
         num_stages: stages of the software pipeline of loops over matrix tiles; None leaves them to Triton.
         max_registers: of a thread, on NVIDIA; None leaves them to the assembler, which may spill some to run more
             programs at once.
+        contract: whether the compiler may round a sum of a product once where it sees fit.
     """
 
     kernel: Any
@@ -45,10 +46,15 @@ class Launch:
     num_warps: int
     num_stages: int | None = None
     max_registers: int | None = None
+    contract: bool = True
 
-    def options(self, nvidia: bool) -> dict[str, int]:
+    def options(self, nvidia: bool) -> dict[str, Any]:
         """What the compiler is told besides the arguments."""
-        options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
+        options: dict[str, Any] = {
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+            "enable_fp_fusion": None if self.contract else False,
+        }
         if nvidia:
             options["maxnreg"] = self.max_registers
         return {name: value for name, value in options.items() if value is not None}

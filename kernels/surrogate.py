@@ -32,10 +32,12 @@ from .membrane import (
     NeuronConstants,
     backward_launch,
     distance,
+    filter_step,
     forward_constants,
     load_state,
     reciprocal,
     replay,
+    times_plus,
 )
 from .plan import Launch
 
@@ -58,8 +60,8 @@ def surrogate_slope(u, THRESHOLD: tl.constexpr, SURROGATE: tl.constexpr, WIDTH: 
         z = distance(u, THRESHOLD, 1.0 / WIDTH)
         unit = tl.where(z < 1.0, 1.0 - z, 0.0)
     elif SURROGATE == "arctan":
-        z = (1.0 / WIDTH) * u - (1.0 / WIDTH) * THRESHOLD
-        unit = reciprocal(1.0 + z * z)
+        z = times_plus(u, 1.0 / WIDTH, tl.full(u.shape, -THRESHOLD / WIDTH, u.dtype))
+        unit = reciprocal(tl.fma(z, z, tl.full(z.shape, 1.0, z.dtype)))
     elif SURROGATE == "fast-sigmoid":
         inverse = reciprocal(1.0 + distance(u, THRESHOLD, 1.0 / WIDTH))
         unit = inverse * inverse
@@ -136,14 +138,14 @@ def _surrogate_window(
         after = ALPHA * delta  # dL/dv[t]
         if RESET_GRADIENT == "full":
             if SUBTRACT:
-                g = g - THRESHOLD * after
+                g = times_plus(after, -THRESHOLD, g)
             else:
-                g = g - u * after
+                g = tl.fma(-u, after, g)
         if RESET_GRADIENT != "none" and not SUBTRACT:
             after = tl.where(((bits >> k) & 1) != 0, 0.0, after)
-        delta = surrogate_slope(u, THRESHOLD, SURROGATE, WIDTH, PEAK) * g + after
+        delta = tl.fma(surrogate_slope(u, THRESHOLD, SURROGATE, WIDTH, PEAK), g, after)
         if SYNAPSE:
-            e = BETA * e + INV_TAU_SYN * delta
+            e = filter_step(e, delta, BETA, INV_TAU_SYN)
         else:
             e = delta
         if STATIC:

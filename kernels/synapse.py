@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .membrane import filter_step
 from .plan import Launch, plan_neurons
 
 
@@ -51,7 +52,7 @@ def psc_kernel(
     else:
         a = tl.zeros([BLOCK], ACC)
     for _ in tl.range(T, loop_unroll_factor=4):
-        a = BETA * a + INV_TAU_SYN * tl.load(inputs_ptr, mask=mask, other=0.0).to(ACC)
+        a = filter_step(a, tl.load(inputs_ptr, mask=mask, other=0.0).to(ACC), BETA, INV_TAU_SYN)
         tl.store(outputs_ptr, a.to(outputs_ptr.dtype.element_ty), mask=mask)
         inputs_ptr += step
         outputs_ptr += step
@@ -90,4 +91,4 @@ def psc_launch(
         "ACC": tl.float64 if inputs.dtype == torch.float64 else tl.float32,
         "BLOCK": plan.block,
     }
-    return Launch(psc_kernel, (plan.grid(neurons),), arguments, plan.num_warps)
+    return Launch(psc_kernel, (plan.grid(neurons),), arguments, plan.num_warps, contract=False)

@@ -130,8 +130,8 @@ def test_views_of_more_than_2_to_the_31_elements():
 def test_options_of_a_launch():
     """What only NVIDIA's assembler knows is not said to AMD's, whose launch would refuse it."""
     long, short = (launch(BACKWARD, steps, torch.bfloat16) for steps in (32, 8))
-    assert long.options(nvidia=True) == {"num_warps": 4, "maxnreg": 255}
-    assert long.options(nvidia=False) == short.options(nvidia=True) == {"num_warps": 4}
+    assert long.options(nvidia=True) == {"num_warps": 4, "enable_fp_fusion": False, "maxnreg": 255}
+    assert long.options(nvidia=False) == short.options(nvidia=True) == {"num_warps": 4, "enable_fp_fusion": False}
 
 
 def test_plans():
