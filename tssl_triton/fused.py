@@ -153,7 +153,9 @@ def run(
     start = stacked(
         state, spikes.link.new_empty((), dtype=layer.dtype).expand(function.shape(spikes.shape, weight.shape))
     )
-    result, words, after = _Fused.apply(spikes.link, weight, bias, spikes.words, start, layer)
+    weights = spikes.words, weight, bias
+    y = _Product.apply(spikes.link, *weights, layer)
+    result, words, after = _Neurons.apply(y, spikes.words, weight.detach(), _detached(bias), start, layer)
     new_state = LIFState(*after.unbind(0)) if carry else None
     if not dense:
         return PackedSpikes(words, spikes.steps, result), new_state
@@ -221,8 +223,8 @@ class _Layer:
             bias,
             None if start is None else self.images(start),
             self.steps,
-            stride,
-            padding,
+            list(stride),
+            list(padding),
             save,
             emit,
             carry,
@@ -230,53 +232,77 @@ class _Layer:
         )
 
 
-class _Fused(torch.autograd.Function):
+# One kernel forward, but two nodes on autograd's graph: what the neurons keep and are given is free once their own
+# errors are known, before the gradient of the input takes as much again.
+
+
+class _Product(torch.autograd.Function):
+    """y = W s as autograd is to see it, without contents: its gradient is e, and becomes those of input and weights."""
+
+    @staticmethod
+    def forward(ctx: Any, link: Tensor, words: Tensor, weight: Tensor, bias: Tensor | None, layer: _Layer) -> Tensor:
+        ctx.save_for_backward(words, weight)
+        ctx.layer, ctx.shape, ctx.dtype = layer, link.shape, link.dtype
+        return ghost(layer.function.shape(link.shape, weight.shape), weight.new_empty((), dtype=layer.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, e: Tensor) -> tuple[Tensor | None, ...]:
+        words, weight = ctx.saved_tensors
+        layer, needed = ctx.layer, ctx.needs_input_grad
+        grad_x, grad_weight, grad_bias = _weighted.gradients(
+            layer.function, e, ctx.shape, lambda: ghost(ctx.shape, e), weight, (needed[0], False, needed[3])
+        )
+        if needed[2]:
+            grad_weight = _fused_ops.spike_weight_gradient(
+                layer.images(e), layer.images(words), layer.kernel(weight), layer.steps, *map(list, layer.strides())
+            ).view_as(weight)
+        return None if grad_x is None else grad_x.to(ctx.dtype), None, grad_weight, grad_bias, None
+
+
+class _Neurons(torch.autograd.Function):
+    """The kernel: product and neurons. Backward is the neurons' alone, from y kept or worked out again."""
+
     @staticmethod
     def forward(
         ctx: Any,
-        link: Tensor,
+        y: Tensor,
+        words: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        words: Tensor,
         start: Tensor | None,
         layer: _Layer,
     ) -> tuple[Tensor, Tensor, Tensor]:
         spikes, packed, current, checkpoints, after = layer.outputs(
             words, weight, bias, start, layer.save, layer.dense, layer.carry
         )
-        ctx.save_for_backward(words, weight, bias, start, packed, *((current, checkpoints) if layer.save else ()))
-        ctx.layer, ctx.shape, ctx.dtype = layer, link.shape, link.dtype
+        kept = (current, checkpoints) if layer.save else (words, weight, bias)
+        ctx.save_for_backward(start, packed, *kept)
+        ctx.layer = layer
         packed, after = layer.features(packed), layer.features(after)
         ctx.mark_non_differentiable(packed, after)
         ctx.set_materialize_grads(False)
-        if layer.dense:
-            return layer.features(spikes), packed, after
-        return ghost(layer.function.shape(link.shape, weight.shape), spikes), packed, after
+        return layer.features(spikes) if layer.dense else ghost(y.shape, spikes), packed, after
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        words, weight, bias, start, packed, *saved = ctx.saved_tensors
-        layer, needed = ctx.layer, ctx.needs_input_grad
         if grad is None:
             return (None,) * 6
-        current, checkpoints = saved or layer.outputs(words, weight, bias, start, True, False, False)[2:4]
+        start, packed, *kept = ctx.saved_tensors
+        layer = ctx.layer
+        if not layer.save:
+            words, weight, bias = kept
+            kept = layer.outputs(words, weight, bias, start, True, False, False)[2:4]
+        current, checkpoints = kept
         start = None if start is None else layer.images(start)
         settings = constants(layer.params, layer.rule)
         e = _ops.lif_backward(layer.images(grad), current, packed, checkpoints, start, True, *settings)
-        grad_x, grad_weight, grad_bias = _weighted.gradients(
-            layer.function,
-            layer.features(e),
-            ctx.shape,
-            lambda: ghost(ctx.shape, e),
-            weight,
-            (needed[0], False, needed[2]),
-        )
-        if needed[1]:
-            grad_weight = _fused_ops.spike_weight_gradient(
-                e, layer.images(words), layer.kernel(weight), layer.steps, *layer.strides()
-            ).view_as(weight)
-        return None if grad_x is None else grad_x.to(ctx.dtype), grad_weight, grad_bias, None, None, None
+        return layer.features(e), None, None, None, None, None
+
+
+def _detached(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.detach()
 
 
 def _functional(
