@@ -38,7 +38,7 @@ def test_training_on_recordings(tmp_path, prefetch):
     trainer = Trainer(resolve({**settings, "device": "cuda"}, {}), images, prefetch)
     order = []
     original = trainer.learn
-    trainer.learn = lambda values, labels: (order.append(labels.cpu()), original(values, labels))
+    trainer.learn = lambda values, labels, **rest: (order.append(labels.cpu()), original(values, labels, **rest))
     assert trainer.train_epoch()
     expected = images.train_labels[data.epoch_order(60, 0, 0)]
     assert torch.equal(torch.cat(order), expected)

@@ -39,7 +39,9 @@ def made(name, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @pytest.mark.parametrize("name", LAYERS)
-def test_against_composed_layers(name, dtype, record_property):
+def test_against_composed_layers(name, dtype, record_property, request):
+    if dtype == torch.float32:
+        request.getfixturevalue("exact_convolutions")
     record_property("flipped neurons", check_fused_layer(*made(name, dtype), "cuda"))
 
 

@@ -51,7 +51,7 @@ def test_more_than_two_to_the_31_elements(steps, neurons, dtype):
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("network_*.npz")), ids=lambda path: path.stem)
-@pytest.mark.usefixtures("exact_products")
+@pytest.mark.usefixtures("exact_convolutions")
 def test_networks_of_the_released_program(path):
     check_golden_network(path, "cuda")
 
