@@ -86,7 +86,7 @@ def _snntorch(params: LIFParameters, rule: str) -> Neurons:
     node = snntorch.Synaptic(alpha=params.beta, beta=params.alpha, threshold=params.threshold, reset_mechanism="zero")
 
     def forward(current: Tensor) -> Tensor:
-        synapse, membrane = node.reset_mem()
+        synapse, membrane = node.to(current.device).reset_mem()
         spikes = []
         for y in current:
             spike, synapse, membrane = node(y, synapse, membrane)

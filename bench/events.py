@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ WARMUP = 5
 
 SMALLEST_FLUSH = 256 << 20
 """Bytes written between runs where the size of the L2 cache is not known, or is less than half of this."""
+
+SHORTEST_FLUSH = 1e-5
+"""Seconds; a flush that seems shorter is taken to last as long."""
 
 
 class Clock(Protocol):
@@ -77,23 +81,46 @@ def measure(
     work: Callable[[], object],
     clock: Clock,
     rounds: int,
-    before: Callable[[], object] = lambda: None,
+    before: Callable[[], object] | None = None,
 ) -> Quantiles:
     """Time ``rounds`` runs of ``work``, each after ``before``, which is not timed.
 
     The host runs ahead of the device: while ``before`` keeps the device busy, ``work`` is queued, so that what is
-    measured is the device's time and not the host's, as long as queueing takes no longer than ``before``.
+    measured is the device's time and not the host's. For that ``before`` runs as often as queueing takes.
     """
     for _ in range(WARMUP):
         work()
+    times = 0 if before is None else repeats(work, before, clock)
     marks = []
     for _ in range(rounds):
-        before()
+        for _ in range(times):
+            before()  # type: ignore[misc]  # it is there, or times is 0
         start = clock.mark()
         work()
         marks.append((start, clock.mark()))
     clock.wait()
     return Quantiles.of([clock.seconds(start, end) for start, end in marks])
+
+
+def repeats(work: Callable[[], object], before: Callable[[], object], clock: Clock) -> int:
+    """How often ``before`` must run to keep the device busy for half as long again as the host queues ``work``.
+
+    Once is enough where the host does the work itself.
+    """
+    if isinstance(clock, HostClock):
+        return 1
+    queueing = []
+    for _ in range(3):
+        clock.wait()
+        start = time.perf_counter()
+        work()
+        queueing.append(time.perf_counter() - start)
+    clock.wait()
+    start = clock.mark()
+    before()
+    end = clock.mark()
+    clock.wait()
+    return max(1, math.ceil(1.5 * min(queueing) / max(clock.seconds(start, end), SHORTEST_FLUSH)))
 
 
 def flusher(device: torch.device) -> Callable[[], object]:

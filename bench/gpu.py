@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from .gpu_layers import ratios
 from .hardware import device_named
 from .peak import peak_memory
 from .prediction import COPY, LABELS, MODEL, Model, predicted
+from .tables import write_json
 
 WRONG, NO_DEVICE = 1, 2
 """Exit statuses."""
@@ -37,7 +37,7 @@ def measured(
 ) -> gpu_report.Row:
     """Prepare a case, time it, and leave nothing of it on the device."""
     work = case.prepare(device)
-    time = measure(work, clock, rounds, flusher(device) if case.flushed else lambda: None)
+    time = measure(work, clock, rounds, flusher(device) if case.flushed else None)
     prediction = predicted(case, bandwidth, model)
     row = gpu_report.Row(
         case.name,
@@ -57,13 +57,12 @@ def measured(
     return row
 
 
-def why_not(device: torch.device) -> str:
+def why_not(device: torch.device, command: str) -> str:
     """What is missing for a measurement on ``device``; empty if nothing is."""
     if device.type != "cuda":
         return ""
-    needs = f"python -m bench gpu needs a CUDA or ROCm device, and torch {torch.__version__} sees none"
     if not torch.cuda.is_available():
-        return f"{needs}; --dry-run lists what would be measured"
+        return f"python -m bench {command} needs a CUDA or ROCm device, and torch {torch.__version__} sees none"
     count = torch.cuda.device_count()
     index = device.index or 0
     return "" if index < count else f"device {str(device)!r} is not there: torch sees {count}"
@@ -75,11 +74,11 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         print(plan(cases))
         return
-    if missing := why_not(device):
-        print(missing, file=sys.stderr)
+    if missing := why_not(device, "gpu"):
+        print(f"{missing}; --dry-run lists what would be measured", file=sys.stderr)
         sys.exit(NO_DEVICE)
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)
     wrong = complaints(device)
     if has_kernels(device):
         wrong += gpu_fused_gate.complaints(device)
@@ -95,10 +94,11 @@ def run(arguments: argparse.Namespace) -> None:
     print(", ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
     print(f"copy within the device's memory: {bandwidth / 1e9:,.0f} GB/s; predicted by {COPY}: {LABELS[COPY]}")
     known = device_named(machine.get("name", ""), machine.get("multiprocessors", 0))
-    model = Model.of(cases, known) if known else None
+    model = Model.of(cases, known) if known and not arguments.no_model else None
     if model:
         print(f"predicted by {MODEL}: {LABELS[MODEL]}, {model.device.name}: {model.device.source}")
-    rows, failed = [], []
+    rows: list[gpu_report.Row] = []
+    failed: list[str] = []
     for number, case in enumerate(cases, 1):
         label = f"{case.name}, {short(case.dtype)}, T = {case.steps}"
         print(f"{number}/{len(cases)} {label}", file=sys.stderr)
@@ -107,12 +107,13 @@ def run(arguments: argparse.Namespace) -> None:
         except RuntimeError as error:
             # One case too large for the device must not cost the others.
             failed.append(f"{label}: {error}")
+        if arguments.json:
+            # After each case: what was measured outlives an interruption.
+            whole = gpu_report.report(rows, failed, machine, bandwidth, arguments.rounds, LABELS)
+            write_json(Path(arguments.json), whole)
     print(gpu_report.table(rows, bandwidth))
     if compared := ratios(rows):
         print(f'\ncomposed layers by fused ones, times; * where fused="auto" fuses\n{compared}')
-    if arguments.json:
-        whole = gpu_report.report(rows, failed, machine, bandwidth, arguments.rounds, LABELS)
-        Path(arguments.json).write_text(json.dumps(whole, indent=2) + "\n")
     if arguments.png:
         title = f"{machine.get('name', machine['device'])}, copy {bandwidth / 1e9:,.0f} GB/s, {machine['commit'][:12]}"
         gpu_report.draw(rows, bandwidth, title, Path(arguments.png))
@@ -130,6 +131,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--neuron-steps", type=int, default=NEURON_STEPS, help="size of the kernels' cases, T times N")
     parser.add_argument("--batch", type=int, default=50, help="batch of the layers' and networks' cases")
     parser.add_argument("--copy-bytes", type=int, default=1 << 30, help="size of the copy that gives the bandwidth")
+    parser.add_argument("--no-model", action="store_true", help="predict by the copy alone, without compiling to count")
     parser.add_argument("--json", nargs="?", const="bench-gpu.json", metavar="FILE", help="also write a report")
     parser.add_argument("--png", nargs="?", const="bench-gpu.png", metavar="FILE", help="also draw a figure")
     parser.set_defaults(run=run)

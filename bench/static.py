@@ -8,7 +8,6 @@ predicted time. Nothing is timed. docs/performance.md says how to read the table
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 from .counting import UnexplainedLoopsError
 from .hardware import ARCHITECTURES, DEVICES, H100, Device, devices_of, occupancy
+from .tables import write_json
 from .traffic import Request, Traffic, count_traffic
 
 LABEL = "compiled and modelled, not timed"
@@ -196,7 +196,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         devices = [asdict(device) for device in DEVICES]
         report = {"label": LABEL, "devices": devices, "rows": [asdict(row) for row in rows]}
-        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+        write_json(Path(arguments.json), report)
     if arguments.png:
         from .roofline import draw
 

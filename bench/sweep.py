@@ -27,8 +27,11 @@ from tssl_triton.rules import RULES
 
 from .cases import DTYPES
 from .contenders import CONTENDERS, Contender, available
+from .gpu import why_not
+from .graphs import capture
 from .peak import peak_memory
-from .sweep_report import FLOOR, Row, compared, draw, exponents, report, table
+from .sweep_report import FLOOR, GRAPH, Row, compared, draw, exponents, report, table
+from .tables import write_json
 from .timing import interleaved, machine
 from .works import INFERENCE, LIF, TRAINING, WHAT, Size, Step, floor, neuron_steps, work
 
@@ -44,9 +47,23 @@ def sizes(arguments: argparse.Namespace) -> Iterator[Size]:
 
 
 def measure(
-    what: str, mode: str, contenders: list[Contender], size: Size, rule: str, rounds: int, memory: bool
+    what: str,
+    mode: str,
+    contenders: list[Contender],
+    size: Size,
+    rule: str,
+    rounds: int,
+    memory: bool,
+    graph: bool = False,
 ) -> tuple[list[Row], list[str]]:
-    """One row for the floor and for each contender that can run this size, and a line for each that cannot."""
+    """One row for the floor and for each contender that can run this size, and a line for each that cannot.
+
+    With ``graph`` all of them are CUDA graphs, one launch by the host for a whole step.
+    """
+
+    def ready(step: Step) -> Step:
+        return capture(step, size.device) if graph else step
+
     steps: dict[str, Step] = {}
     failed = []
     for contender in contenders:
@@ -54,33 +71,38 @@ def measure(
             failed.append(f"{contender.name} is not run at T = {size.steps}, only up to {contender.longest}")
             continue
         try:
-            step = work(what, mode, contender, size, rule)
+            step = ready(work(what, mode, contender, size, rule))
             step()
         except (RuntimeError, ValueError, TypeError) as error:
             reason = str(error).strip().splitlines()[0]
             failed.append(f"{contender.name} failed at T = {size.steps}, {size.dtype}: {reason}")
         else:
             steps[contender.name] = step
-    steps[FLOOR] = floor(what, mode, size)
+    steps[FLOOR] = ready(floor(what, mode, size))
     finish = torch.cuda.synchronize if size.device.type == "cuda" else None
     seconds = interleaved(steps, rounds, finish)
+    where = size.device.type + (GRAPH if graph else "")
     dtype = next(name for name, value in DTYPES.items() if value == size.dtype)
     count = neuron_steps(what, size)
     rows = []
     for name, step in steps.items():
-        peak = peak_memory(step, size.device) if memory and name != FLOOR else None
+        peak = peak_memory(step, size.device) if memory and name != FLOOR and not graph else None
         times = seconds[name], 1e9 * seconds[name] / count, peak
-        rows.append(
-            Row(what, mode, name, size.steps, size.batch, size.neurons, dtype, size.device.type, rule, *times)
-        )  # fmt: skip
+        rows.append(Row(what, mode, name, size.steps, size.batch, size.neurons, dtype, where, rule, *times))
     return rows, failed
 
 
 def run(arguments: argparse.Namespace) -> int:
+    device = torch.device(arguments.device)
+    if arguments.graph and device.type != "cuda":
+        sys.exit(f"--graph captures CUDA graphs: it needs --device cuda, not {arguments.device!r}")
+    if missing_device := why_not(device, "sweep"):
+        sys.exit(missing_device)
     contenders, missing = available(arguments.implementations)
     for line in missing:
         print(line)
-    print(f"{arguments.what} on {machine()}, {arguments.device}; medians of {arguments.rounds} interleaved rounds")
+    where = machine(device)
+    print(f"{arguments.what} on {where}; medians of {arguments.rounds} interleaved rounds")
     print(f"THP_MEM_ALLOC_ENABLE={os.environ.get('THP_MEM_ALLOC_ENABLE')}: whether fresh memory comes in huge pages")
     for contender in contenders:
         if contender.differs:
@@ -88,17 +110,17 @@ def run(arguments: argparse.Namespace) -> int:
     rows: list[Row] = []
     for mode, size in itertools.product(arguments.mode, sizes(arguments)):
         measured, failed = measure(
-            arguments.what, mode, contenders, size, arguments.rule, arguments.rounds, arguments.memory
+            arguments.what, mode, contenders, size, arguments.rule, arguments.rounds, arguments.memory, arguments.graph
         )  # fmt: skip
         rows += measured
         print(f"\n{table(measured)}", flush=True)
         for line in failed:
             print(line, flush=True)
+        if arguments.json:
+            write_json(Path(arguments.json), report(rows, where))
     print("".join(f"\n{line}" for line in exponents(rows)))
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(report(rows, machine()), indent=2) + "\n")
     if arguments.png:
-        draw(rows, f"{arguments.what}: {machine()}", Path(arguments.png))
+        draw(rows, f"{arguments.what}: {where}", Path(arguments.png))
     if not arguments.compare:
         return 0
     lines, slower = compared(rows, json.loads(Path(arguments.compare).read_text()), arguments.slower)
@@ -122,6 +144,7 @@ def add_to(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=7, help="rounds, each of which runs every case once")
     parser.add_argument("--memory", action="store_true", help="peak memory too")
+    parser.add_argument("--graph", action="store_true", help="each step as one CUDA graph; needs a GPU")
     parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
     parser.add_argument("--png", metavar="FILE", help="also draw them to FILE")
     parser.add_argument("--compare", metavar="FILE", help="say what changed since an earlier --json; slower: status 1")

@@ -13,6 +13,8 @@ from .contenders import OURS
 from .tables import aligned
 
 FLOOR = "floor"
+GRAPH = ", graph"
+"""Follows the type of the device where a step was one CUDA graph."""
 
 #: What makes two rows measurements of the same thing.
 IDENTITY = ("what", "mode", "name", "steps", "batch", "neurons", "dtype", "device", "rule")
@@ -29,7 +31,7 @@ class Row:
         name: of the contender, or ``floor``.
         steps, batch, neurons: the size; neurons of a sample, None for networks.
         dtype: ``fp32``, ``fp16`` or ``bf16``.
-        device: type of the device.
+        device: type of the device, and whether steps were replayed graphs.
         rule: learning rule of this package's rows.
         seconds: median of a step.
         per_neuron_step: nanoseconds.
@@ -59,7 +61,7 @@ def table(rows: Sequence[Row]) -> str:
     by_name = {row.name: row for row in rows}
     ours, floor = by_name.get(OURS), by_name[FLOOR]
     first = rows[0]
-    size = f"{first.mode}, T = {first.steps}, batch {first.batch}, {first.dtype}"
+    size = f"{first.mode}, T = {first.steps}, batch {first.batch}, {first.dtype}, {first.device}"
     size += f", {first.neurons:,} neurons a sample" if first.neurons is not None else ""
     heads = ["", "ms", "ns/neuron-step", f"times {OURS}", "times floor", "peak MB"]
     lines = []

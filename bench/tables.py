@@ -1,8 +1,13 @@
-"""Plain-text tables."""
+"""Plain-text tables, and JSON files."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tssl_triton.checkpoint import write_atomically
 
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
@@ -15,3 +20,8 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[object]], left: int = 
         return "  ".join(cell.ljust(w) if k < left else cell.rjust(w) for k, (cell, w) in enumerate(cells)).rstrip()
 
     return "\n".join(map(text, lines))
+
+
+def write_json(path: Path, whole: dict[str, Any]) -> None:
+    """Replace a file by ``whole``, all of it or not at all."""
+    write_atomically(path, lambda file: file.write(json.dumps(whole, indent=2).encode() + b"\n"))

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+CPU = torch.device("cpu")
+
 
 def interleaved(
     cases: Mapping[str, Callable[[], object]], rounds: int, finish: Callable[[], object] | None = None
@@ -30,8 +32,12 @@ def interleaved(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def machine() -> str:
+def machine(device: torch.device = CPU) -> str:
     """One line that says what the figures were measured on."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        runtime = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+        return f"{name}, torch {torch.__version__}, {runtime}, Python {platform.python_version()}"
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as file:

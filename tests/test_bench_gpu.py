@@ -2,6 +2,7 @@
 
 import json
 import sys
+from time import sleep
 
 import benches  # noqa: F401 - finds bench
 import pytest
@@ -57,10 +58,20 @@ class FakeClock:
 
 def test_percentiles():
     done = []
-    clock = FakeClock([float(second) for second in range(1, 12)])
+    clock = FakeClock([1.0, *(float(second) for second in range(1, 12))])
     time = events.measure(lambda: done.append("work"), clock, 11, before=lambda: done.append("before"))
     assert (time.p20, time.p50, time.p80) == pytest.approx((3.0, 6.0, 9.0))
-    assert done == ["work"] * events.WARMUP + ["before", "work"] * 11
+    looking = ["work"] * 3 + ["before"]
+    assert done == ["work"] * events.WARMUP + looking + ["before", "work"] * 11
+
+
+def test_the_device_is_kept_busy_while_the_host_queues():
+    def work():
+        sleep(0.004)
+
+    # A flush of a millisecond: four are as long as queueing, and half as many again are asked for.
+    assert 6 <= events.repeats(work, lambda: None, FakeClock([1e-3])) < 20
+    assert events.repeats(work, lambda: None, events.HostClock()) == 1
 
 
 def test_bandwidth_of_a_copy_counts_reading_and_writing():
