@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import gpu, launches, loading, precision, static, sweep
+from . import gpu, latency, launches, loading, precision, static, sweep
 
 
 def parser() -> argparse.ArgumentParser:
@@ -13,6 +13,7 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True)
     sweep.add_to(commands)
     launches.add_to(commands)
+    latency.add_to(commands)
     loading.add_to(commands)
     precision.add_to(commands)
     static.add_to(commands)

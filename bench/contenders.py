@@ -35,12 +35,19 @@ class Contender:
         make: neurons from constants and the name of a learning rule, which only this package's has a choice of.
         differs: in what it does other work than this package's neuron; nothing if it does the same.
         longest: most time steps it is run with; None for any.
+        bytes_out: whether it makes spikes of one byte, which have no gradient and no product: it runs as a neuron alone
+            and for inference.
     """
 
     name: str
     make: Callable[[LIFParameters, str], Neurons]
     differs: str = ""
     longest: int | None = None
+    bytes_out: bool = False
+
+
+def _ours_as_bytes(params: LIFParameters, rule: str) -> Neurons:
+    return lambda current: lif(current, params, rule=rule, dtype=torch.bool)
 
 
 def _ours(params: LIFParameters, rule: str) -> Neurons:
@@ -114,6 +121,7 @@ CONTENDERS: dict[str, Contender] = {
     each.name: each
     for each in (
         Contender(OURS, _ours),
+        Contender(f"{OURS}, bool", _ours_as_bytes, bytes_out=True),
         Contender("plain", _plain),
         Contender("dense", _dense, longest=100),
         Contender("spikingjelly", _spikingjelly, "no synapse; surrogate gradient"),

@@ -1,10 +1,10 @@
 """``python -m bench sweep WHAT``: this package beside what a user would pick instead, on this machine.
 
-WHAT is ``lif`` (the neuron alone), ``linear`` or ``conv`` (a layer), or a network of the paper; for learning, for
-inference, or both. Several numbers after ``--steps``, ``--batch`` or ``--neurons`` sweep over them. All contenders of
-one size run in one process in turns, so that a noisy machine is fair to all; times are medians. What is not installed
-is left out with a line that says so (extra ``peers``). `bench/contenders.py` says who they are and what they do
-differently, and `bench/works.py` what is timed and what the floor is.
+WHAT is ``lif`` (the neuron alone), ``linear`` or ``conv`` (a layer), or a network of the paper; for learning, its
+forward pass alone, or inference. Several numbers after ``--steps``, ``--batch`` or ``--neurons`` sweep over them. All
+contenders of one size run in one process in turns, so that a noisy machine is fair to all; times are medians. What is
+not installed is left out with a line that says so (extra ``peers``). `bench/contenders.py` says who they are and what
+they do differently, and `bench/works.py` what is timed and what the floor is.
 
 Peak memory is what one step allocates beyond what it holds before: of tensors on a CPU as PyTorch's profiler reports
 them, on a GPU as its allocator does. The exponent is the slope of log time over log size, 1 for a cost in proportion.
@@ -33,7 +33,7 @@ from .peak import peak_memory
 from .sweep_report import FLOOR, GRAPH, Row, compared, draw, exponents, report, table
 from .tables import write_json
 from .timing import interleaved, machine
-from .works import INFERENCE, LIF, TRAINING, WHAT, Size, Step, floor, neuron_steps, work
+from .works import INFERENCE, LIF, MODES, TRAINING, WHAT, Size, Step, floor, neuron_steps, work
 
 NEURONS = {LIF: 25_088, "linear": 512, "conv": 16_384}
 """Neurons of a sample where ``--neurons`` does not say: 32 maps of 28x28, 512, and 64 maps of 16x16."""
@@ -67,6 +67,8 @@ def measure(
     steps: dict[str, Step] = {}
     failed = []
     for contender in contenders:
+        if contender.bytes_out and (what, mode) != (LIF, INFERENCE):
+            continue
         if contender.longest is not None and size.steps > contender.longest:
             failed.append(f"{contender.name} is not run at T = {size.steps}, only up to {contender.longest}")
             continue
@@ -131,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
 def add_to(commands: Any) -> None:
     parser = commands.add_parser("sweep", help=__doc__.splitlines()[0], description=__doc__)
     parser.add_argument("what", choices=WHAT, metavar="WHAT", help=", ".join(WHAT))
-    parser.add_argument("--mode", nargs="+", choices=(TRAINING, INFERENCE), default=[TRAINING])
+    parser.add_argument("--mode", nargs="+", choices=MODES, default=[TRAINING])
     parser.add_argument("--steps", nargs="+", type=int, default=[5], metavar="T", help="time steps (default: 5)")
     parser.add_argument("--batch", nargs="+", type=int, default=[50], metavar="B", help="samples (default: 50)")
     parser.add_argument("--neurons", nargs="+", type=int, metavar="N", help="neurons of a sample, of lif and layers")

@@ -27,7 +27,7 @@ class Row:
 
     Args:
         what: the work, of `bench.works.WHAT`.
-        mode: ``training`` or ``inference``.
+        mode: of `bench.works.MODES`.
         name: of the contender, or ``floor``.
         steps, batch, neurons: the size; neurons of a sample, None for networks.
         dtype: ``fp32``, ``fp16`` or ``bf16``.

@@ -31,7 +31,9 @@ Step = Callable[[], object]
 LIF = "lif"
 LAYERS = ("linear", "conv")
 WHAT = (LIF, *LAYERS, *EXPERIMENTS)
-TRAINING, INFERENCE = "training", "inference"
+TRAINING, FORWARD, INFERENCE = "training", "forward", "inference"
+MODES = TRAINING, FORWARD, INFERENCE
+"""A whole step; its forward pass alone, with all that backward would need; and forward where nothing is learnt."""
 
 INPUTS = 512
 """Inputs of the layer ``linear``; channels of ``conv`` are an eighth of it."""
@@ -94,6 +96,9 @@ def neuron_step(neurons: Neurons, mode: str, size: Size) -> Step:
     current = 1.5 * size.tensor(size.steps, size.batch, size.neurons)
     if mode == INFERENCE:
         return torch.no_grad()(lambda: neurons(current))
+    if mode == FORWARD:
+        current.requires_grad_()
+        return lambda: neurons(current)
     grad = size.tensor(*current.shape, seed=1)
 
     def step() -> Tensor:
@@ -106,7 +111,7 @@ def neuron_step(neurons: Neurons, mode: str, size: Size) -> Step:
 
 
 #: Tensors that must be read or written: y and spikes; for learning also the gradient, y again, and its gradient.
-ACCESSES = {INFERENCE: 2, TRAINING: 5}
+ACCESSES = {INFERENCE: 2, FORWARD: 2, TRAINING: 5}
 
 
 def copy_step(mode: str, size: Size) -> Step:
@@ -202,6 +207,9 @@ def layer_step(module: nn.Module, what: str, mode: str, size: Size) -> Step:
     x = layer_input(what, size)
     if mode == INFERENCE:
         return torch.no_grad()(lambda: module(x))
+    if mode == FORWARD:
+        x.requires_grad_()
+        return lambda: module(x)
     grad = torch.ones_like(module(x).detach())
 
     def step() -> object:
@@ -226,10 +234,12 @@ def training_step(what: str, contender: Contender, size: Size, rule: str) -> Tra
 
 
 def network_step(what: str, mode: str, contender: Contender, size: Size, rule: str) -> Step:
-    """A training step, or the spikes of the last layer."""
+    """A training step, or the spikes of the last layer alone."""
     step = training_step(what, contender, size, rule)
     if mode == TRAINING:
         return step
+    if mode == FORWARD:
+        return lambda: step.network(step.presented())
     step.network.eval()
     return torch.no_grad()(lambda: step.network(step.presented()))
 

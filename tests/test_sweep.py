@@ -12,7 +12,20 @@ from bench import __main__ as bench_main
 from bench.contenders import CONTENDERS, OURS, available
 from bench.peak import peak_memory
 from bench.sweep_report import FLOOR, Row, compared, exponents, report, table
-from bench.works import INFERENCE, LIF, TRAINING, Size, floor, layer_step, network, neuron_step, neuron_steps
+from bench.works import (
+    FORWARD,
+    INFERENCE,
+    LIF,
+    MODES,
+    TRAINING,
+    Size,
+    floor,
+    layer_step,
+    network,
+    neuron_step,
+    neuron_steps,
+    work,
+)
 from tssl_triton import LIFParameters
 from tssl_triton.encoding import static
 
@@ -153,6 +166,28 @@ def test_other_types(what, capsys):
     said = capsys.readouterr().out
     assert "bf16" in said
     assert "failed" not in said
+
+
+def test_forward_alone_and_spikes_of_one_byte(capsys):
+    names = ["--implementations", OURS, f"{OURS}, bool"]
+    assert sweep("lif", *names, "--rounds", 1, "--batch", 1, "--neurons", 4, "--mode", *MODES) == 0
+    said = capsys.readouterr().out
+    assert "failed" not in said
+    tables = said.split("\n\n")[1:4]
+    assert [text.split(",")[0].strip() for text in tables] == list(MODES)
+    assert [f"{OURS}, bool" in text for text in tables] == [False, False, True]
+
+
+@pytest.mark.parametrize("what", ["lif", "linear", "fashion-mnist"])
+def test_forward_alone_leaves_what_backward_needs(what):
+    result = work(what, FORWARD, CONTENDERS[OURS], Size(3, 2, None if what == "fashion-mnist" else 8), "tssl")()
+    assert result.requires_grad
+
+
+def test_a_device_that_is_not_there():
+    assert "--graph captures CUDA graphs: it needs --device cuda, not 'cpu'" in sweep("lif", "--graph")
+    if not torch.cuda.is_available():
+        assert "python -m bench sweep needs a CUDA or ROCm device" in sweep("lif", "--device", "cuda")
 
 
 def row(name=OURS, steps=5, seconds=1.0):

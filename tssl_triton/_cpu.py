@@ -73,12 +73,11 @@ def _lif_forward_window(
     i, v, a = _start(state, currents[0])
     bits = torch.zeros_like(i, dtype=torch.int32)
     for k in range(recipe.steps):
-        y = currents[0 if recipe.static else k].to(i.dtype)
-        i, u = charged(p, recipe.synapse, i, v, y)
+        i, u = charged(p, recipe.synapse, i, v, currents[k].to(i.dtype))
         fired = u > p.threshold
         s = fired.to(i.dtype)
         v = after_reset(p, u, fired)
-        spikes[k].copy_(s)
+        spikes[k].copy_(s if spikes[k].is_floating_point() else fired.to(torch.int32))
         if recipe.packed:
             bits = bits | (fired.to(torch.int32) << k)
         if recipe.carried:
@@ -225,13 +224,12 @@ def lif_forward(
     (3, N)`` stand for the numbers of ``params``.
     """
     steps = len(spikes)
-    recipe = _Recipe(
-        steps, current.dtype, params, synapse, len(current) < steps, packed=words is not None,
-        learnt=constants is not None,
-    )  # fmt: skip
+    recipe = _Recipe(steps, current.dtype, params, synapse, packed=words is not None, learnt=constants is not None)
+    # Where one input serves all steps its row is given for each: the same compiled window serves both.
+    rows = list(current) * (steps if len(current) < steps else 1)
     if steps <= WINDOW and state is None and new_state is None:
         word = None if words is None else words[0]
-        _run(_lif_forward_window, recipe, list(current), None, list(spikes), word, None, None, constants)
+        _run(_lif_forward_window, recipe, rows, None, list(spikes), word, None, None, constants)
         return
     state = _zeros(3, current) if state is None else state
     for t in range(0, steps, WINDOW):
@@ -242,7 +240,7 @@ def lif_forward(
         _run(
             _lif_forward_window,
             replace(recipe, steps=n, carried=True),
-            list(current if recipe.static else current[t : t + n]),
+            rows[t : t + n],
             state,
             list(spikes[t : t + n]),
             None if words is None else words[t // WORD],

@@ -8,6 +8,7 @@ An operator sees shapes and memory order; what happens per neuron is left to the
 operator            what backward keeps
 ==================  ==================================================================================
 lif_forward         current, packed spikes, checkpoints where the run is longer than one window, state
+lif_inference       not differentiable: spikes of one byte, where nothing is to be learnt
 psc_filter          nothing: it is linear
 pack, unpack        not differentiable
 ==================  ==================================================================================
@@ -187,6 +188,49 @@ def _lif_gradient(ctx: Any, grad_spikes: Tensor | None, *_: Any) -> tuple[Tensor
 
 
 lif_forward.register_autograd(_lif_gradient, setup_context=_lif_setup)
+
+
+@operator
+def lif_inference(
+    current: Tensor,
+    state: Tensor | None,
+    steps: int,
+    synapse: bool,
+    carry: bool,
+    tau_mem: float,
+    tau_syn: float,
+    threshold: float,
+    reset: str,
+    max_slope: float,
+    warmup: str,
+    variant: str,
+) -> tuple[Tensor, Tensor]:
+    """Spikes ``(T, B, *)`` of one byte each, and the new state, empty unless ``carry``; nothing that backward needs."""
+    params = parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
+    current = time_dense(current)
+    spikes, new_state = _inference_outputs(current, steps, carry)
+    if spikes.numel():
+        _backend(current.device).lif_forward(
+            current=flat(current),
+            spikes=flat(spikes),
+            words=None,
+            checkpoints=None,
+            state=None if state is None else flat(in_layout_of(state, current)),
+            new_state=flat(new_state) if carry else None,
+            params=params,
+            synapse=synapse,
+        )
+    return spikes, new_state
+
+
+@lif_inference.register_fake
+def _(current: Tensor, state: Tensor | None, steps: int, synapse: bool, carry: bool, *_: Any) -> tuple[Tensor, Tensor]:
+    return _inference_outputs(time_dense(current), steps, carry)
+
+
+def _inference_outputs(current: Tensor, steps: int, carry: bool) -> tuple[Tensor, Tensor]:
+    spikes = empty_rows(steps, current, torch.uint8)
+    return spikes, empty_rows(3 if carry else 0, current, arithmetic_dtype(current.dtype))
 
 
 # --- postsynaptic current ---------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ def lif(
     return_state: Literal[False] = ...,
     rule: Rule | str = ...,
     learnt: LIFConstants | None = ...,
+    dtype: torch.dtype | None = ...,
 ) -> Tensor: ...
 @overload
 def lif(
@@ -74,6 +75,7 @@ def lif(
     return_state: Literal[True],
     rule: Rule | str = ...,
     learnt: LIFConstants | None = ...,
+    dtype: torch.dtype | None = ...,
 ) -> tuple[Tensor, LIFState]: ...
 @overload
 def lif(
@@ -84,6 +86,7 @@ def lif(
     return_state: bool,
     rule: Rule | str = ...,
     learnt: LIFConstants | None = ...,
+    dtype: torch.dtype | None = ...,
 ) -> Tensor | tuple[Tensor, LIFState]: ...
 def lif(
     current: Tensor | StaticInput,
@@ -93,6 +96,7 @@ def lif(
     return_state: bool = False,
     rule: Rule | str = "tssl",
     learnt: LIFConstants | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor | tuple[Tensor, LIFState]:
     """Spikes of leaky integrate-and-fire neurons, with the gradient of TSSL-BP or of another learning rule. ::
 
@@ -112,16 +116,19 @@ def lif(
             its own, such as ``STBP(surrogate="arctan")``. Spikes and state are the same with each.
         learnt: time constants and thresholds as tensors, which stand for those of ``params`` and receive gradients by
             the learning rule (docs/mathematics.md). On a GPU this runs PyTorch operations and not one kernel.
+        dtype: of the spikes: None is that of ``current``. ``torch.bool`` and ``torch.uint8`` are for inference, where
+            no gradient is asked for: one byte per neuron-step is written instead of two to five, and nothing is kept.
 
     Returns:
-        The spike train ``(T, B, *features)``, 0 and 1 in the dtype and memory order of ``current``; with
+        The spike train ``(T, B, *features)``, 0 and 1 in ``dtype`` and the memory order of ``current``; with
         ``return_state`` the pair of it and a `LIFState`.
 
     The gradient of TSSL-BP is that of the paper, eqs. (11)-(14), not of autograd: it is exact within one call, and
     stops at its ends. States carry no gradient (truncated backpropagation through time), whichever the rule.
 
     Raises:
-        TypeError, ValueError: for a wrong rank, dtype or device, T = 0, a state of another shape, or an unknown rule.
+        TypeError, ValueError: for a wrong rank, dtype or device, T = 0, a state of another shape, an unknown rule, or
+            spikes of one byte where a gradient is asked for.
     """
     if not isinstance(params, LIFParameters):
         raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
@@ -131,6 +138,11 @@ def lif(
         y = check_sequence("current", current)
         steps = len(y)
     start, settings = stacked(state, y), constants(params, checked_rule(rule))
+    if dtype is not None and dtype != y.dtype:
+        _check_inference(dtype, y, learnt)
+        spikes, new_state = _ops.lif_inference(time_dense(y), start, steps, synapse, return_state, *settings[:7])
+        spikes = spikes.view(dtype)
+        return (spikes, LIFState(*new_state.unbind(0))) if return_state else spikes
     if learnt is None:
         keep = torch.is_grad_enabled() and y.requires_grad
         spikes, words, _, new_state = _ops.lif_forward(
@@ -147,6 +159,19 @@ def lif(
     if return_state:
         return spikes, LIFState(*new_state.detach().unbind(0))
     return spikes
+
+
+def _check_inference(dtype: object, y: Tensor, learnt: LIFConstants | None) -> None:
+    """Raise unless spikes of ``dtype`` can be had of ``y``."""
+    if dtype not in (torch.bool, torch.uint8):
+        raise TypeError(f"dtype must be None, that of current, {y.dtype}, torch.bool or torch.uint8, got {dtype}")
+    if torch.is_grad_enabled() and y.requires_grad:
+        raise ValueError(
+            f"dtype must be None where a gradient is asked for, as integers have none, got {dtype}; call lif under "
+            "torch.no_grad(), or convert the spikes afterwards"
+        )
+    if learnt is not None:
+        raise ValueError(f"dtype must be None with learnt constants, got {dtype}; convert the spikes afterwards")
 
 
 def constants(params: LIFParameters, rule: Rule = DEFAULT) -> tuple[Any, ...]:

@@ -59,6 +59,18 @@ def test_neurons_with_other_options_do_not_spill(target, direction, steps, optio
     assert compiled.spilled == compiled.shared == 0
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("steps", [5, 33])
+def test_spikes_of_one_byte_do_not_spill(steps, target):
+    p = Problem(steps, 1 << 20, torch.float32)
+    spikes = p.tensor(steps, torch.uint8)
+    options = {"params": LIFParameters(), "synapse": True}
+    compiled = compile_launch(
+        neuron.lif_forward_launch(p.tensor(steps), spikes, None, None, None, p.state(3), **options), target
+    )
+    assert compiled.spilled == 0
+
+
 @pytest.mark.parametrize(
     "target", ["sm_90", *(pytest.param(t, marks=pytest.mark.slow) for t in TARGETS if t != "sm_90")]
 )

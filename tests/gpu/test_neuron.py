@@ -23,6 +23,14 @@ def test_neuron(dtype, steps, reset, warmup):
     assert_agrees(answer, judge(y, grad, params), dtype)
 
 
+@pytest.mark.parametrize("steps", [5, 40])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
+def test_spikes_of_one_byte(dtype, steps):
+    y = draw_current((steps, 3, 333), torch.float32).cuda()
+    want = lif(y)
+    assert torch.equal(lif(y, dtype=dtype).to(want.dtype), want)
+
+
 def test_it_is_triton_that_runs():
     assert implementation("cuda") == "triton"
 
