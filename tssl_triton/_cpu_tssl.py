@@ -18,16 +18,22 @@ def tssl_error(
     p: Neuron, u: Tensor, du: Tensor, fired: Tensor, warm: Tensor, g: Tensor, delta: Tensor
 ) -> tuple[Tensor, Tensor]:
     """TSSL-BP, eqs. (11)-(14): delta[t] from delta[t+1], and what of it, or of the warm-up, step t emits."""
-    kappa = torch.where(du < 0, 0.0, 1.0 / torch.clamp(du, min=1.0 / p.max_slope))
+    rise = torch.clamp(du, min=1.0 / p.max_slope)
+    power = torch.exp(-torch.clamp((u - p.threshold).abs() * (1.0 / SURROGATE_WIDTH), max=SURROGATE_CLIP))
+    if p.warmup == "psc":
+        # A spike ends warm-up: a step needs kappa or the sigmoid, and one division serves.
+        kappa = inverse = 1.0 / torch.where(fired, rise, 1.0 + power)
+    else:
+        kappa, inverse = 1.0 / rise, 1.0 / (1.0 + power)
+    kappa = torch.where(du < 0, 0.0, kappa)
     rho = (u if p.reset == "zero" else p.threshold) * (1.0 / p.tau_mem)
     error = g if p.variant == "no-intra" else g + rho * delta
     leaked = 0.0 if p.variant == "no-leak" else p.alpha * delta
     delta = torch.where(fired, kappa * error, leaked)
     emitted = torch.where(fired, delta, 0.0) if p.variant == "paper" else delta
     if p.warmup != "off":
-        x = torch.clamp((u - p.threshold) * (1.0 / SURROGATE_WIDTH), -SURROGATE_CLIP, SURROGATE_CLIP)
-        sigma = torch.sigmoid(x)
-        slope = sigma * (1.0 - sigma) * (1.0 / SURROGATE_WIDTH)
+        # The sigmoid's slope, sigma (1 - sigma) / width, the same on both sides of the threshold.
+        slope = (1.0 / SURROGATE_WIDTH) * power * (inverse * inverse)
         emitted = g * slope if p.warmup == "always" else torch.where(warm, g * slope, emitted)
     return delta, emitted
 
