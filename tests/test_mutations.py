@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import mutations
+
+
+def test_every_mutation_is_of_a_line_that_is_there():
+    assert mutations.lost() == []
+
 
 @pytest.mark.slow
 def test_every_mutation_is_noticed():
