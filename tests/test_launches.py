@@ -161,9 +161,9 @@ def test_the_command(monkeypatch, capsys):
     ("make", "forward", "backward"),
     [
         (lambda: SpikingLinear(6, 5), 0, 0),
-        (lambda: SpikingLinear(6, 5, learn=("tau_mem",)), 15, 53),
-        (lambda: SpikingRecurrent(6, 5), 4, 43),
-        (lambda: SpikingRecurrent(6, 5, learn=("tau_mem",)), 25, 91),
+        (lambda: SpikingLinear(6, 5, learn=("tau_mem",)), 15, 57),
+        (lambda: SpikingRecurrent(6, 5), 4, 47),
+        (lambda: SpikingRecurrent(6, 5, learn=("tau_mem",)), 25, 95),
     ],
 )
 def test_launches_for_each_step(make, forward, backward):
