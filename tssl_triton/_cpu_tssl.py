@@ -19,12 +19,17 @@ def tssl_error(
 ) -> tuple[Tensor, Tensor]:
     """TSSL-BP, eqs. (11)-(14): delta[t] from delta[t+1], and what of it, or of the warm-up, step t emits."""
     rise = torch.clamp(du, min=1.0 / p.max_slope)
-    power = torch.exp(-torch.clamp((u - p.threshold).abs() * (1.0 / SURROGATE_WIDTH), max=SURROGATE_CLIP))
-    if p.warmup == "psc":
-        # A spike ends warm-up: a step needs kappa or the sigmoid, and one division serves.
-        kappa = inverse = 1.0 / torch.where(fired, rise, 1.0 + power)
+    if p.warmup == "off":
+        kappa = 1.0 / rise
     else:
-        kappa, inverse = 1.0 / rise, 1.0 / (1.0 + power)
+        power = torch.exp(-torch.clamp((u - p.threshold).abs() * (1.0 / SURROGATE_WIDTH), max=SURROGATE_CLIP))
+        if p.warmup == "psc":
+            # A spike ends warm-up: a step needs kappa or the sigmoid, and one division serves.
+            kappa = inverse = 1.0 / torch.where(fired, rise, 1.0 + power)
+        else:
+            kappa, inverse = 1.0 / rise, 1.0 / (1.0 + power)
+        # The sigmoid's slope, sigma (1 - sigma) / width, the same on both sides of the threshold.
+        slope = (1.0 / SURROGATE_WIDTH) * power * (inverse * inverse)
     kappa = torch.where(du < 0, 0.0, kappa)
     rho = (u if p.reset == "zero" else p.threshold) * (1.0 / p.tau_mem)
     error = g if p.variant == "no-intra" else g + rho * delta
@@ -32,8 +37,6 @@ def tssl_error(
     delta = torch.where(fired, kappa * error, leaked)
     emitted = torch.where(fired, delta, 0.0) if p.variant == "paper" else delta
     if p.warmup != "off":
-        # The sigmoid's slope, sigma (1 - sigma) / width, the same on both sides of the threshold.
-        slope = (1.0 / SURROGATE_WIDTH) * power * (inverse * inverse)
         emitted = g * slope if p.warmup == "always" else torch.where(warm, g * slope, emitted)
     return delta, emitted
 

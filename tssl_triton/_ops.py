@@ -93,23 +93,39 @@ def lif_forward(
     params = parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
     current = time_dense(current)
     spikes, words, checkpoints, new_state = lif_outputs(current, steps, keep, carry)
-    if spikes.numel():
-        _backend(current.device).lif_forward(
-            current=flat(current),
-            spikes=flat(spikes),
-            words=flat(words) if keep else None,
-            checkpoints=checkpoints if keep else None,
-            state=None if state is None else flat(in_layout_of(state, current)),
-            new_state=flat(new_state) if carry else None,
-            params=params,
-            synapse=synapse,
-        )
+    kept = (words, checkpoints) if keep else None
+    _fill_forward(current, spikes, kept, state, new_state if carry else None, params, synapse)
     return spikes, words, checkpoints, new_state
 
 
 @lif_forward.register_fake
 def _(current: Tensor, state: Tensor | None, steps: int, synapse: bool, keep: bool, carry: bool, *_: Any) -> Any:
     return lif_outputs(time_dense(current), steps, keep, carry)
+
+
+def _fill_forward(
+    current: Tensor,
+    spikes: Tensor,
+    kept: tuple[Tensor, Tensor] | None,
+    state: Tensor | None,
+    new_state: Tensor | None,
+    params: LIFParameters,
+    synapse: bool,
+) -> None:
+    """Have the implementation write ``spikes``, words and checkpoints ``kept`` for backward, and ``new_state``, those
+    that are not None, from time-dense ``current``."""
+    words, checkpoints = kept or (None, None)
+    if spikes.numel():
+        _backend(current.device).lif_forward(
+            current=flat(current),
+            spikes=flat(spikes),
+            words=None if words is None else flat(words),
+            checkpoints=checkpoints,
+            state=None if state is None else flat(in_layout_of(state, current)),
+            new_state=None if new_state is None else flat(new_state),
+            params=params,
+            synapse=synapse,
+        )
 
 
 def lif_outputs(current: Tensor, steps: int, keep: bool, carry: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -209,17 +225,7 @@ def lif_inference(
     params = parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
     current = time_dense(current)
     spikes, new_state = _inference_outputs(current, steps, carry)
-    if spikes.numel():
-        _backend(current.device).lif_forward(
-            current=flat(current),
-            spikes=flat(spikes),
-            words=None,
-            checkpoints=None,
-            state=None if state is None else flat(in_layout_of(state, current)),
-            new_state=flat(new_state) if carry else None,
-            params=params,
-            synapse=synapse,
-        )
+    _fill_forward(current, spikes, None, state, new_state if carry else None, params, synapse)
     return spikes, new_state
 
 

@@ -140,7 +140,7 @@ def lif(
     start, settings = stacked(state, y), constants(params, checked_rule(rule))
     if dtype is not None and dtype != y.dtype:
         _check_inference(dtype, y, learnt)
-        spikes, new_state = _ops.lif_inference(time_dense(y), start, steps, synapse, return_state, *settings[:7])
+        spikes, new_state = _ops.lif_inference(time_dense(y), start, steps, synapse, return_state, *constants(params))
         spikes = spikes.view(dtype)
         return (spikes, LIFState(*new_state.unbind(0))) if return_state else spikes
     if learnt is None:

@@ -153,9 +153,8 @@ def run(
     start = stacked(
         state, spikes.link.new_empty((), dtype=layer.dtype).expand(function.shape(spikes.shape, weight.shape))
     )
-    weights = spikes.words, weight, bias
-    y = _Product.apply(spikes.link, *weights, layer)
-    result, words, after = _Neurons.apply(y, spikes.words, weight.detach(), _detached(bias), start, layer)
+    y = _Product.apply(spikes.link, spikes.words, weight, bias, layer)
+    result, words, after = _Neurons.apply(y, spikes.words, weight, bias, start, layer)
     new_state = LIFState(*after.unbind(0)) if carry else None
     if not dense:
         return PackedSpikes(words, spikes.steps, result), new_state
@@ -187,10 +186,10 @@ class _Layer:
     carry: bool
     rule: Rule = DEFAULT
 
-    def strides(self) -> tuple[tuple[int, int], tuple[int, int]]:
+    def strides(self) -> tuple[list[int], list[int]]:
         """Stride and padding; a fully connected layer is a 1x1 convolution of 1x1 images."""
         f = self.function
-        return (f.stride, f.padding) if isinstance(f, _weighted.Conv2d) else ((1, 1), (0, 0))
+        return (list(f.stride), list(f.padding)) if isinstance(f, _weighted.Conv2d) else ([1, 1], [0, 0])
 
     def images(self, x: Tensor) -> Tensor:
         """``x`` with axes for height and width: ``(rows, B, C, H, W)``."""
@@ -223,8 +222,8 @@ class _Layer:
             bias,
             None if start is None else self.images(start),
             self.steps,
-            list(stride),
-            list(padding),
+            stride,
+            padding,
             save,
             emit,
             carry,
@@ -255,13 +254,16 @@ class _Product(torch.autograd.Function):
         )
         if needed[2]:
             grad_weight = _fused_ops.spike_weight_gradient(
-                layer.images(e), layer.images(words), layer.kernel(weight), layer.steps, *map(list, layer.strides())
+                layer.images(e), layer.images(words), layer.kernel(weight), layer.steps, *layer.strides()
             ).view_as(weight)
         return None if grad_x is None else grad_x.to(ctx.dtype), None, grad_weight, grad_bias, None
 
 
 class _Neurons(torch.autograd.Function):
-    """The kernel: product and neurons. Backward is the neurons' alone, from y kept or worked out again."""
+    """The kernel: product and neurons. Backward is the neurons' alone, from y kept or worked out again.
+
+    Weight and bias have their gradients by way of y, not from here.
+    """
 
     @staticmethod
     def forward(
@@ -299,10 +301,6 @@ class _Neurons(torch.autograd.Function):
         settings = constants(layer.params, layer.rule)
         e = _ops.lif_backward(layer.images(grad), current, packed, checkpoints, start, True, *settings)
         return layer.features(e), None, None, None, None, None
-
-
-def _detached(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.detach()
 
 
 def _functional(
