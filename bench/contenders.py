@@ -46,12 +46,8 @@ class Contender:
     bytes_out: bool = False
 
 
-def _ours_as_bytes(params: LIFParameters, rule: str) -> Neurons:
-    return lambda current: lif(current, params, rule=rule, dtype=torch.bool)
-
-
-def _ours(params: LIFParameters, rule: str) -> Neurons:
-    return lambda current: lif(current, params, rule=rule)
+def _ours(params: LIFParameters, rule: str, dtype: torch.dtype | None = None) -> Neurons:
+    return lambda current: lif(current, params, rule=rule, dtype=dtype)
 
 
 def _plain(params: LIFParameters, rule: str) -> Neurons:
@@ -93,7 +89,9 @@ def _snntorch(params: LIFParameters, rule: str) -> Neurons:
     node = snntorch.Synaptic(alpha=params.beta, beta=params.alpha, threshold=params.threshold, reset_mechanism="zero")
 
     def forward(current: Tensor) -> Tensor:
-        synapse, membrane = node.to(current.device).reset_mem()
+        if node.threshold.device != current.device:
+            node.to(current.device)
+        synapse, membrane = node.reset_mem()
         spikes = []
         for y in current:
             spike, synapse, membrane = node(y, synapse, membrane)
@@ -121,7 +119,7 @@ CONTENDERS: dict[str, Contender] = {
     each.name: each
     for each in (
         Contender(OURS, _ours),
-        Contender(f"{OURS}, bool", _ours_as_bytes, bytes_out=True),
+        Contender(f"{OURS}, bool", partial(_ours, dtype=torch.bool), bytes_out=True),
         Contender("plain", _plain),
         Contender("dense", _dense, longest=100),
         Contender("spikingjelly", _spikingjelly, "no synapse; surrogate gradient"),

@@ -90,11 +90,11 @@ def measure(
     """
     for _ in range(WARMUP):
         work()
-    times = 0 if before is None else repeats(work, before, clock)
+    ahead = [] if before is None else [before] * repeats(work, before, clock)
     marks = []
     for _ in range(rounds):
-        for _ in range(times):
-            before()  # type: ignore[misc]  # it is there, or times is 0
+        for each in ahead:
+            each()
         start = clock.mark()
         work()
         marks.append((start, clock.mark()))

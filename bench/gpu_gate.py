@@ -7,9 +7,7 @@ decide them either way.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -32,9 +30,8 @@ Answer = Callable[[KernelCase, Tensor, Tensor], Tensor]
 
 def answer(case: KernelCase, y: Tensor, grad: Tensor) -> Tensor:
     """What the case's operator returns first, on the CPU."""
-    with uncompiled():
-        operator, arguments = case.operands(y, grad)
-        result = operator(*arguments)
+    operator, arguments = case.operands(y, grad)
+    result = operator(*arguments)
     return (result[0] if isinstance(result, tuple) else result).cpu()
 
 
@@ -60,28 +57,13 @@ def complaints(device: torch.device, answer: Answer = answer) -> list[str]:
     return found
 
 
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """The CPU loop as eager PyTorch: the gate's few neurons are not worth minutes of compiling."""
-    before = os.environ.get("TSSL_CPU")
-    os.environ["TSSL_CPU"] = "eager"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TSSL_CPU"]
-        else:
-            os.environ["TSSL_CPU"] = before
-
-
 def answer_in_float64(case: KernelCase, y: Tensor, grad: Tensor) -> Tensor:
     return answer(KernelCase(case.name, torch.float64, case.steps, case.neurons), y.double(), grad.double())
 
 
 def clear(y: Tensor) -> Tensor:
     """Which neurons spike alike with the threshold moved up and down by the margin, ``(N,)``."""
-    with uncompiled():
-        low, high = (lif(y, LIFParameters(threshold=1.0 + shift)) for shift in (-MARGIN, MARGIN))
+    low, high = (lif(y, LIFParameters(threshold=1.0 + shift)) for shift in (-MARGIN, MARGIN))
     return (low == high).all(0)
 
 
