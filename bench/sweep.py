@@ -144,7 +144,7 @@ def add_to(commands: Any) -> None:
         "--implementations", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME",
         help=f"of {', '.join(CONTENDERS)} (default: all)",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=7, help="rounds, each of which runs every case once")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds, in each of which every case has its turn")
     parser.add_argument("--memory", action="store_true", help="peak memory too")
     parser.add_argument("--graph", action="store_true", help="each step as one CUDA graph; needs a GPU")
     parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")

@@ -13,22 +13,30 @@ import torch
 CPU = torch.device("cpu")
 
 
+IN_A_ROW = 3
+"""Timed runs of a case in a round."""
+
+
 def interleaved(
     cases: Mapping[str, Callable[[], object]], rounds: int, finish: Callable[[], object] | None = None
 ) -> dict[str, float]:
-    """Median seconds of each case over ``rounds`` rounds in which every case runs once, after one round to warm up.
+    """Median seconds of each case over ``rounds`` rounds, after one round to warm up.
+
+    In a round every case has its turn. It runs once untimed and then `IN_A_ROW` times: a step of training follows
+    another of its own, whose memory and caches it finds, and not one of somebody else's.
 
     ``finish`` waits for work that a case has only begun, as on a GPU.
     """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for measured in range(rounds + 1):
+    for warm in range(rounds + 1):
         for name, work in cases.items():
-            start = time.perf_counter()
-            work()
-            if finish is not None:
-                finish()
-            if measured:
-                seconds[name].append(time.perf_counter() - start)
+            for run in range(1 + IN_A_ROW):
+                start = time.perf_counter()
+                work()
+                if finish is not None:
+                    finish()
+                if warm and run:
+                    seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

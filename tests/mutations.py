@@ -20,6 +20,8 @@ KERNEL, MEMBRANE, LOOP = "kernels/neuron.py", "kernels/membrane.py", "tssl_trito
 SURROGATE, SURROGATE_LOOP = "kernels/surrogate.py", "tssl_triton/_cpu_surrogate.py"
 TSSL_LOOP = "tssl_triton/_cpu_tssl.py"
 OPERATORS = "tssl_triton/_operators.py"
+CPP, LOOPS, POOLING = "tssl_triton/_cpp.py", "tssl_triton/_loops.py", "tssl_triton/_pooling.py"
+POOLED = "tssl_triton/_pooled_ops.py"
 LEARNT, RECURRENT = "tssl_triton/_learnt.py", "tssl_triton/_recurrent_ops.py"
 FUSED, TILES, GRADIENT, LAYER = (
     "kernels/fused.py",
@@ -35,6 +37,7 @@ NEURON_TESTS = [
 ]
 RULE_TESTS = ["tests/ops/test_rules.py"]
 LEARNT_TESTS = ["tests/test_learnt.py", "tests/test_recurrent.py"]
+NATIVE_TESTS = ["tests/test_pooling.py", "tests/test_native.py"]
 FUSED_TESTS = ["tests/ops/test_fused.py", "tests/layers/test_fused_layers.py"]
 
 
@@ -58,7 +61,7 @@ MUTATIONS = (
     Mutation("mask word: off by one", KERNEL, "s.to(tl.float32), 1 << k,", "s.to(tl.float32), 2 << k,"),
     Mutation("mask word: off by one", LOOP, "(fired.to(torch.int32) << k)", "(fired.to(torch.int32) << (k + 1))"),
     Mutation("mask word: wrong part", KERNEL, "bits >> (WINDOW * (w % PER_WORD))", "bits >> (WINDOW * (w % 2))"),
-    Mutation("mask word: wrong part", LOOP, "torch.full((), t % WORD,", "torch.full((), t % (WORD // 2),"),
+    Mutation("mask word: wrong part", LOOP, "torch.full((), argument,", "torch.full((), argument % 16,"),
     Mutation("warm-up: skipped", KERNEL, "emitted = tl.where(warm, g *", "emitted = tl.where(warm & False, g *"),
     Mutation(
         "warm-up: skipped",
@@ -123,9 +126,24 @@ MUTATIONS = (
     Mutation("recurrent: error of this step's neurons", RECURRENT, "g = torch.addmm(g, ", "torch.addmm(g, "),
     Mutation("recurrent: spikes of the same step", RECURRENT, "cat([first, spikes[:-1]])", "cat([spikes[1:], first])"),
     Mutation("recurrent: state of one step for all", RECURRENT, "before_each[t % WINDOW]", "before_each[0]"),
-    Mutation("operators: gradient forgotten", OPERATORS, "if not (torch.is_grad_enabled()", "if not (False"),
+    Mutation("native: products contracted", CPP, '"-ffp-contract=off"', '"-ffp-contract=fast", "-ffast-math"'),
+    Mutation("native: last neurons left out", LOOPS, "end < neurons ? end : neurons", "end <= neurons ? end : first"),
+    Mutation("native: one row for all", LOOPS, "words[0] + k * words[1]", "words[0]"),
+    Mutation("native: exponential without its rest", LOOPS, "+ k * 2.12194440e-4f", ""),
+    Mutation("native: bfloat16 cut off", LOOPS, "0x7fffu + ((all >> 16) & 1u)", "0u"),
+    Mutation("native: tiles of other neurons", LOOPS, "- first * (int64_t)sizeof({real})", ""),
+    Mutation(
+        "native: planes of a tile pooled as one", LOOPS, "k * size + p * x.plane(), pooled +", "k * size, pooled +"
+    ),
+    Mutation("native: spread over the first plane", LOOPS, "k * size + p * x.plane(), x", "k * size, x"),
+    Mutation("pooling: edge not cleared", POOLING, "for (int64_t w = x.used(); w < x.row(); ++w) to[w] = 0;", ""),
+    Mutation("pooling: bits of the first word", POOLING, "((t / 32) * x.planes + plane)", "plane"),
+    Mutation("pooling: gradient not scaled", POOLING, "const T value = grad[w] * scale", "const T value = grad[w]"),
+    Mutation("pooling: packed form forgotten", POOLED, ".followed_by(pool)", ""),
+    Mutation("pooling: state forgotten", POOLED, "flat(in_layout_of(state, current))", "None"),
+    Mutation("operators: gradient forgotten", OPERATORS, "if not torch.is_grad_enabled()", "if True"),
     Mutation("operators: modes not asked", OPERATORS, "torch._C._len_torch_dispatch_stack() > 0", "False"),
-    Mutation("operators: tensors not looked at", OPERATORS, "type(arg) not in _PLAIN or arg.is_meta", "False"),
+    Mutation("operators: tensors not looked at", OPERATORS, "type(tensor) not in _PLAIN or tensor.is_meta", "False"),
 )
 
 
@@ -134,7 +152,8 @@ def copy_project(target: Path) -> None:
     for source, package in (("tssl_triton", ""), ("kernels", "kernels"), ("reference", "reference")):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / source, target / "tssl_triton" / package, ignore=ignore, dirs_exist_ok=True)
-    shutil.copytree(ROOT / "tests", target / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("bench", "tests"):
+        shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", target)
 
 
@@ -145,8 +164,11 @@ def installed(target: Path, file: str) -> Path:
 def is_green(target: Path, file: str) -> bool:
     """Whether the tests of ``file`` pass in the mode that runs it."""
     loops = LOOP, TSSL_LOOP, SURROGATE_LOOP, LEARNT, RECURRENT, OPERATORS
-    mode = {"TSSL_CPU": "eager"} if file in loops else {"TRITON_INTERPRET": "1"}
-    if file == OPERATORS:
+    native = CPP, LOOPS, POOLING, POOLED
+    mode = {} if file in native else {"TSSL_CPU": "eager"} if file in loops else {"TRITON_INTERPRET": "1"}
+    if file in native:
+        tests = NATIVE_TESTS
+    elif file == OPERATORS:
         tests = ["tests/test_operators.py"]
     elif file in (LEARNT, RECURRENT):
         tests = LEARNT_TESTS
@@ -183,7 +205,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder).resolve()
         copy_project(target)
-        for file in (KERNEL, LOOP, SURROGATE, SURROGATE_LOOP, FUSED, LEARNT, OPERATORS):
+        for file in (KERNEL, LOOP, SURROGATE, SURROGATE_LOOP, FUSED, LEARNT, OPERATORS, LOOPS):
             if not is_green(target, file):
                 print(f"the tests of {file} are red without any mutation")
                 return 1

@@ -27,5 +27,7 @@ class Autocast:
         """A block in which this setting is in force."""
         if not torch.amp.is_autocast_available(self.device):
             return nullcontext()
+        if self.dtype is None and not torch.is_autocast_enabled(self.device):
+            return nullcontext()  # off already
         # Without its cache of cast weights: backward may run in another thread, long after forward's cache was emptied.
         return torch.autocast(self.device, self.dtype, self.dtype is not None, cache_enabled=False)

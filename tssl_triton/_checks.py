@@ -44,6 +44,15 @@ def check_features(name: str, shape: Sequence[int], features: int) -> None:
         )
 
 
+def check_images(name: str, x: Tensor, size: tuple[int, int]) -> None:
+    """Images ``(T, B, C, H, W)`` that a window of ``size`` fits into."""
+    height, width = size
+    if x.dim() != 5 or x.shape[3] < height or x.shape[4] < width:
+        raise ValueError(
+            f"{name} must be (T, B, C, H, W) with H >= {height} and W >= {width}, got shape {tuple(x.shape)}"
+        )
+
+
 def check_device(name: str, device: torch.device) -> None:
     if device.type not in DEVICES:
         raise ValueError(f"{name} must be on a CPU, CUDA or ROCm device, got {device}")

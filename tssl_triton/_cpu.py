@@ -1,15 +1,14 @@
-"""The CPU implementation: one window of time at a time as a fused loop, compiled by Inductor.
+"""The CPU implementation: one window of time at a time as a fused loop, compiled.
 
-Each function below spells out at most `WINDOW` steps for all neurons. Inductor turns it into a single vectorised
-pass that keeps membrane and synapse in registers, as the Triton kernels do. Longer runs call the same compiled
-window again and again, so that the cost of compiling does not grow with T; the neuron count stays symbolic, so that
-one compilation serves every batch size. Where no C++ compiler is found the same functions run as eager PyTorch,
-which is said once.
+Each function below spells out at most `WINDOW` steps for all neurons. `tssl_triton._loops` turns it into a single
+vectorised pass in C++ that keeps membrane and synapse in registers, as the Triton kernels do. Longer runs call the same
+compiled window again and again, so that the cost of compiling does not grow with T; one compilation serves every number
+of neurons. Where no C++ compiler is found the same functions run as eager PyTorch, which is said once.
 
-All tensors here are views ``(T, N)`` or ``(N,)`` in memory order; outputs are allocated by the caller. Time steps are
-passed as lists of rows: a row is written in place, with no stacking and no copy afterwards. A state is three rows
-``(3, N)``: synaptic current i, membrane potential v and postsynaptic current a. Constants that are learnt are three
-rows too: tau_mem, tau_syn and threshold of each neuron.
+All tensors here are views ``(T, N)`` or ``(N,)`` in memory order; outputs are allocated by the caller. Windows take
+time steps as lists of rows: a row is written in place, with no stacking and no copy afterwards. A state is three rows:
+synaptic current i, membrane potential v and postsynaptic current a. Constants that are learnt are three rows too:
+tau_mem, tau_syn and threshold of each neuron.
 
 On a GPU the same windows are eager PyTorch: they serve what has no Triton kernel, which is learnt constants and the
 single steps back of a recurrent layer.
@@ -18,30 +17,32 @@ single steps back of a recurrent layer.
 from __future__ import annotations
 
 import functools
-import os
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import _cpp
 from ._cpu_surrogate import membrane_error
 from ._cpu_tssl import crossing_error, tssl_error
 from ._learnt import Neuron, Step, add_errors, constant_errors, neuron
+from ._loops import Argument, Kind, Loop, Pooled, Rows, kind
+from ._pooling import Sizes, SumPool
 from .kernels.layout import WINDOW, WORD, arithmetic_dtype
 from .parameters import LIFParameters
 from .rules import Surrogate
 
-Rows = Sequence[Tensor]
+Steps = Sequence[Tensor]
+
+Pooling = tuple[SumPool, Sizes]
+"""How spikes are pooled, and the sizes of the images that they are."""
 
 
 _ANY = LIFParameters()  # for windows that no neuron takes part in
 
 
-@dataclass(frozen=True)
-class _Recipe:
+class _Recipe(NamedTuple):
     """All that a compiled window depends on besides its tensors; one compilation each."""
 
     steps: int
@@ -60,13 +61,13 @@ class _Recipe:
 
 def _lif_forward_window(
     recipe: _Recipe,
-    currents: Rows,
-    state: Tensor | None,
-    spikes: Rows,
+    currents: Steps,
+    state: Steps | None,
+    spikes: Steps,
     word: Tensor | None,
     bit: Tensor | None,
-    new_state: Tensor | None,
-    constants: Tensor | None,
+    new_state: Steps | None,
+    constants: Steps | None,
 ) -> None:
     """Equations (3)-(5) for one window; writes spikes, the state after it, and the word from ``bit`` on."""
     p = neuron(recipe.params, constants)
@@ -91,16 +92,16 @@ def _lif_forward_window(
 
 def _lif_backward_window(
     recipe: _Recipe,
-    grad_spikes: Rows,
-    currents: Rows,
+    grad_spikes: Steps,
+    currents: Steps,
     word: Tensor,
     bit: Tensor | None,
     any_spike: Tensor | None,
-    state: Tensor | None,
-    carry: Tensor | None,
-    grad_currents: Rows,
-    constants: Tensor | None,
-    grad_constants: Tensor | None,
+    state: Steps | None,
+    carry: Steps | None,
+    grad_currents: Steps,
+    constants: Steps | None,
+    grad_constants: Steps | None,
 ) -> None:
     """One window, replayed and walked back by the learning rule; ``carry`` holds (delta, e) of the step after it.
 
@@ -155,23 +156,24 @@ def _lif_backward_window(
         carry[1].copy_(e)
 
 
-def _psc_window(recipe: _Recipe, inputs: Rows, state: Tensor, outputs: Rows) -> None:
+def _psc_window(recipe: _Recipe, inputs: Steps, state: Steps | None, outputs: Steps) -> None:
     """The synaptic filter for one window, ``a = beta a + s / tau_syn``; ``state`` is read and left at the last step."""
-    a = state[0]
+    a = _start(None, inputs[0])[0] if state is None else state[0]
     for k in range(recipe.steps):
-        a = filtered(recipe.params, a, inputs[k].to(state.dtype))
+        a = filtered(recipe.params, a, inputs[k].to(a.dtype))
         outputs[k].copy_(a)
-    state[0].copy_(a)
+    if state is not None:
+        state[0].copy_(a)
 
 
-def _unpack_window(recipe: _Recipe, word: Tensor, bit: Tensor, spikes: Rows) -> None:
+def _unpack_window(recipe: _Recipe, word: Tensor, bit: Tensor, spikes: Steps) -> None:
     """The steps of one window from their bits, which begin at ``bit`` of the word."""
     bits = word.to(torch.int32) >> bit
     for k in range(recipe.steps):
         spikes[k].copy_((bits >> k) & 1)
 
 
-def _start(state: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _start(state: Steps | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if state is not None:
         return state[0], state[1], state[2]
     zero = torch.zeros_like(like, dtype=arithmetic_dtype(like.dtype))
@@ -216,39 +218,50 @@ def lif_forward(
     params: LIFParameters,
     synapse: bool,
     constants: Tensor | None = None,
+    pooling: Pooling | None = None,
 ) -> None:
     """Fill ``spikes (T, N)``, packed ``words``, ``checkpoints`` and ``new_state (3, N)`` from ``current``.
 
     ``current`` is ``(T, N)``, or ``(1, N)`` where one input serves all steps. ``words``, ``checkpoints`` and
     ``new_state`` may be None: they are not written then. A ``state`` of None is a neuron at rest. Learnt ``constants
-    (3, N)`` stand for the numbers of ``params``.
+    (3, N)`` stand for the numbers of ``params``. With a ``pooling`` the spikes are pooled, ``(T, N')``.
     """
     steps = len(spikes)
     recipe = _Recipe(steps, current.dtype, params, synapse, packed=words is not None, learnt=constants is not None)
+    learnt = _all(constants)
     # Where one input serves all steps its row is given for each: the same compiled window serves both.
-    rows = list(current) * (steps if len(current) < steps else 1)
+    stride = 1 if len(current) == steps else 0
     if steps <= WINDOW and state is None and new_state is None:
         word = None if words is None else words[0]
-        _run(_lif_forward_window, recipe, rows, None, list(spikes), word, None, None, constants)
+        rows = (
+            Rows(current, 0, steps, stride),
+            None,
+            _images(spikes, 0, steps, pooling, written=True),
+            word,
+            None,
+            None,
+            learnt,
+        )
+        _run(_lif_forward_window, recipe, *rows)
         return
-    state = _zeros(3, current) if state is None else state
+    before = _all(_zeros(3, current) if state is None else state)
     for t in range(0, steps, WINDOW):
         n = min(WINDOW, steps - t)
-        following = new_state if t + n == steps else _checkpoint(checkpoints, t + n)
-        if following is None:
-            following = torch.empty_like(state)
+        after = _all(new_state) if t + n == steps else _checkpoint(checkpoints, t + n)
+        if after is None:
+            after = _all(_zeros(3, current))
         _run(
             _lif_forward_window,
-            replace(recipe, steps=n, carried=True),
-            rows[t : t + n],
-            state,
-            list(spikes[t : t + n]),
+            recipe._replace(steps=n, carried=True),
+            Rows(current, t * stride, n, stride),
+            before,
+            _images(spikes, t, n, pooling, written=True),
             None if words is None else words[t // WORD],
-            _bit(t, current),
-            following,
-            constants,
+            t % WORD,
+            after,
+            learnt,
         )
-        state = following
+        before = after
 
 
 def lif_backward(
@@ -264,38 +277,50 @@ def lif_backward(
     rule: Surrogate | None = None,
     constants: Tensor | None = None,
     grad_constants: Tensor | None = None,
+    pooling: Pooling | None = None,
 ) -> None:
     """Fill ``grad_current``, shaped like ``current``, from ``grad_spikes (T, N)`` and what forward kept.
 
-    A ``rule`` of None is TSSL-BP. The gradients of learnt ``constants (3, N)`` are added to ``grad_constants``.
+    A ``rule`` of None is TSSL-BP. The gradients of learnt ``constants (3, N)`` are added to ``grad_constants``. With a
+    ``pooling`` ``grad_spikes (T, N')`` is that of the pooled spikes.
     """
     steps = len(grad_spikes)
-    learnt = constants is not None
-    recipe = _Recipe(steps, current.dtype, params, synapse, len(current) < steps, rule=rule, learnt=learnt)
+    learnt = _all(constants), _all(grad_constants)
+    recipe = _Recipe(
+        steps, current.dtype, params, synapse, len(current) < steps, rule=rule, learnt=constants is not None
+    )
     any_spike = functools.reduce(torch.bitwise_or, words) if rule is None and params.warmup == "silent" else None
     if steps <= WINDOW and state is None:
-        rows = list(grad_spikes), list(current), words[0], None, any_spike, None, None, list(grad_current)
-        _run(_lif_backward_window, recipe, *rows, constants, grad_constants)
+        rows = (
+            _images(grad_spikes, 0, steps, pooling),
+            _all(current),
+            words[0],
+            None,
+            any_spike,
+            None,
+            None,
+            _all(grad_current),
+        )
+        _run(_lif_backward_window, recipe, *rows, *learnt)
         return
-    carry = _zeros(2, current)
+    carry = _all(_zeros(2, current))
     # A sum over windows is kept at full precision; the caller's tensor may be 16 bits wide.
     total = _zeros(1, current) if recipe.static else grad_current
-    first = _zeros(3, current) if state is None else state
+    first = _all(_zeros(3, current) if state is None else state)
     for t in reversed(range(0, steps, WINDOW)):
         n = min(WINDOW, steps - t)
         _run(
             _lif_backward_window,
-            replace(recipe, steps=n, carried=True),
-            list(grad_spikes[t : t + n]),
-            list(current if recipe.static else current[t : t + n]),
+            recipe._replace(steps=n, carried=True),
+            _images(grad_spikes, t, n, pooling),
+            _all(current) if recipe.static else Rows(current, t, n),
             words[t // WORD],
-            _bit(t, current),
+            t % WORD,
             any_spike,
             first if t == 0 else _checkpoint(checkpoints, t),
             carry,
-            list(total if recipe.static else grad_current[t : t + n]),
-            constants,
-            grad_constants,
+            _all(total) if recipe.static else Rows(grad_current, t, n),
+            *learnt,
         )
     if recipe.static:
         grad_current.copy_(total)
@@ -321,8 +346,9 @@ def lif_step_back(
     ``carry (2, N)`` is (delta, e) of the step after it, and then of this one.
     """
     recipe = _Recipe(1, current.dtype, params, carried=True, rule=rule, learnt=constants is not None)
-    rows = [grad_spikes], [current], fired, None, any_spike, state, carry, [grad_current]
-    _run(_lif_backward_window, recipe, *rows, constants, grad_constants)
+    given = _all(grad_spikes[None]), _all(current[None]), fired, None, any_spike, _all(state), _all(carry)
+    learnt = _all(constants), _all(grad_constants)
+    _run(_lif_backward_window, recipe, *given, _all(grad_current[None]), *learnt)
 
 
 # One loop serves all rules; on a GPU the surrogate rules have a kernel of their own, under this name.
@@ -336,17 +362,22 @@ def psc(
 
     A ``state (1, N)`` of None is 0; a ``new_state (1, N)`` of None is not written.
     """
-    params = LIFParameters(tau_syn=tau_syn)
-    sources, targets = list(inputs), list(outputs)
-    if reverse:
-        sources.reverse()
-        targets.reverse()
-    carried = _zeros(1, inputs) if new_state is None else new_state.zero_()
-    if state is not None:
-        carried.copy_(state)
-    for t in range(0, len(sources), WINDOW):
-        recipe = _Recipe(min(WINDOW, len(sources) - t), inputs.dtype, params)
-        _run(_psc_window, recipe, sources[t : t + WINDOW], carried, targets[t : t + WINDOW])
+    steps, params = len(inputs), _filter(tau_syn)
+    carried = None
+    if steps > WINDOW or state is not None or new_state is not None:
+        carried = _zeros(1, inputs) if new_state is None else new_state.zero_()
+        if state is not None:
+            carried.copy_(state)
+    for t in range(0, steps, WINDOW):
+        n = min(WINDOW, steps - t)
+        first, stride = (steps - 1 - t, -1) if reverse else (t, 1)
+        rows = Rows(inputs, first, n, stride), _all(carried), Rows(outputs, first, n, stride)
+        _run(_psc_window, _Recipe(n, inputs.dtype, params), *rows)
+
+
+@functools.cache
+def _filter(tau_syn: float) -> LIFParameters:
+    return LIFParameters(tau_syn=tau_syn)
 
 
 def pack(spikes: Tensor, words: Tensor) -> None:
@@ -361,18 +392,22 @@ def unpack(words: Tensor, spikes: Tensor) -> None:
     for t in range(0, len(spikes), WINDOW):
         n = min(WINDOW, len(spikes) - t)
         recipe = _Recipe(n, spikes.dtype, _ANY)
-        _run(_unpack_window, recipe, words[t // WORD], _bit(t, words), list(spikes[t : t + n]))
+        _run(_unpack_window, recipe, words[t // WORD], t % WORD, Rows(spikes, t, n))
 
 
-def _checkpoint(checkpoints: Tensor | None, t: int) -> Tensor | None:
+def _images(tensor: Tensor, first: int, length: int, pooling: Pooling | None, written: bool = False) -> Argument:
+    """Rows that may be those of pooled images."""
+    return Rows(tensor, first, length) if pooling is None else Pooled(tensor, first, length, written, *pooling)
+
+
+def _all(tensor: Tensor | None) -> Rows | None:
+    """All rows of a tensor ``(R, N)``."""
+    return None if tensor is None else Rows(tensor, 0, len(tensor))
+
+
+def _checkpoint(checkpoints: Tensor | None, t: int) -> Rows | None:
     """The state that window ``t // WINDOW`` starts from, where it is kept; the first window's is not."""
-    row = 3 * (t // WINDOW - 1)
-    return None if checkpoints is None else checkpoints[row : row + 3]
-
-
-def _bit(t: int, like: Tensor) -> Tensor:
-    """Which bit of its word step t is; a tensor, so that one compiled window serves every place in a word."""
-    return torch.full((), t % WORD, dtype=torch.int32, device=like.device)
+    return None if checkpoints is None else Rows(checkpoints, 3 * (t // WINDOW - 1), 3)
 
 
 def _zeros(rows: int, like: Tensor) -> Tensor:
@@ -381,107 +416,43 @@ def _zeros(rows: int, like: Tensor) -> Tensor:
 
 # --- compiling --------------------------------------------------------------------------------------------------
 
-_eager_reason: str | None = None
 
-
-def implementation() -> str:
-    """``"inductor"``, or ``"eager"`` where compiling failed before or ``TSSL_CPU=eager`` asks for it."""
-    return "eager" if _eager_reason or os.environ.get("TSSL_CPU") == "eager" else "inductor"
-
-
-def _run(window: Callable[..., None], recipe: _Recipe, *tensors: object) -> None:
-    """Call ``window`` compiled, or eagerly, having said why, where there is no compiler to build it with.
-
-    On a GPU it is called eagerly.
-    """
-    global _eager_reason
-    arguments, kinds = _unrelated(tensors)
-    if implementation() == "eager" or not _is_on_cpu(tensors[0]):
-        window(recipe, *arguments)
-        return
-    try:
-        _compiled(window, recipe, kinds, torch.get_num_threads())(arguments)
-    except torch._inductor.exc.InductorError as error:
-        _eager_reason = str(error).strip().splitlines()[0]
-        warnings.warn(
-            "tssl_triton: the CPU loop could not be compiled and runs as eager PyTorch from here on, many times "
-            f"slower; install a C++ compiler (g++ or clang++) to change that. The reason: {_eager_reason}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        window(recipe, *arguments)
-
-
-def _is_on_cpu(rows: object) -> bool:
-    first = rows[0] if isinstance(rows, list) else rows
-    return isinstance(first, Tensor) and first.device.type == "cpu"
-
-
-def _unrelated(tensors: Sequence[object]) -> tuple[tuple[object, ...], tuple[object, ...]]:
-    """The arguments of a window, and their kinds: all that its code depends on besides the number of neurons.
-
-    Rows no longer know which tensor they are views of: torch.compile would ask that tensor's shape to be the same in
-    each call. They are contiguous, see `tssl_triton._layout.flat`. A single neuron is a kind of its own, as
-    torch.compile takes a size of 1 for a constant.
-    """
-    arguments: list[object] = []
-    kinds: list[object] = []
-    for tensor in tensors:
-        if isinstance(tensor, list):
-            arguments.append([row.data for row in tensor])
-            kinds += (tensor[0].dtype, len(tensor), tensor[0].shape[0] == 1)
-        elif isinstance(tensor, Tensor):
-            arguments.append(tensor.data)
-            kinds.append(tensor.dtype)
-        else:
-            arguments.append(tensor)
-            kinds.append(None)
-    return tuple(arguments), tuple(kinds)
-
-
-@functools.cache
-def _compiled(
-    window: Callable[..., None], recipe: _Recipe, kinds: tuple[object, ...], threads: int
-) -> Callable[[tuple[object, ...]], None]:
-    """The window as one loop for arguments of these kinds (`_unrelated`), written for this number of threads.
-
-    Dynamo traces the window once and has Inductor compile the graph; later calls hand their tensors to what Inductor
-    made and so save Dynamo's guards, whose questions the key of this cache has answered. Where Dynamo does not say
-    which argument an input of its graph is, they go by way of it.
-    """
-    straight: Callable[[tuple[object, ...]], object] | None = None
-
-    def bound(*tensors: object) -> None:
-        window(recipe, *tensors)
-
-    # Dynamo counts recompilations per code object, up to a limit of a few: each of ours has its own.
-    bound.__code__ = bound.__code__.replace()
-
-    def inductor(graph: torch.fx.GraphModule, examples: Any) -> Any:
-        nonlocal straight
-        run = torch._inductor.compile(graph, examples)
-        inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
-        # Expressions such as L['tensors'][2][0] and L['tensors'][0][0].size()[0].
-        names = [getattr(getattr(node, "_dynamo_source", None), "name", None) for node in inputs]
-        known = [name for name in names if isinstance(name, str)]
-        if len(known) == len(names):
-            chosen = eval(f"lambda L: ({', '.join(known)},)")
-
-            def call(tensors: tuple[object, ...]) -> object:
-                return run(*chosen({"tensors": tensors}))
-
-            straight = call
-        return run
-
-    traced = torch.compile(bound, backend=inductor, dynamic=True, fullgraph=True)
-
-    def call(tensors: tuple[object, ...]) -> None:
-        if straight is not None:
-            straight(tensors)
+def _run(window: Callable[..., None], recipe: _Recipe, *arguments: Argument) -> None:
+    """Call ``window`` compiled, or eagerly on a GPU and where there is no compiler."""
+    first = arguments[0]
+    tensor = first.tensor if isinstance(first, (Rows, Pooled)) else first
+    assert isinstance(tensor, Tensor)
+    if tensor.is_cpu:
+        loop = _cpp.compiled(lambda: _loop(window, recipe, arguments))
+        if loop is not None:
+            loop(arguments)
             return
-        # Floats become constants of the loop. Left symbolic, as dynamic=True would have them, Inductor works out
-        # 1 - 1/tau in double precision again for every few neurons.
-        with torch._dynamo.config.patch(specialize_float=True):
-            traced(*tensors)
+    spelled_out = _spelled_out(arguments, tensor.device)
+    window(recipe, *spelled_out)
+    for argument, rows in zip(arguments, spelled_out, strict=True):
+        if isinstance(argument, Pooled):
+            argument.take(rows)
 
-    return call
+
+_loops: dict[tuple[Callable[..., None], _Recipe, tuple[Kind, ...]], Loop] = {}
+
+
+def _loop(window: Callable[..., None], recipe: _Recipe, arguments: Sequence[Argument]) -> Loop:
+    """The window as a loop for such arguments, compiled where it is the first of its kind in this process."""
+    key = window, recipe, tuple(map(kind, arguments))
+    if key not in _loops:
+        _loops[key] = Loop(functools.partial(window, recipe), arguments)
+    return _loops[key]
+
+
+def _spelled_out(arguments: Sequence[Argument], device: torch.device) -> list[Any]:
+    """Arguments as windows take them."""
+    found: list[Any] = []
+    for argument in arguments:
+        if isinstance(argument, (Rows, Pooled)):
+            found.append(argument.spelled_out())
+        elif isinstance(argument, int):
+            found.append(torch.full((), argument, dtype=torch.int32, device=device))
+        else:
+            found.append(argument)
+    return found

@@ -14,8 +14,10 @@ from torch import Tensor
 
 def is_time_dense(x: Tensor) -> bool:
     """Whether each step of ``x (T, *)`` is dense in memory, in any axis order, and steps follow one another."""
+    if x.is_contiguous():
+        return True
     if x.numel() == 0:
-        return x.is_contiguous()
+        return False
     expected = 1
     for stride, size in sorted(zip(x.stride()[1:], x.shape[1:], strict=True)):
         if size == 1:
@@ -34,11 +36,15 @@ def time_dense(x: Tensor) -> Tensor:
 def empty_rows(rows: int, like: Tensor, dtype: torch.dtype) -> Tensor:
     """An empty ``(rows, *like.shape[1:])`` whose rows have the memory order of a step of ``like``."""
     shape = (rows, *like.shape[1:])
+    if like.is_contiguous():
+        return torch.empty(shape, dtype=dtype, device=like.device)
     return torch.empty_strided(shape, _strides(like), dtype=dtype, device=like.device)
 
 
 def in_layout_of(x: Tensor, like: Tensor) -> Tensor:
     """``x (rows, *)`` in the memory order of a step of ``like``: itself where it is so already, else a copy."""
+    if x.is_contiguous() and like.is_contiguous():
+        return x
     wanted = _strides(like)
     sizes = zip(x.shape, x.stride(), wanted, strict=True)
     if all(size == 1 or stride == want for size, stride, want in sizes):

@@ -44,11 +44,11 @@ class LearntParameters(NamedTuple):
 Neuron = LIFParameters | LearntParameters
 
 
-def neuron(params: LIFParameters, constants: Tensor | None) -> Neuron:
-    """``params``, their numbers replaced by the rows of ``constants (3, N)`` where there are such."""
+def neuron(params: LIFParameters, constants: Sequence[Tensor] | None) -> Neuron:
+    """``params``, their numbers replaced by the three rows of ``constants`` where there are such."""
     if constants is None:
         return params
-    tau_mem, tau_syn, threshold = constants.unbind(0)
+    tau_mem, tau_syn, threshold = constants
     inv_tau_syn = 1.0 / tau_syn
     alpha, beta = 1.0 - 1.0 / tau_mem, 1.0 - inv_tau_syn
     options = params.reset, params.max_slope, params.warmup, params.variant
@@ -93,8 +93,8 @@ def _takes_error_through_reset(p: Neuron, rule: Surrogate | None) -> bool:
     return p.warmup != "always" and p.variant != "no-intra"
 
 
-def add_errors(p: Neuron, totals: Sequence[Tensor], grad_constants: Tensor) -> None:
-    """Add the sums over some steps, with their factors, to ``grad_constants (3, N)``."""
+def add_errors(p: Neuron, totals: Sequence[Tensor], grad_constants: Sequence[Tensor]) -> None:
+    """Add the sums over some steps, with their factors, to the three rows of ``grad_constants``."""
     factors = 1.0 / (p.tau_mem * p.tau_mem), 1.0 / p.tau_syn, 1.0
     for row, (total, factor) in enumerate(zip(totals, factors, strict=True)):
         grad_constants[row].add_(total * factor)

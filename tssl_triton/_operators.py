@@ -55,9 +55,12 @@ class Operator(Generic[P, R]):
         self._differentiable = type(function.__name__, (torch.autograd.Function,), methods)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if kwargs or _followed(args):
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        if kwargs or _followed(tensors):
             return self.registered(*args, **kwargs)
-        if not (torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)):
+        if not torch.is_grad_enabled():
+            return self._function(*args)  # type: ignore[call-arg]
+        if not any(tensor.requires_grad for tensor in tensors):
             with torch.no_grad():
                 return self._function(*args)  # type: ignore[call-arg]
         if self._differentiable is None:
@@ -70,7 +73,7 @@ def operator(function: Callable[P, R]) -> Operator[P, R]:
     return Operator(function)
 
 
-def _followed(args: tuple[Any, ...]) -> bool:
+def _followed(tensors: list[Tensor]) -> bool:
     """Whether someone is to see the operator as one: a compiler, a mode, a transform, a profiler, or a tensor that is
     not plain memory."""
     return (
@@ -79,5 +82,5 @@ def _followed(args: tuple[Any, ...]) -> bool:
         or torch._C._len_torch_function_stack() > 0
         or torch._C._are_functorch_transforms_active()
         or torch.autograd._profiler_enabled()
-        or any(isinstance(arg, Tensor) and (type(arg) not in _PLAIN or arg.is_meta) for arg in args)
+        or any(type(tensor) not in _PLAIN or tensor.is_meta for tensor in tensors)
     )

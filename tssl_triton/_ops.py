@@ -1,8 +1,8 @@
 """The operators: what they compute, what they allocate, how they differentiate.
 
 An operator sees shapes and memory order; what happens per neuron is left to the implementation for its device:
-`tssl_triton.kernels` (Triton) on a GPU, `tssl_triton._cpu` (Inductor) on a CPU, or the Triton kernels on a CPU where
-``TRITON_INTERPRET=1`` asks for them. A GPU tensor runs the Triton kernels or raises; it never falls back.
+`tssl_triton.kernels` (Triton) on a GPU, `tssl_triton._cpu` (loops in C++) on a CPU, or the Triton kernels on a CPU
+where ``TRITON_INTERPRET=1`` asks for them. A GPU tensor runs the Triton kernels or raises; it never falls back.
 
 ==================  ==================================================================================
 operator            what backward keeps
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _cpu
+from . import _cpp, _cpu
 from ._layout import empty_rows, flat, in_layout_of, time_dense
 from ._operators import operator
 from .kernels.layout import arithmetic_dtype, checkpoint_rows, word_count, word_dtype
@@ -34,16 +34,17 @@ from .parameters import LIFParameters
 from .rules import Surrogate
 
 
+@functools.cache
 def interpreting() -> bool:
-    """Whether Triton kernels run on CPU tensors, under Triton's interpreter."""
+    """Whether Triton kernels run on CPU tensors, under Triton's interpreter; for a whole process, as Triton decides."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def implementation(device: torch.device | str = "cpu") -> str:
-    """Name of what runs on ``device``: ``"triton"``, ``"triton-interpreter"``, ``"inductor"`` or ``"eager"``."""
+    """Name of what runs on ``device``: ``"triton"``, ``"triton-interpreter"``, ``"native"`` or ``"eager"``."""
     if torch.device(device).type == "cuda":
         return "triton"
-    return "triton-interpreter" if interpreting() else _cpu.implementation()
+    return "triton-interpreter" if interpreting() else _cpp.implementation()
 
 
 def _backend(device: torch.device) -> ModuleType:
@@ -129,13 +130,16 @@ def _fill_forward(
 
 
 def lif_outputs(current: Tensor, steps: int, keep: bool, carry: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return empty_rows(steps, current, current.dtype), *beside_spikes(current, steps, keep, carry)
+
+
+def beside_spikes(current: Tensor, steps: int, keep: bool, carry: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Packed spikes, checkpoints and new state, not yet filled."""
     state_dtype = arithmetic_dtype(current.dtype)
-    neurons = current[0].numel()
     rows = checkpoint_rows(steps) if keep else 0
     return (
-        empty_rows(steps, current, current.dtype),
         empty_rows(word_count(steps) if keep else 0, current, word_dtype(steps)),
-        torch.empty((rows, neurons), dtype=state_dtype, device=current.device),
+        torch.empty((rows, current[0].numel()), dtype=state_dtype, device=current.device),
         empty_rows(3 if carry else 0, current, state_dtype),
     )
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from . import _ops
+from ._pooling import SumPool
 
 Step = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
 
@@ -45,9 +46,16 @@ class Packed:
 
     def rebuild(self, tensors: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
         """The dense tensor, from what `tensors` returned."""
-        dense = _ops.unpack(tensors[0], self.steps, dtype)
-        rest = iter(tensors[1:])
-        for function, needed in self.then:
+        words, *others = tensors
+        rest, then = iter(others), iter(self.then)
+        dense = None
+        if self.then and isinstance(self.then[0][0], SumPool):
+            dense = self.then[0][0].of_bits(words, self.steps, dtype)
+        if dense is None:
+            dense = _ops.unpack(words, self.steps, dtype)
+        else:
+            next(then)  # done
+        for function, needed in then:
             dense = function(dense, *(next(rest) for _ in needed))
         return dense
 

@@ -7,7 +7,6 @@ kept the compiler's choice.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._autocast import Autocast
+from ._checks import check_images
 from ._packed import Packed, recall, remember
+from ._pooling import SumPool
 from .kernels.geometry import Geometry
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -136,13 +137,15 @@ def rebuilt(packed: Packed | None, saved: Sequence[Tensor], dtype: torch.dtype) 
     return saved[0] if packed is None else packed.rebuild(tuple(saved), dtype)
 
 
-def sum_pool2d(x: Tensor, size: tuple[int, int], scale: float) -> Tensor:
-    """``scale`` times the sum over each window of ``size``, for ``x (T, B, C, H, W)``."""
-    return _followed(x, _SumPool2d.apply(x, size, scale), lambda dense: _SumPool2d.apply(dense, size, scale))
+def pooled(x: Tensor, pool: SumPool) -> Tensor:
+    """``pool`` of ``x (T, B, C, H, W)``."""
+    check_images("x", x, pool.size)
+    return _followed(x, pool(x), pool)
 
 
 def max_pool2d(x: Tensor, size: tuple[int, int]) -> Tensor:
     """The maximum over each window of ``size``, for ``x (T, B, C, H, W)``."""
+    check_images("x", x, size)
 
     def pool(dense: Tensor) -> Tensor:
         return F.max_pool2d(dense.flatten(0, 1), size).unflatten(0, dense.shape[:2])
@@ -186,19 +189,6 @@ class _Weighted(torch.autograd.Function):
         return (*grads, None, None)
 
 
-class _SumPool2d(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, size: tuple[int, int], scale: float) -> Tensor:
-        ctx.shape, ctx.size, ctx.scale = x.shape, size, scale
-        return _window_sums(x.flatten(0, 1), size).mul_(scale).unflatten(0, x.shape[:2])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        shape = (ctx.shape[0] * ctx.shape[1], *ctx.shape[2:])
-        spread = _spread_over_windows(grad.flatten(0, 1) * ctx.scale, shape, ctx.size)
-        return spread.view(ctx.shape), None, None
-
-
 class _Recomputed(torch.autograd.Function):
     """``function(x)``; backward rebuilds x from its packed form and differentiates the function again."""
 
@@ -215,44 +205,3 @@ class _Recomputed(torch.autograd.Function):
             x.requires_grad_()
             (grad_x,) = torch.autograd.grad(ctx.function(x), x, grad)
         return (grad_x, None, None, *[None] * len(ctx.saved_tensors))
-
-
-def _adds_strips(x: Tensor) -> bool:
-    """Whether windows are summed strip by strip, on CPUs three to eight times as fast as PyTorch's pooling.
-
-    Sums of 16-bit numbers are left to PyTorch, which rounds them once.
-    """
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-
-
-def _strips(x: Tensor, dim: int, size: int) -> tuple[Tensor, ...]:
-    """The first, second, ... element of each window of ``size`` along ``dim``, as views."""
-    windows = x.shape[dim] // size
-    return x.narrow(dim, 0, windows * size).unflatten(dim, (windows, size)).unbind(dim + 1)
-
-
-def _window_sums(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Sums of ``x (B, C, H, W)`` over windows of ``size``; what does not fill a window is left out."""
-    if not _adds_strips(x):
-        return F.avg_pool2d(x, size, divisor_override=1)
-    for dim, length in zip((2, 3), size, strict=True):
-        x = functools.reduce(torch.add, _strips(x, dim, length))
-    # A window of one element would otherwise leave x itself.
-    return x.clone() if size == (1, 1) else x
-
-
-def _spread_over_windows(grad: Tensor, shape: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """The transpose of `_window_sums`: each window's ``grad`` at each of its elements, ``shape`` in all."""
-    if not _adds_strips(grad):
-        # Only its shape matters: no memory is touched.
-        like = grad.new_empty(shape)
-        return torch.ops.aten.avg_pool2d_backward(grad, like, list(size), list(size), [0, 0], False, True, 1)
-    for dim in (3, 2):
-        length = size[dim - 2]
-        wider = (*grad.shape[:dim], shape[dim], *grad.shape[dim + 1 :])
-        filled = shape[dim] % length == 0
-        spread = grad.new_empty(wider) if filled else grad.new_zeros(wider)
-        for strip in _strips(spread, dim, length):
-            strip.copy_(grad)
-        grad = spread
-    return grad

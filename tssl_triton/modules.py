@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from . import _weighted, fused
 from ._checks import check_choice, check_count, check_features, check_finite, check_flag, check_pair, check_sequence
 from ._composed import composed
+from ._pooling import SumPool
 from .encoding import StaticInput
 from .functional import LIFConstants, LIFState, lif
 from .learnable import learnable
@@ -112,30 +113,36 @@ class _WeightedLIF(LIF):
         x: Input,
         state: LIFState | None = None,
         return_state: bool = False,
-        into: _WeightedLIF | None = None,
+        into: _WeightedLIF | SpikePool2d | None = None,
     ) -> Output:
         """Spikes of the layer for ``x (T, B, *)``, a `StaticInput` or `PackedSpikes`; with ``return_state`` its state.
 
-        They come as a tensor, or, where this layer is fused and the layer they go ``into`` will be, as `PackedSpikes`.
+        They come as a tensor, or, where this layer is fused and the layer they go ``into`` will be, as `PackedSpikes`;
+        where they go into a pooling, as the sums of its windows.
         """
+        pool = into.sums if isinstance(into, SpikePool2d) else None
+        layer = into if isinstance(into, _WeightedLIF) else None
         spikes = known_bits(x) if isinstance(x, Tensor) else x if isinstance(x, PackedSpikes) else None
         function, weight, bias, params = self._map(), self.weight, self.bias, self.params
         result: Tensor | PackedSpikes
         if spikes is not None and self._fuses(spikes):
             self._check_shape(spikes.shape)
             shape = function.shape(spikes.shape, weight.shape)
-            dense = into is None or not into._would_fuse(shape, spikes.device)
+            dense = layer is None or not layer._would_fuse(shape, spikes.device)
             result, after = fused.run(
                 spikes, function, weight, bias, params, state,
                 recompute=self.recompute, carry=return_state, dense=dense, rule=self.rule,
             )  # fmt: skip
+            if pool is not None and isinstance(result, Tensor):
+                result = _weighted.pooled(result, pool)
         else:
             values = x.dense() if isinstance(x, PackedSpikes) else x
             self._checked(values.values[None] if isinstance(values, StaticInput) else values)
             result, after = composed(
-                values, function, weight, bias, params, state, self.recompute, return_state, self.rule, self._learnt()
-            )
-            if into is not None and into._wants_bits(result):
+                values, function, weight, bias, params, state,
+                self.recompute, return_state, self.rule, self._learnt(), pool,
+            )  # fmt: skip
+            if layer is not None and layer._wants_bits(result):
                 result = PackedSpikes.pack(result)
         return result if after is None else (result, after)
 
@@ -312,17 +319,16 @@ class SpikePool2d(nn.Module):
     def forward(self, x: Input) -> Input:
         return each_step(x, self._pool)
 
+    @property
+    def sums(self) -> SumPool | None:
+        """What is summed, for ``kind="sum"`` and ``"average"``."""
+        if self.kind == "max":
+            return None
+        return SumPool(self.kernel_size, self.scale if self.kind == "sum" else 1.0 / math.prod(self.kernel_size))
+
     def _pool(self, x: Tensor) -> Tensor:
         check_sequence("x", x)
-        height, width = self.kernel_size
-        if x.dim() != 5 or x.shape[3] < height or x.shape[4] < width:
-            raise ValueError(
-                f"x must be (T, B, C, H, W) with H >= {height} and W >= {width}, got shape {tuple(x.shape)}"
-            )
-        if self.kind == "max":
-            return _weighted.max_pool2d(x, self.kernel_size)
-        scale = self.scale if self.kind == "sum" else 1.0 / (height * width)
-        return _weighted.sum_pool2d(x, self.kernel_size, scale)
+        return _weighted.max_pool2d(x, self.kernel_size) if self.sums is None else _weighted.pooled(x, self.sums)
 
     def extra_repr(self) -> str:
         return f"{self.kernel_size}, kind={self.kind!r}" + (f", scale={self.scale}" if self.kind == "sum" else "")
@@ -370,9 +376,16 @@ class SpikingSequential(nn.Sequential):
             raise ValueError(f"state must hold one entry per layer, {len(self)}, got {len(state)}")
         new_state: list[LIFState | None] = []
         layers = list(self)
+        pooled = False
         for k, (layer, following) in enumerate(zip(layers, [*layers[1:], None], strict=True)):
+            if pooled:  # by the layer before
+                pooled = False
+                new_state.append(None)
+                continue
             before = None if state is None else state[k]
-            options = {"into": following} if _hands_bits_on(layer, following) else {}
+            into = following if _hands_on(layer, following) else None
+            pooled = isinstance(into, SpikePool2d)
+            options = {} if into is None else {"into": into}
             if not isinstance(layer, (LIF, SpikingSequential)):
                 x, after = layer(x), None
             elif return_state:
@@ -383,12 +396,19 @@ class SpikingSequential(nn.Sequential):
         return (x, new_state) if return_state else x
 
 
-def _hands_bits_on(layer: nn.Module, following: nn.Module | None) -> bool:
-    """Whether packed spikes can pass between two layers; a hook on either expects to see a tensor."""
-    return all(
-        isinstance(each, _WeightedLIF) and not each._forward_hooks and not each._forward_pre_hooks
-        for each in (layer, following)
-    )
+def _hands_on(layer: nn.Module, following: nn.Module | None) -> bool:
+    """Whether a layer may know what its spikes go into: packed bits or pooled sums then leave it in their place.
+
+    A hook on either expects to see the spikes.
+    """
+    if not isinstance(layer, _WeightedLIF) or _hooked(layer) or following is None or _hooked(following):
+        return False
+    return isinstance(following, _WeightedLIF) or (type(following) is SpikePool2d and following.kind != "max")
+
+
+def _hooked(module: nn.Module) -> bool:
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(hooks)
 
 
 def each_step(x: Input, function: Callable[[Tensor], Tensor]) -> Input:

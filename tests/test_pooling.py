@@ -1,0 +1,199 @@
+"""Pooling on a CPU: the same sums by C++, by strips and by PyTorch; from bits; and together with the neurons' loop."""
+
+import os
+
+import pytest
+import torch
+
+from tssl_triton import (
+    TSSL,
+    LIFParameters,
+    SpikePool2d,
+    SpikingConv2d,
+    SpikingLinear,
+    SpikingSequential,
+    _pooled_ops,
+    encoding,
+    lif,
+    pack_spikes,
+)
+from tssl_triton._pooling import SumPool
+from tssl_triton.functional import constants
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="this process runs the Triton kernels instead"
+)
+
+SIZES = [(1, 1), (2, 2), (3, 2), (4, 4), (12, 12)]
+SHAPES = [(5, 2, 3, 24, 24), (3, 2, 1, 13, 17), (5, 1, 2, 12, 12)]
+
+
+@pytest.fixture(params=["native", "eager"])
+def compiled(request, monkeypatch):
+    if request.param == "native":
+        monkeypatch.delenv("TSSL_CPU", raising=False)
+    else:
+        monkeypatch.setenv("TSSL_CPU", "eager")
+    return request.param
+
+
+def draw(shape, dtype=torch.float32, channels_last=False, scale=1.0):
+    values = scale * torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)), dtype=dtype)
+    if not channels_last:
+        return values
+    return values.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, shape[:2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_sums_and_their_transpose(compiled, size, shape, channels_last, dtype):
+    pool = SumPool(size, 1.1)
+    x = draw(shape, dtype, channels_last).requires_grad_()
+    want_x = x.detach().clone().requires_grad_()
+    sums = pool(x)
+    want = 1.1 * torch.nn.functional.avg_pool2d(want_x.flatten(0, 1), size, divisor_override=1)
+    torch.testing.assert_close(sums.flatten(0, 1), want)
+    grad = draw(sums.shape, dtype, channels_last)
+    sums.backward(grad)
+    want.backward(grad.flatten(0, 1))
+    torch.testing.assert_close(x.grad, want_x.grad)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("steps", "words"), [(5, torch.uint8), (11, torch.int16), (40, torch.int32)])
+@pytest.mark.parametrize("size", SIZES)
+def test_sums_of_bits(monkeypatch, size, steps, words, channels_last):
+    monkeypatch.delenv("TSSL_CPU", raising=False)
+    pool = SumPool(size, 1.1)
+    spikes = (draw((steps, 2, 3, 13, 18), channels_last=channels_last) > 0.5).float()
+    assert torch.equal(pool.of_bits(pack_spikes(spikes, words), steps, torch.float32), pool(spikes))
+
+
+def test_layouts_that_are_neither(compiled):
+    x = draw((3, 2, 4, 6, 6)).transpose(3, 4)
+    assert torch.equal(SumPool((2, 3), 0.5)(x), SumPool((2, 3), 0.5)(x.contiguous()))
+
+
+CASES = [  # steps, of the layer, of the pooling, type, channels last, the same input at each step
+    (5, {}, {}, torch.float32, False, False),
+    (5, {}, {}, torch.float32, True, True),
+    (1, {"padding": 2}, {"kernel_size": 3}, torch.float64, False, True),
+    (9, {"stride": 2, "params": LIFParameters(reset="subtract", warmup="silent")}, {"kind": "average"}, torch.float32,
+     False, False),
+    (5, {"rule": "stbp", "bias": True}, {"kernel_size": (5, 4)}, torch.float32, True, False),
+]  # fmt: skip
+
+
+def network(layer, pooling, channels_last, dtype):
+    torch.manual_seed(0)
+    net = SpikingSequential(
+        SpikingConv2d(2, 3, 5, weight_scale=3.0, **layer),
+        SpikePool2d(**{"kernel_size": 2, **pooling}),
+        SpikingConv2d(3, 4, 3, padding=1, weight_scale=3.0),
+        SpikePool2d(2),
+    ).to(dtype)
+    return net.to(memory_format=torch.channels_last) if channels_last else net
+
+
+def outcome(net, x, apart, windows=1):
+    """Spikes, state and gradients; with ``apart`` each layer sees what it would see on its own."""
+    if apart:
+        for layer in net:
+            layer.register_forward_hook(lambda *_: None)
+    net.zero_grad()
+    static = isinstance(x, encoding.StaticInput)
+    leaf = (x.values if static else x).detach().requires_grad_()
+    given = encoding.static(leaf, x.steps) if static else leaf
+    state, results = None, []
+    for part in [given] * windows if static else given.chunk(windows):
+        out, state = net(part, state, return_state=True)
+        out.square().sum().backward()
+        results += [out.detach(), *(each for layer in state if layer is not None for each in layer)]
+    return [*results, leaf.grad, *(weight.grad for weight in net.parameters())]
+
+
+@pytest.mark.parametrize(("steps", "layer", "pooling", "dtype", "channels_last", "static"), CASES)
+def test_pooling_with_the_neurons_changes_no_bit(compiled, steps, layer, pooling, dtype, channels_last, static):
+    x = draw((2, 2, 15, 14), dtype) if static else draw((2 * steps, 2, 2, 15, 14), dtype)
+    x = encoding.static(x, steps) if static else x
+    together, apart = (outcome(network(layer, pooling, channels_last, dtype), x, each, 2) for each in (False, True))
+    for one, other in zip(together, apart, strict=True):
+        assert torch.equal(one, other)
+
+
+def pooled_calls(monkeypatch):
+    calls = []
+    inner = _pooled_ops.pooled_lif
+    monkeypatch.setattr(_pooled_ops, "pooled_lif", lambda *given: calls.append(given) or inner(*given))
+    return calls
+
+
+def test_which_layers_pool_at_once(monkeypatch):
+    calls = pooled_calls(monkeypatch)
+    x = draw((3, 2, 2, 15, 14))
+    network({}, {}, False, torch.float32)(x)
+    assert len(calls) == 2
+    for net in (
+        SpikingSequential(SpikingConv2d(2, 3, 5), SpikePool2d(2, kind="max")),
+        SpikingSequential(SpikingConv2d(2, 3, 5, learn=("threshold",)), SpikePool2d(2)),
+        SpikingSequential(SpikingConv2d(2, 3, 5, recompute=True), SpikePool2d(2)),
+    ):
+        assert net(x).shape == (3, 2, 3, 5, 5)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_hook_sees_the_spikes(monkeypatch, hook, layer):
+    calls, seen = pooled_calls(monkeypatch), []
+    net = SpikingSequential(SpikingConv2d(2, 3, 5), SpikePool2d(2))
+    getattr(net[layer], hook)(lambda *given: seen.append(len(given)))
+    net(draw((3, 2, 2, 15, 14)).requires_grad_()).sum().backward()
+    assert seen
+    assert not calls
+
+
+def test_peak_memory_holds_no_spikes_of_full_size():
+    """Forward and backward of a layer and its pooling, each tensor as PyTorch's profiler reports it."""
+    from bench.peak import peak_memory
+
+    y = draw((5, 4, 8, 32, 32)).requires_grad_()
+
+    def together():
+        _pooled_ops.pooled_lif(y, LIFParameters(), None, TSSL(), SumPool((2, 2), 1.1), False)[0].sum().backward()
+        y.grad = None
+
+    def apart():
+        SumPool((2, 2), 1.1)(lif(y)).sum().backward()
+        y.grad = None
+
+    spikes = y.numel() * y.element_size()
+    assert peak_memory(apart, y.device) - peak_memory(together, y.device) >= 0.7 * spikes
+
+
+def test_an_image_smaller_than_the_window():
+    net = SpikingSequential(SpikingConv2d(1, 2, 3), SpikePool2d(4))
+    with pytest.raises(
+        ValueError, match=r"x must be \(T, B, C, H, W\) with H >= 4 and W >= 4, got shape \(2, 1, 2, 3, 3\)"
+    ):
+        net(torch.zeros(2, 1, 1, 5, 5))
+
+
+def test_a_linear_layer_before_a_pooling():
+    with pytest.raises(ValueError, match=r"x must be \(T, B, C, H, W\)"):
+        SpikingSequential(SpikingLinear(4, 8), SpikePool2d(2))(torch.zeros(2, 1, 4))
+
+
+@pytest.mark.parametrize("carried", [False, True])
+def test_opcheck(carried):
+    y = draw((10, 2, 2, 6, 7)).requires_grad_()
+    state = torch.rand(3, 2, 2, 6, 7) if carried else None
+    settings = 2, 3, 1.1, *constants(LIFParameters())
+    arguments = (y, state, 10, True, carried, *settings)
+    torch.library.opcheck(_pooled_ops.lif_pool_forward.registered, arguments)
+    with torch.no_grad():
+        pooled, words, checkpoints, _ = _pooled_ops.lif_pool_forward(*arguments)
+    arguments = (torch.randn_like(pooled), y.detach(), words, checkpoints, state, *settings)
+    torch.library.opcheck(_pooled_ops.lif_pool_backward.registered, arguments)

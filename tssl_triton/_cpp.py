@@ -1,0 +1,168 @@
+"""C++ compiled for this machine: source text in, a loaded library out, kept on disk from one process to the next.
+
+A source of this package is one loop in plain C++ without a header of PyTorch's, so that a compiler needs half a second
+for it. Libraries lie in ``$TSSL_CACHE_DIR``, or else ``tssl_triton`` in the user's cache folder, under a name that
+says all they were made of: source, flags, compiler and processor. Each is written whole and then given its name, so
+that processes may share the folder and be interrupted.
+
+Where that cannot be, what was to be compiled runs as eager PyTorch, which is said once.
+
+Loops run on OpenMP threads. Where PyTorch has a runtime of its own in the process, its symbols serve: a second runtime
+would have threads of its own, which wait for work on the processors that the first one's need.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+Made = TypeVar("Made")
+
+COMPILERS = ("c++", "g++", "clang++")
+"""Looked for in this order where the environment variable CXX names none."""
+
+# No flag changes what an operation gives: sums and products are rounded each on its own, as PyTorch's are, so that a
+# neuron's numbers do not depend on whether it falls into a vector or into what is left over after the last.
+COMPILING = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+MACHINES = {"x86_64": ("-march=native", "-mprefer-vector-width=512"), "AMD64": ("-march=native",)}
+
+
+class CompileError(RuntimeError):
+    """There is no C++ compiler, or it did not make a library of a source."""
+
+
+_eager_reason: str | None = None
+
+
+def implementation() -> str:
+    """``"native"``, or ``"eager"`` where compiling failed before or ``TSSL_CPU=eager`` asks for it."""
+    return "eager" if _eager_reason or os.environ.get("TSSL_CPU") == "eager" else "native"
+
+
+def compiled(make: Callable[[], Made]) -> Made | None:
+    """What ``make`` returns, which it needs a compiler for; None where eager PyTorch is to serve instead.
+
+    That there is no compiler is said by a warning, once.
+    """
+    global _eager_reason
+    if implementation() == "eager":
+        return None
+    try:
+        return make()
+    except CompileError as error:
+        _eager_reason = str(error)
+        warnings.warn(
+            "tssl_triton: the CPU loop could not be compiled and runs as eager PyTorch from here on, many times "
+            f"slower; install a C++ compiler (g++ or clang++) to change that. The reason: {_eager_reason}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+
+
+def library(source: str) -> ctypes.CDLL:
+    """The library that ``source`` compiles to.
+
+    Raises:
+        CompileError: with the first line that the compiler says.
+    """
+    compiler = _compiler()
+    made_of = "\0".join((source, *COMPILING, *_machine_flags(), compiler, _age(compiler), _processor()))
+    name = hashlib.sha256(made_of.encode()).hexdigest()[:32]
+    path = _folder() / f"{name}.so"
+    if path.exists():
+        return ctypes.CDLL(str(path))
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        built = _built(compiler, source, Path(scratch))
+        loaded = ctypes.CDLL(str(built))
+        built.replace(path)
+    return loaded
+
+
+def _built(compiler: str, source: str, scratch: Path) -> Path:
+    """A library that loads, made in the folder ``scratch``."""
+    text, compiled, linked = scratch / "loop.cpp", scratch / "loop.o", scratch / "loop.so"
+    text.write_text(source)
+    flags = [*COMPILING, *_machine_flags()]
+    try:
+        _call(compiler, *flags, "-fopenmp", "-c", text, "-o", compiled)
+    except CompileError:  # such as Apple's clang++, which has no OpenMP: one thread then
+        _call(compiler, *flags, "-fopenmp-simd", "-c", text, "-o", compiled)
+    for runtime in ((), ("-fopenmp",)):
+        _call(compiler, "-shared", compiled, "-o", linked, *runtime)
+        try:
+            ctypes.CDLL(str(linked))
+        except OSError as error:
+            reason = error
+            linked = scratch / "loop-with-runtime.so"
+        else:
+            return linked
+    raise CompileError(str(reason))
+
+
+def _call(*command: str | Path) -> None:
+    try:
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise CompileError(f"{command[0]}: {error.strerror}") from None
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+        raise CompileError((said or [f"{command[0]} ended with status {done.returncode}"])[0].strip())
+
+
+def _compiler() -> str:
+    """Path of the C++ compiler."""
+    named = os.environ.get("CXX")
+    for candidate in (named,) if named else COMPILERS:
+        found = shutil.which(candidate)
+        if found:
+            return found
+    raise CompileError(f"{named or ', '.join(COMPILERS)}: not found")
+
+
+def _machine_flags() -> tuple[str, ...]:
+    return MACHINES.get(platform.machine(), ("-mcpu=native",))
+
+
+def _age(compiler: str) -> str:
+    """What changes when the compiler does."""
+    status = Path(compiler).resolve().stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+@cache
+def _processor() -> str:
+    """The instructions that this machine has: another one that shares the cache must not run our code."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+
+
+def _folder() -> Path:
+    """Where libraries are kept; a temporary folder where that cannot be written."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(os.environ.get("TSSL_CACHE_DIR") or Path(home) / "tssl_triton")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    return _temporary()
+
+
+@cache
+def _temporary() -> Path:
+    return Path(tempfile.mkdtemp(prefix="tssl_triton-"))

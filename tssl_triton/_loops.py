@@ -1,0 +1,463 @@
+"""A window of time as one C++ loop over neurons: what its PyTorch operations are, said once more in C++.
+
+A window is a function on rows ``(N,)`` that does the same to every neuron. To compile it, it is run once on rows of one
+element, and each operation that PyTorch sees becomes one statement of a loop's body; PyTorch itself has decided on the
+types. The loop keeps all that the window computes between reading its rows and writing them in registers, and the
+compiler makes vectors of it. The functions of `tssl_triton._cpu` thus stay the only place where the CPU's mathematics
+is written.
+
+Arithmetic is PyTorch's to the bit, but for the exponential, which differs from it by an ulp or two.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from . import _cpp
+from ._pooling import Sizes, SumPool, planes
+
+aten = torch.ops.aten
+
+
+class Rows(NamedTuple):
+    """Some rows of a tensor ``(R, N)`` whose rows are dense: ``first``, ``first + step``, ... ``length`` in all."""
+
+    tensor: Tensor
+    first: int
+    length: int
+    step: int = 1
+
+    def spelled_out(self) -> list[Tensor]:
+        """The rows as tensors ``(N,)``."""
+        return [self.tensor[self.first + k * self.step] for k in range(self.length)]
+
+
+class Pooled(NamedTuple):
+    """Rows as images that lie in memory pooled, ``(R, N')``: the loop has them at full size, a few planes at a time.
+
+    Those that are ``written`` are pooled before they are stored; of others each number is spread over its window.
+    """
+
+    tensor: Tensor
+    first: int
+    length: int
+    written: bool
+    pool: SumPool
+    images: Sizes
+
+    def spelled_out(self) -> list[Tensor]:
+        """The rows at full size ``(N,)``; in what is written there is nothing yet."""
+        if self.written:
+            return list(self.tensor.new_empty(self.length, math.prod(self.images)))
+        _, height, width, depth = self.images
+        pooled = self._as_images(self.tensor[self.first : self.first + self.length], *self._pooled())
+        dense = self.pool.spread(pooled, (len(pooled), depth, height, width))
+        return list(dense.permute(0, 2, 3, 1).reshape(self.length, -1))
+
+    def take(self, rows: Sequence[Tensor]) -> None:
+        """Pool and store what has been written."""
+        if self.written:
+            _, height, width, _ = self.images
+            sums = self.pool.sums(self._as_images(torch.stack(list(rows)), height, width))
+            target = self.tensor[self.first : self.first + self.length]
+            target.copy_(sums.permute(0, 2, 3, 1).reshape(target.shape))
+
+    def _pooled(self) -> tuple[int, int]:
+        return self.images.height // self.pool.size[0], self.images.width // self.pool.size[1]
+
+    def _as_images(self, rows: Tensor, height: int, width: int) -> Tensor:
+        """Rows as ``(R * planes, depth, height, width)``."""
+        return rows.reshape(-1, height, width, self.images.depth).permute(0, 3, 1, 2)
+
+
+Argument = Rows | Pooled | Tensor | int | None
+"""Of a window: rows, one row ``(N,)``, or a number that is the same for all neurons. One at most is `Pooled`."""
+
+Kind = tuple[torch.dtype, int] | tuple[torch.dtype, int, SumPool, bool] | type
+"""What the code of a window has to know of an argument; a row is one of one."""
+
+WORTH_A_THREAD = 1 << 18
+"""Statements, counted over all neurons, that a thread takes some five microseconds for: it takes as long to wake."""
+
+
+def kind(argument: Argument) -> Kind:
+    if isinstance(argument, Rows):
+        return argument.tensor.dtype, argument.length
+    if isinstance(argument, Pooled):
+        return argument.tensor.dtype, argument.length, argument.pool, argument.written
+    if argument is None or isinstance(argument, int):
+        return type(argument)
+    return argument.dtype, 1
+
+
+class Loop:
+    """A window compiled for arguments of some kinds.
+
+    Args:
+        window: takes lists of rows for `Rows`, rows for tensors, and 0-dimensional tensors for numbers.
+        arguments: of one call; only their kinds matter.
+
+    Raises:
+        CompileError: if there is no compiler.
+    """
+
+    def __init__(self, window: Callable[..., None], arguments: Sequence[Argument]) -> None:
+        source, self.statements = recorded(window, arguments)
+        self._call = _cpp.library(source).window
+        self._call.argtypes = [ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p]
+        self._call.restype = None
+
+    def __call__(self, arguments: Sequence[Argument]) -> None:
+        """Run it on all neurons of the arguments, on as many threads as PyTorch uses and the work is worth."""
+        words: list[int] = []
+        images: Sequence[int] = ()
+        neurons = 0
+        for argument in arguments:
+            if isinstance(argument, Rows):
+                tensor, first, _, step = argument
+                neurons = tensor.shape[1]
+                width = neurons * tensor.itemsize
+                words += tensor.data_ptr() + first * width, step * width
+            elif isinstance(argument, Pooled):
+                images = argument.images
+                width = argument.tensor.shape[1] * argument.tensor.itemsize
+                words += argument.tensor.data_ptr() + argument.first * width, width
+            elif isinstance(argument, int):
+                words += argument, 0
+            elif argument is not None:
+                words += argument.data_ptr(), 0
+        words += images
+        threads = 1 + neurons * self.statements // WORTH_A_THREAD
+        if threads > 1:
+            threads = min(threads, torch.get_num_threads())
+        self._call(neurons, threads, (ctypes.c_int64 * len(words))(*words))
+
+
+def recorded(window: Callable[..., None], arguments: Sequence[Argument]) -> tuple[str, int]:
+    """C++ that does what ``window`` does, and the number of its statements."""
+    recorder = _Recorder()
+    examples = [recorder.example(argument) for argument in arguments]
+    with torch.no_grad(), recorder:
+        window(*examples)
+    return recorder.source(), len(recorder.body)
+
+
+# --- recording --------------------------------------------------------------------------------------------------
+
+TYPES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.float16: "_Float16",
+    torch.bfloat16: "bfloat16",
+    torch.uint8: "uint8_t",
+    torch.int16: "int16_t",
+    torch.int32: "int32_t",
+    torch.int64: "int64_t",
+    torch.bool: "bool",
+}
+
+
+@dataclass
+class _Value:
+    """A tensor that the window has come by, and what C++ calls it."""
+
+    tensor: Tensor
+    name: str
+
+    def as_(self, dtype: torch.dtype) -> str:
+        """The value converted to a type, as PyTorch converts it."""
+        return _converted(self.name, self.tensor.dtype, dtype)
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes a statement for each operation that runs under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = 0
+        self.head: list[str] = []
+        self.body: list[str] = []
+        self._rows: dict[int, str] = {}  # where the rows of the arguments are in memory, by the tensor's id
+        self._values: dict[int, _Value] = {}
+        self._examples: list[Tensor] = []  # held: a tensor's id is its own as long as it lives
+        self._pooled: tuple[int, Pooled] | None = None
+
+    def example(self, argument: Argument) -> Any:
+        """What stands for an argument while the window is recorded; declares it in C++."""
+        if argument is None:
+            return None
+        place = self.words
+        self.words += 2
+        if isinstance(argument, int):
+            number = torch.zeros((), dtype=torch.int32)
+            self.head.append(f"const int32_t a{place} = (int32_t)words[{place}];")
+            self._values[id(number)] = _Value(number, f"a{place}")
+            return number
+        if isinstance(argument, Tensor):
+            dtype, length = argument.dtype, 1
+        else:
+            dtype, length = argument.tensor.dtype, argument.length
+        rows = [torch.zeros(1, dtype=dtype) for _ in range(length)]
+        for k, row in enumerate(rows):
+            name = f"a{place}_{k}"
+            self.head.append(f"{TYPES[dtype]}* const {name} = at<{TYPES[dtype]}>(words + {place}, {k});")
+            self._rows[id(row)] = f"{name}[n]"
+        self._examples += rows
+        if isinstance(argument, Pooled):
+            self._pooled = place, argument
+        return rows[0] if isinstance(argument, Tensor) else rows
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: PyTorch would import its compiler, a second or two, to keep it away from the method below."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Where PyTorch's dispatcher stands decides whether it takes composite operations apart itself.
+        with self:
+            result = func.decompose(*args, **(kwargs or {}))
+        if result is not NotImplemented:
+            return result
+        result = func(*args, **(kwargs or {}))
+        if func in (aten.copy_.default, aten.add_.Tensor):
+            target, source = args[:2]
+            dtype = target.dtype
+            value = self._value(source).as_(dtype)
+            if func is aten.add_.Tensor:
+                value = f"{self._value(target).name} + {value}"
+            self._store(target, value)
+        elif func is aten.detach.default:
+            self._values[id(result)] = _Value(result, self._value(args[0]).name)
+        else:
+            self._note(result, _expression(func, self, args, kwargs or {}, result))
+        return result
+
+    def operand(self, x: Any, dtype: torch.dtype) -> str:
+        """A tensor or number among an operation's arguments, as a value of ``dtype``."""
+        return self._value(x).as_(dtype) if isinstance(x, Tensor) else _literal(x, dtype)
+
+    def _value(self, x: Tensor) -> _Value:
+        if id(x) not in self._values:
+            self._note(x, self._rows[id(x)])
+        return self._values[id(x)]
+
+    def _note(self, x: Tensor, expression: str) -> None:
+        name = f"v{len(self.body)}"
+        self.body.append(f"const {TYPES[x.dtype]} {name} = {expression};")
+        self._values[id(x)] = _Value(x, name)
+
+    def _store(self, target: Tensor, value: str) -> None:
+        self._note(target, value)
+        self.body.append(f"{self._rows[id(target)]} = {self._values[id(target)].name};")
+
+    def source(self) -> str:
+        part = PART.format(head="\n    ".join(self.head), body="\n        ".join(self.body))
+        if self._pooled is None:
+            return PRELUDE + part + ALL
+        place, argument = self._pooled
+        real = TYPES[argument.tensor.dtype]
+        options = {"place": place, "length": argument.length, "end": self.words, "real": real}
+        written = argument.written
+        moved = (AFTER if written else BEFORE).format(
+            scale=_literal(argument.pool.scale, argument.tensor.dtype), **options
+        )
+        tiles = TILES.format(before="" if written else moved, after=moved if written else "", **options)
+        return PRELUDE + planes(argument.pool.size) + part + tiles
+
+
+def _literal(number: float | bool, dtype: torch.dtype) -> str:
+    if not dtype.is_floating_point:
+        return f"({TYPES[dtype]}){int(number)}"
+    value = float(number)
+    return f"({TYPES[dtype]})({value.hex() if math.isfinite(value) else f'{math.copysign(1, value)} / 0.0'})"
+
+
+def _converted(name: str, source: torch.dtype, target: torch.dtype) -> str:
+    if source == target:
+        return name
+    # A choice and not a cast, of which GCC makes no vectors.
+    return f"({name} ? ({TYPES[target]})1 : ({TYPES[target]})0)" if source == torch.bool else f"({TYPES[target]}){name}"
+
+
+# --- operations -------------------------------------------------------------------------------------------------
+
+_BINARY = {
+    aten.add.Tensor: "{} + {}",
+    aten.sub.Tensor: "{} - {}",
+    aten.rsub.Scalar: "{1} - {0}",
+    aten.mul.Tensor: "{} * {}",
+    aten.div.Tensor: "{} / {}",
+    aten.bitwise_and.Tensor: "{} & {}",
+    aten.bitwise_and.Scalar: "{} & {}",
+    aten.bitwise_or.Tensor: "{} | {}",
+    aten.__and__.Tensor: "{} & {}",
+    aten.__and__.Scalar: "{} & {}",
+    aten.__or__.Tensor: "{} | {}",
+    aten.__lshift__.Scalar: "{} << {}",
+    aten.__lshift__.Tensor: "{} << {}",
+    aten.__rshift__.Scalar: "{} >> {}",
+    aten.__rshift__.Tensor: "{} >> {}",
+}
+_COMPARISONS = {
+    aten.eq.Scalar: "{} == {}",
+    aten.ne.Scalar: "{} != {}",
+    aten.lt.Scalar: "{} < {}",
+    aten.gt.Scalar: "{} > {}",
+    aten.lt.Tensor: "{} < {}",
+    aten.gt.Tensor: "{} > {}",
+}
+_UNARY = {
+    aten.neg.default: "-{}",
+    aten.reciprocal.default: "1 / {}",
+    aten.abs.default: "absolute({})",
+    aten.exp.default: "exponential({})",
+    aten._to_copy.default: "{}",
+}
+
+
+def _expression(func: Any, recorder: _Recorder, args: Any, options: Any, result: Tensor) -> str:
+    """The right side of the statement that an operation becomes."""
+    dtype = result.dtype
+    of = recorder.operand
+    if func in _BINARY:
+        return f"({TYPES[dtype]})(" + _BINARY[func].format(of(args[0], dtype), of(args[1], dtype)) + ")"
+    if func in _COMPARISONS:
+        common = torch.result_type(args[0], args[1])
+        return _COMPARISONS[func].format(of(args[0], common), of(args[1], common))
+    if func in _UNARY:
+        return _UNARY[func].format(of(args[0], dtype))
+    if func is aten.where.self:
+        return f"{of(args[0], torch.bool)} ? {of(args[1], dtype)} : {of(args[2], dtype)}"
+    if func is aten.clamp.default:
+        lowest, highest = (*args, None)[1:3]
+        x = of(args[0], dtype)
+        x = x if lowest is None else f"at_least({x}, {_literal(lowest, dtype)})"
+        return x if highest is None else f"at_most({x}, {_literal(highest, dtype)})"
+    if func is aten.zeros_like.default:
+        return _literal(0, dtype)
+    if func is aten.scalar_tensor.default:
+        return _literal(args[0], dtype)
+    raise NotImplementedError(f"no C++ for {func}; add it to tssl_triton/_loops.py")
+
+
+PRELUDE = """\
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+template <class To, class From> static inline To bits_of(From x) {
+    static_assert(sizeof(To) == sizeof(From), "the same number of bits");
+    To y;
+    std::memcpy(&y, &x, sizeof y);
+    return y;
+}
+
+// Half of a float; to the nearest and ties to even, as PyTorch rounds. NaN stays NaN.
+struct bfloat16 {
+    uint16_t bits;
+    bfloat16() = default;
+    inline bfloat16(float x) {
+        const uint32_t all = bits_of<uint32_t>(x);
+        const uint32_t rounded = (all + 0x7fffu + ((all >> 16) & 1u)) >> 16;
+        bits = (uint16_t)(x != x ? 0x7fc0u : rounded);
+    }
+    inline operator float() const { return bits_of<float>((uint32_t)bits << 16); }
+};
+
+template <class T> static inline T absolute(T x) { return x < 0 ? -x : x; }
+template <class T> static inline T at_least(T x, T lowest) { return x < lowest ? lowest : x; }
+template <class T> static inline T at_most(T x, T highest) { return x > highest ? highest : x; }
+
+static inline double exponential(double x) { return std::exp(x); }
+
+// 2^k e^r with x = k log 2 + r, and for e^r the polynomial of Cephes' expf; below 2^-126 it is 2^-126.
+static inline float exponential(float x) {
+    x = at_most(at_least(x, -87.0f), 88.0f);
+    const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 2^23: the integer nearest is in the last bits
+    const float k = shifted - 12582912.0f;
+    const float r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
+    float y = 1.9875691500e-4f;
+    y = y * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * (r * r) + r + 1.0f;
+    return y * bits_of<float>((bits_of<int32_t>(shifted) + 127) << 23);
+}
+
+// Row k of an argument: `words` holds the address of the first and the bytes from one to the next.
+template <class T> static inline T* at(const int64_t* words, int64_t k) {
+    return reinterpret_cast<T*>(words[0] + k * words[1]);
+}
+"""
+
+PART = """
+static void part(int64_t first, int64_t end, const int64_t* words) {{
+    {head}
+    #pragma omp simd
+    for (int64_t n = first; n < end; ++n) {{
+        {body}
+    }}
+}}
+"""
+
+ALL = """
+extern "C" void window(int64_t neurons, int32_t threads, const int64_t* words) {
+    const int64_t share = ((neurons + threads - 1) / threads + 63) / 64 * 64;  // whole vectors, whole lines of cache
+    #pragma omp parallel for schedule(static) num_threads(threads) if(threads > 1)
+    for (int32_t thread = 0; thread < threads; ++thread) {
+        const int64_t first = thread * share, end = first + share;
+        part(first, end < neurons ? end : neurons, words);
+    }
+}
+"""
+
+# As `part` counts neurons from the first of all, the address that it is given for a tile lies as far before it.
+TILES = """
+extern "C" void window(int64_t neurons, int32_t threads, const int64_t* words) {{
+    const Images x = {{words[{end}], words[{end} + 1], words[{end} + 2], words[{end} + 3]}};
+    const int64_t together = std::max<int64_t>(1, 1024 / x.plane()), tiles = (x.planes + together - 1) / together;
+    #pragma omp parallel num_threads(threads) if(threads > 1)
+    {{
+        std::vector<{real}> dense({length} * together * x.plane()), sums(x.rows() * x.used());
+        std::vector<int64_t> mine(words, words + {end});
+        #pragma omp for schedule(static)
+        for (int64_t tile = 0; tile < tiles; ++tile) {{
+            const int64_t plane = tile * together, planes = std::min(together, x.planes - plane);
+            const int64_t first = plane * x.plane(), size = planes * x.plane();
+            mine[{place}] = reinterpret_cast<int64_t>(dense.data()) - first * (int64_t)sizeof({real});
+            mine[{place} + 1] = size * (int64_t)sizeof({real});
+            {before}
+            part(first, first + size, mine.data());
+            {after}
+        }}
+    }}
+}}
+"""
+
+BEFORE = """
+            for (int64_t k = 0; k < {length}; ++k) {{
+                const {real}* pooled = at<{real}>(words + {place}, k) + plane * x.pooled();
+                for (int64_t p = 0; p < planes; ++p)
+                    spread_plane<{real}>(
+                        pooled + p * x.pooled(), dense.data() + k * size + p * x.plane(), x, {scale}, sums.data());
+            }}
+"""
+
+AFTER = """
+            for (int64_t k = 0; k < {length}; ++k) {{
+                {real}* pooled = at<{real}>(words + {place}, k) + plane * x.pooled();
+                for (int64_t p = 0; p < planes; ++p)
+                    add_plane<{real}>(
+                        dense.data() + k * size + p * x.plane(), pooled + p * x.pooled(), x, {scale}, sums.data());
+            }}
+"""

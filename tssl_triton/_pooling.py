@@ -1,0 +1,334 @@
+"""Sums over windows of spike trains, and their transpose.
+
+On a CPU both are memory traffic alone, and PyTorch's own pooling moves it three to eight times as slowly as need be.
+So they are C++ here, read once and written once; and where a pooled spike train is to be had again for backward, its
+windows are counted from the bits, which are an eighth or less of what the spikes are. Without a C++ compiler strips of
+a tensor are added up. The numbers are the same each way: first the rows of a window are summed, then its columns.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import _cpp
+
+TYPES = {torch.float32: "float", torch.float64: "double"}
+Function = Literal["add", "spread", "count"]
+WORDS = {torch.uint8: "uint8_t", torch.int16: "int16_t", torch.int32: "int32_t"}
+
+
+@dataclass(frozen=True)
+class SumPool:
+    """``scale`` times the sum over each window of ``size``, for ``x (T, B, C, H, W)``; what fills none is left out."""
+
+    size: tuple[int, int]
+    scale: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _SumPool2d.apply(x, self)
+
+    def of_bits(self, words: Tensor, steps: int, dtype: torch.dtype) -> Tensor | None:
+        """The pooled spikes from their packed form ``(words, B, C, H, W)``; None where that takes the dense ones."""
+        run = self._function("count", words, dtype)
+        if run is None:
+            return None
+        images = words.flatten(0, 1)
+        sums = self.pooled(images, words.shape[1] * steps, dtype)
+        run(images, sums, Sizes.of(words[0]), steps)
+        return sums.unflatten(0, (steps, -1))
+
+    def sums(self, x: Tensor) -> Tensor:
+        """The pooled ``x (B, C, H, W)``."""
+        if not _adds_here(x):
+            return F.avg_pool2d(x, self.size, divisor_override=1).mul_(self.scale)
+        run = self._function("add", x, x.dtype)
+        if run is None:
+            return _strip_sums(x, self.size) * self.scale
+        sums = self.pooled(x, len(x), x.dtype)
+        run(x, sums, Sizes.of(x))
+        return sums
+
+    def spread(self, grad: Tensor, shape: Sequence[int]) -> Tensor:
+        """The transpose of `sums`: each window's ``grad``, scaled, at each of its elements, ``shape`` in all."""
+        if not _adds_here(grad):
+            like = grad.new_empty(shape)  # only its shape matters: no memory is touched
+            size = list(self.size)
+            return torch.ops.aten.avg_pool2d_backward(grad * self.scale, like, size, size, [0, 0], False, True, 1)
+        run = self._function("spread", grad, grad.dtype)
+        if run is None:
+            return _spread_strips(grad * self.scale, shape, self.size)
+        spread = torch.empty(shape, dtype=grad.dtype, memory_format=memory_format(grad))
+        run(grad, spread, Sizes.of(spread))
+        return spread
+
+    def pooled(self, x: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
+        """What the sums of ``batch`` images like those of ``x (B, C, H, W)`` go into, in their memory format."""
+        _, channels, height, width = x.shape
+        shape = batch, channels, height // self.size[0], width // self.size[1]
+        return torch.empty(shape, dtype=dtype, memory_format=memory_format(x))
+
+    def _function(self, function: Function, x: Tensor, dtype: torch.dtype) -> Callable[..., None] | None:
+        """What calls the compiled function with tensors, to make something of ``dtype`` from x; None if x is not plain
+        memory or there is no compiler."""
+        if torch.compiler.is_compiling() or x.device.type != "cpu" or type(x) is not Tensor or dtype not in TYPES:
+            return None
+        images = x.flatten(0, -4)
+        dense = images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last)
+        if not dense or not images.numel():
+            return None
+        compiled = _cpp.compiled(lambda: _compiled(function, self.size, x.dtype, dtype))
+        if compiled is None:
+            return None
+
+        def run(source: Tensor, target: Tensor, sizes: Sizes, *steps: int) -> None:
+            compiled(source.data_ptr(), target.data_ptr(), *sizes, *steps, self.scale, torch.get_num_threads())
+
+        return run
+
+
+class Sizes(NamedTuple):
+    """Images ``(B, C, H, W)`` as they lie in memory: ``(planes, H, W, depth)``; depth is C where channels are last."""
+
+    planes: int
+    height: int
+    width: int
+    depth: int
+
+    @classmethod
+    def of(cls, x: Tensor) -> Sizes:
+        batch, channels, height, width = x.shape
+        if x.is_contiguous():
+            return cls(batch * channels, height, width, 1)
+        return cls(batch, height, width, channels)
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Of images ``(B, C, H, W)`` that are dense in one or the other."""
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+
+
+class _SumPool2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pool: SumPool) -> Tensor:
+        ctx.shape, ctx.pool = x.shape, pool
+        return pool.sums(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        steps, batch, *image = ctx.shape
+        return ctx.pool.spread(grad.flatten(0, 1), (steps * batch, *image)).view(ctx.shape), None
+
+
+def _adds_here(x: Tensor) -> bool:
+    """Whether windows of x are summed by this module; sums of 16-bit numbers are PyTorch's, which rounds them once."""
+    return x.device.type == "cpu" and x.dtype in TYPES
+
+
+# --- without a compiler -----------------------------------------------------------------------------------------
+
+
+def _strips(x: Tensor, dim: int, size: int) -> tuple[Tensor, ...]:
+    """The first, second, ... element of each window of ``size`` along ``dim``, as views."""
+    windows = x.shape[dim] // size
+    return x.narrow(dim, 0, windows * size).unflatten(dim, (windows, size)).unbind(dim + 1)
+
+
+def _strip_sums(x: Tensor, size: tuple[int, int]) -> Tensor:
+    for dim, length in zip((2, 3), size, strict=True):
+        x = functools.reduce(torch.add, _strips(x, dim, length))
+    return x
+
+
+def _spread_strips(grad: Tensor, shape: Sequence[int], size: tuple[int, int]) -> Tensor:
+    for dim in (3, 2):
+        length = size[dim - 2]
+        wider = (*grad.shape[:dim], shape[dim], *grad.shape[dim + 1 :])
+        filled = shape[dim] % length == 0
+        spread = grad.new_empty(wider) if filled else grad.new_zeros(wider)
+        for strip in _strips(spread, dim, length):
+            strip.copy_(grad)
+        grad = spread
+    return grad
+
+
+# --- compiled ---------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _compiled(function: Function, size: tuple[int, int], source: torch.dtype, target: torch.dtype) -> Any:
+    """One of the functions below, compiled for windows of ``size`` and these types."""
+    kinds = [TYPES[target]] if function != "count" else [WORDS[source], TYPES[target]]
+    steps = "int64_t steps, " if function == "count" else ""
+    entry = ENTRY.format(
+        function=function,
+        types=", ".join(kinds),
+        source=kinds[0],
+        target=kinds[-1],
+        steps=steps,
+        given="steps, " if steps else "",
+    )
+    call = _cpp.library("".join((planes(size), FUNCTIONS[function], entry))).pool
+    integers = [ctypes.c_int64] * (5 if steps else 4)
+    call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *integers, ctypes.c_double, ctypes.c_int32]
+    call.restype = None
+    return call
+
+
+def planes(size: tuple[int, int]) -> str:
+    """C++ that pools and spreads one plane of images in windows of ``size``."""
+    return PLANES.replace("HEIGHT", str(size[0])).replace("WIDTH", str(size[1]))
+
+
+PLANES = """\
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+constexpr int64_t window_height = HEIGHT, window_width = WIDTH;
+
+// Images as they lie in memory: an element is `depth` numbers, the channels where they come last and else one.
+struct Images {
+    int64_t planes, height, width, depth;
+    int64_t rows() const { return height / window_height; }
+    int64_t columns() const { return width / window_width; }
+    int64_t row() const { return width * depth; }
+    int64_t used() const { return columns() * window_width * depth; }
+    int64_t plane() const { return height * row(); }
+    int64_t pooled() const { return rows() * columns() * depth; }
+    bool many(int64_t least) const { return planes * plane() > least; }
+};
+
+// The sums of all windows of a plane, times `scale`, from the sums of their columns.
+template <class T, class Sum> static inline void add_columns(const Sum* sums, T* out, Images x, T scale) {
+    const int64_t windows = x.rows() * x.columns();
+    if (x.depth == 1) {
+        #pragma omp simd
+        for (int64_t w = 0; w < windows; ++w) {
+            Sum sum = sums[w * window_width];
+            for (int64_t j = 1; j < window_width; ++j) sum += sums[w * window_width + j];
+            out[w] = (T)sum * scale;
+        }
+        return;
+    }
+    for (int64_t w = 0; w < windows; ++w) {
+        const Sum* from = sums + w * window_width * x.depth;
+        T* to = out + w * x.depth;
+        #pragma omp simd
+        for (int64_t c = 0; c < x.depth; ++c) {
+            Sum sum = from[c];
+            for (int64_t j = 1; j < window_width; ++j) sum += from[j * x.depth + c];
+            to[c] = (T)sum * scale;
+        }
+    }
+}
+
+// One plane pooled; `sums` has room for the sums of its columns.
+template <class T> static inline void add_plane(const T* in, T* out, Images x, T scale, T* sums) {
+    for (int64_t r = 0; r < x.rows(); ++r) {
+        const T* row = in + r * window_height * x.row();
+        T* sum = sums + r * x.used();
+        #pragma omp simd
+        for (int64_t w = 0; w < x.used(); ++w) {
+            T all = row[w];
+            for (int64_t i = 1; i < window_height; ++i) all += row[i * x.row() + w];
+            sum[w] = all;
+        }
+    }
+    add_columns<T, T>(sums, out, x, scale);
+}
+
+// The transpose: each window's gradient, times `scale`, at each of its elements; `wide` has room for one row of each.
+template <class T> static inline void spread_plane(const T* grad, T* out, Images x, T scale, T* wide) {
+    const int64_t windows = x.rows() * x.columns();
+    if (x.depth == 1) {
+        #pragma omp simd
+        for (int64_t w = 0; w < windows; ++w) {
+            const T value = grad[w] * scale;
+            for (int64_t j = 0; j < window_width; ++j) wide[w * window_width + j] = value;
+        }
+    } else {
+        for (int64_t w = 0; w < windows * window_width; ++w) {
+            #pragma omp simd
+            for (int64_t c = 0; c < x.depth; ++c)
+                wide[w * x.depth + c] = grad[w / window_width * x.depth + c] * scale;
+        }
+    }
+    for (int64_t h = 0; h < x.rows() * window_height; ++h) {
+        const T* from = wide + h / window_height * x.used();
+        T* to = out + h * x.row();
+        #pragma omp simd
+        for (int64_t w = 0; w < x.used(); ++w) to[w] = from[w];
+        for (int64_t w = x.used(); w < x.row(); ++w) to[w] = 0;
+    }
+    std::fill(out + x.rows() * window_height * x.row(), out + x.plane(), (T)0);
+}
+"""
+
+FUNCTIONS: dict[Function, str] = {
+    "add": """
+template <class T> static void add(const T* in, T* out, Images x, T scale, int32_t threads) {
+    #pragma omp parallel num_threads(threads) if(threads > 1 && x.many(1 << 15))
+    {
+        std::vector<T> sums(x.rows() * x.used());
+        #pragma omp for schedule(static)
+        for (int64_t plane = 0; plane < x.planes; ++plane)
+            add_plane(in + plane * x.plane(), out + plane * x.pooled(), x, scale, sums.data());
+    }
+}
+""",
+    "spread": """
+template <class T> static void spread(const T* grad, T* out, Images x, T scale, int32_t threads) {
+    #pragma omp parallel num_threads(threads) if(threads > 1 && x.many(1 << 15))
+    {
+        std::vector<T> wide(x.rows() * x.used());
+        #pragma omp for schedule(static)
+        for (int64_t plane = 0; plane < x.planes; ++plane)
+            spread_plane(grad + plane * x.pooled(), out + plane * x.plane(), x, scale, wide.data());
+    }
+}
+""",
+    "count": """
+template <class Word, class T>
+static void count(const Word* words, T* out, Images x, int64_t steps, T scale, int32_t threads) {
+    #pragma omp parallel num_threads(threads) if(threads > 1 && x.many(1 << 13))
+    {
+        std::vector<int32_t> sums(x.rows() * x.used());
+        #pragma omp for schedule(static)
+        for (int64_t plane = 0; plane < x.planes; ++plane) {
+            for (int64_t t = 0; t < steps; ++t) {
+                const Word* image = words + ((t / 32) * x.planes + plane) * x.plane();
+                const int bit = t % 32;
+                for (int64_t r = 0; r < x.rows(); ++r) {
+                    const Word* row = image + r * window_height * x.row();
+                    int32_t* sum = sums.data() + r * x.used();
+                    #pragma omp simd
+                    for (int64_t w = 0; w < x.used(); ++w) {
+                        int32_t ones = row[w] >> bit & 1;
+                        for (int64_t i = 1; i < window_height; ++i) ones += row[i * x.row() + w] >> bit & 1;
+                        sum[w] = ones;
+                    }
+                }
+                add_columns<T, int32_t>(sums.data(), out + (t * x.planes + plane) * x.pooled(), x, scale);
+            }
+        }
+    }
+}
+""",
+}
+
+ENTRY = """
+extern "C" void pool(
+    const {source}* from, {target}* to, int64_t planes, int64_t height, int64_t width, int64_t depth, {steps}
+    double scale, int32_t threads
+) {{
+    {function}<{types}>(from, to, {{planes, height, width, depth}}, {given}({target})scale, threads);
+}}
+"""
