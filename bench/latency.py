@@ -1,6 +1,6 @@
 """``python -m bench latency``: how long the first training step of a process takes on a CPU, compiling included.
 
-Each network's step runs in a process of its own: first with an empty cache, where every loop over time is traced,
+Each network's step runs in a process of its own: first with an empty cache, where every loop is written,
 compiled and linked; then with what that process left, as every later run of a user finds it. The time counts from the
 end of the imports; theirs stands beside it. The cache is a temporary folder, so that the user's own is not touched.
 """
@@ -25,7 +25,7 @@ from .tables import aligned, write_json
 from .timing import machine
 
 ROOT = Path(__file__).resolve().parents[1]
-CACHE = "TORCHINDUCTOR_CACHE_DIR"
+CACHE = "TSSL_CACHE_DIR"
 
 
 @dataclass(frozen=True)

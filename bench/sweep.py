@@ -30,7 +30,7 @@ from .contenders import CONTENDERS, Contender, available
 from .gpu import why_not
 from .graphs import capture
 from .peak import peak_memory
-from .sweep_report import FLOOR, GRAPH, Row, compared, draw, exponents, report, table
+from .sweep_report import CHANNELS_LAST, FLOOR, GRAPH, Row, compared, draw, exponents, report, table
 from .tables import write_json
 from .timing import interleaved, machine
 from .works import INFERENCE, LIF, MODES, TRAINING, WHAT, Size, Step, floor, neuron_steps, work
@@ -43,7 +43,7 @@ def sizes(arguments: argparse.Namespace) -> Iterator[Size]:
     device = torch.device(arguments.device)
     neurons = arguments.neurons or [NEURONS.get(arguments.what)]
     for steps, batch, count, name in itertools.product(arguments.steps, arguments.batch, neurons, arguments.dtype):
-        yield Size(steps, batch, count, DTYPES[name], device)
+        yield Size(steps, batch, count, DTYPES[name], device, arguments.channels_last)
 
 
 def measure(
@@ -83,7 +83,7 @@ def measure(
     steps[FLOOR] = ready(floor(what, mode, size))
     finish = torch.cuda.synchronize if size.device.type == "cuda" else None
     seconds = interleaved(steps, rounds, finish)
-    where = size.device.type + (GRAPH if graph else "")
+    where = size.device.type + (GRAPH if graph else "") + (CHANNELS_LAST if size.channels_last else "")
     dtype = next(name for name, value in DTYPES.items() if value == size.dtype)
     count = neuron_steps(what, size)
     rows = []
@@ -146,6 +146,7 @@ def add_to(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=7, help="rounds, in each of which every case has its turn")
     parser.add_argument("--memory", action="store_true", help="peak memory too")
+    parser.add_argument("--channels-last", action="store_true", help="channels of images last in memory, for all")
     parser.add_argument("--graph", action="store_true", help="each step as one CUDA graph; needs a GPU")
     parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
     parser.add_argument("--png", metavar="FILE", help="also draw them to FILE")

@@ -15,6 +15,8 @@ from .tables import aligned
 FLOOR = "floor"
 GRAPH = ", graph"
 """Follows the type of the device where a step was one CUDA graph."""
+CHANNELS_LAST = ", channels last"
+"""The same where images lay channels last."""
 
 #: What makes two rows measurements of the same thing.
 IDENTITY = ("what", "mode", "name", "steps", "batch", "neurons", "dtype", "device", "rule")

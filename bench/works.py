@@ -47,13 +47,22 @@ ACTIVITY = 0.1
 
 @dataclass(frozen=True)
 class Size:
-    """How much work: T, samples, neurons of a sample (None where the network says), and where and in what type."""
+    """How much work: T, samples, neurons of a sample (None where the network says), and where and in what type.
+
+    ``channels_last`` puts the channels of images last in memory, for all contenders and the floor.
+    """
 
     steps: int
     batch: int
     neurons: int | None
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
+    channels_last: bool = False
+
+    def placed(self, module: nn.Module) -> nn.Module:
+        """A module where the work is done, in its type and memory format."""
+        module = module.to(self.device, self.dtype)
+        return module.to(memory_format=torch.channels_last) if self.channels_last else module
 
     def tensor(self, *shape: int, seed: int = 0) -> Tensor:
         """Normal numbers, the same on every device."""
@@ -194,7 +203,7 @@ def layer(what: str, contender: Contender, size: Size, rule: str) -> nn.Module:
     else:
         channels = max(1, size.neurons // IMAGE**2)
         ours = SpikingConv2d(INPUTS // 8, channels, 3, padding=1, rule=rule)
-    return as_contender(ours.to(size.device, size.dtype), contender, rule)
+    return as_contender(size.placed(ours), contender, rule)
 
 
 def layer_input(what: str, size: Size) -> Tensor:
@@ -223,8 +232,7 @@ def layer_step(module: nn.Module, what: str, mode: str, size: Size) -> Step:
 
 def network(what: str, contender: Contender, size: Size, rule: str) -> nn.Module:
     """The network of an experiment."""
-    ours = built(EXPERIMENTS[what], size.device, rule=rule).to(size.dtype)
-    return as_contender(ours, contender, rule)
+    return as_contender(size.placed(built(EXPERIMENTS[what], size.device, rule=rule)), contender, rule)
 
 
 def training_step(what: str, contender: Contender, size: Size, rule: str) -> TrainingStep:

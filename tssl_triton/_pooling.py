@@ -207,25 +207,25 @@ struct Images {
 };
 
 // The sums of all windows of a plane, times `scale`, from the sums of their columns.
-template <class T, class Sum> static inline void add_columns(const Sum* sums, T* out, Images x, T scale) {
+template <class T> static inline void add_columns(const T* sums, T* out, Images x, T scale) {
     const int64_t windows = x.rows() * x.columns();
     if (x.depth == 1) {
         #pragma omp simd
         for (int64_t w = 0; w < windows; ++w) {
-            Sum sum = sums[w * window_width];
+            T sum = sums[w * window_width];
             for (int64_t j = 1; j < window_width; ++j) sum += sums[w * window_width + j];
-            out[w] = (T)sum * scale;
+            out[w] = sum * scale;
         }
         return;
     }
     for (int64_t w = 0; w < windows; ++w) {
-        const Sum* from = sums + w * window_width * x.depth;
+        const T* from = sums + w * window_width * x.depth;
         T* to = out + w * x.depth;
         #pragma omp simd
         for (int64_t c = 0; c < x.depth; ++c) {
-            Sum sum = from[c];
+            T sum = from[c];
             for (int64_t j = 1; j < window_width; ++j) sum += from[j * x.depth + c];
-            to[c] = (T)sum * scale;
+            to[c] = sum * scale;
         }
     }
 }
@@ -242,7 +242,7 @@ template <class T> static inline void add_plane(const T* in, T* out, Images x, T
             sum[w] = all;
         }
     }
-    add_columns<T, T>(sums, out, x, scale);
+    add_columns(sums, out, x, scale);
 }
 
 // The transpose: each window's gradient, times `scale`, at each of its elements; `wide` has room for one row of each.
@@ -300,23 +300,16 @@ template <class Word, class T>
 static void count(const Word* words, T* out, Images x, int64_t steps, T scale, int32_t threads) {
     #pragma omp parallel num_threads(threads) if(threads > 1 && x.many(1 << 13))
     {
-        std::vector<int32_t> sums(x.rows() * x.used());
+        std::vector<T> dense(x.plane()), sums(x.rows() * x.used());
+        T* const spikes = dense.data();
         #pragma omp for schedule(static)
         for (int64_t plane = 0; plane < x.planes; ++plane) {
             for (int64_t t = 0; t < steps; ++t) {
                 const Word* image = words + ((t / 32) * x.planes + plane) * x.plane();
                 const int bit = t % 32;
-                for (int64_t r = 0; r < x.rows(); ++r) {
-                    const Word* row = image + r * window_height * x.row();
-                    int32_t* sum = sums.data() + r * x.used();
-                    #pragma omp simd
-                    for (int64_t w = 0; w < x.used(); ++w) {
-                        int32_t ones = row[w] >> bit & 1;
-                        for (int64_t i = 1; i < window_height; ++i) ones += row[i * x.row() + w] >> bit & 1;
-                        sum[w] = ones;
-                    }
-                }
-                add_columns<T, int32_t>(sums.data(), out + (t * x.planes + plane) * x.pooled(), x, scale);
+                #pragma omp simd
+                for (int64_t n = 0; n < x.plane(); ++n) spikes[n] = (T)(int32_t)(image[n] >> bit & 1);
+                add_plane(spikes, out + (t * x.planes + plane) * x.pooled(), x, scale, sums.data());
             }
         }
     }
