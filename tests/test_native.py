@@ -20,6 +20,7 @@ from tssl_triton import (
     SpikingConv2d,
     SpikingLinear,
     SpikingSequential,
+    _cpp,
     _cpu,
     encoding,
     implementation,
@@ -28,6 +29,7 @@ from tssl_triton import (
     psc,
     unpack_spikes,
 )
+from tssl_triton._loops import Loop, Rows
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -158,6 +160,113 @@ def test_a_neuron_s_numbers_do_not_depend_on_its_place(dtype):
     many = spikes_and_gradient(y.repeat(1, 3, 20_011), grad.repeat(1, 3, 20_011))
     for one, all_of_them in zip(alone, many, strict=True):
         assert torch.equal(one.expand_as(all_of_them), all_of_them)
+
+
+def run_loop(window, *arguments):
+    """A window of one's own, compiled and called."""
+    Loop(window, arguments)(arguments)
+
+
+def test_exponential():
+    x = torch.cat([torch.linspace(-100.0, 88.0, 40_001), torch.linspace(-1.0, 1.0, 20_001), torch.tensor([math.nan])])
+    y = torch.empty_like(x)
+    run_loop(lambda given, out: out[0].copy_(torch.exp(given[0])), Rows(x[None], 0, 1), Rows(y[None], 0, 1))
+    want = x.double().exp()
+    near = x[:-1] > -87
+    assert relative_error_each(y[:-1][near], want[:-1][near]) < 2.0**-22  # two units in the last place
+    assert y[:-1][~near].abs().max() < 2e-38
+    assert y[-1].isnan()
+
+
+def relative_error_each(mine, want):
+    return ((mine.double() - want) / want).abs().max()
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_conversions_round_as_pytorch_does(narrow):
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**31), 2**31, (100_003,), generator=generator, dtype=torch.int64).to(torch.int32)
+    x = torch.cat([bits.view(torch.float32), torch.randn(1000), torch.tensor([0.0, -0.0, 1.00390625, 1.01171875])])
+    down, up = torch.empty(1, len(x), dtype=narrow), torch.empty(1, len(x))
+    run_loop(lambda given, out: out[0].copy_(given[0]), Rows(x[None], 0, 1), Rows(down, 0, 1))
+    run_loop(lambda given, out: out[0].copy_(given[0]), Rows(down, 0, 1), Rows(up, 0, 1))
+    want = x.to(narrow)
+    assert torch.equal(down[0].isnan(), want.isnan())
+    number = ~want.isnan()
+    assert torch.equal(down[0][number].view(torch.int16), want[number].view(torch.int16))
+    assert torch.equal(up[0][number], want[number].float())
+
+
+def test_rows_in_any_order_and_in_place():
+    x, total = torch.randn(4, 1000), torch.randn(2, 1000)
+    given = Rows(x, 3, 3, -1), Rows(x, 2, 2, 0), Rows(total, 1, 1), x[0].to(torch.int32), 5
+
+    def window(rows, same, out, word, number):
+        out[0].add_(rows[0] - rows[2] * 2.0 + same[1])
+        out[0].copy_(out[0] + ((word + number) >> 1))
+
+    want = total[1] + (x[3] - x[1] * 2.0 + x[2])
+    want = want + ((x[0].to(torch.int32) + 5) >> 1)
+    run_loop(window, *given)
+    assert torch.equal(total[1], want)
+
+
+def test_an_operation_without_c_plus_plus():
+    with pytest.raises(NotImplementedError, match=r"no C\+\+ for aten.sin.default; add it to tssl_triton/_loops.py"):
+        run_loop(lambda x: x[0].copy_(torch.sin(x[0])), Rows(torch.zeros(1, 3), 0, 1))
+
+
+STEP = """
+import torch
+from tssl_triton import implementation, lif
+y = torch.full((3, 1, 2), 2.0, requires_grad=True)
+lif(y).sum().backward()
+print(implementation("cpu"), y.grad.sum().item())
+"""
+
+
+def compiling_process(tmp_path, script=STEP, **environment):
+    """A process whose compiler notes when it is called; what it prints, and how often that was."""
+    log, wrapper = tmp_path / "calls", tmp_path / "compiler"
+    if not wrapper.exists():
+        wrapper.write_text(f'#!/bin/sh\necho call >> "{log}"\nexec {_cpp._compiler()[0]} "$@"\n')
+        wrapper.chmod(0o755)
+    log.write_text("")
+    environment = {**os.environ, "CXX": str(wrapper), "TSSL_CACHE_DIR": str(tmp_path / "cache"), **environment}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    return run.stdout.split(), len(log.read_text().split()), run.stderr
+
+
+def test_what_is_compiled_serves_the_next_process(tmp_path):
+    first, calls, _ = compiling_process(tmp_path)
+    assert first[0] == "native"
+    assert calls > 0
+    assert compiling_process(tmp_path)[:2] == (first, 0)
+    libraries = sorted((tmp_path / "cache").iterdir())
+    assert {library.suffix for library in libraries} == {".so"}  # nothing of the compiler's is left
+    libraries[0].write_bytes(b"cut off")
+    repaired, calls, _ = compiling_process(tmp_path)
+    assert repaired == first
+    assert calls > 0
+
+
+def test_a_cache_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    out, calls, _ = compiling_process(tmp_path, TSSL_CACHE_DIR=str(tmp_path / "file" / "cache"))
+    assert out[0] == "native"
+    assert calls > 0
+
+
+def test_a_compiler_with_arguments(tmp_path):
+    out, calls, _ = compiling_process(tmp_path, CXX=f"{tmp_path / 'compiler'} -DNOTHING")
+    assert out[0] == "native"
+    assert calls > 0
+
+
+def test_a_compiler_that_fails(tmp_path):
+    out, _, said = compiling_process(tmp_path, CXX="false")
+    assert out[0] == "eager"
+    assert "ended with status 1" in said
 
 
 def test_without_a_compiler_it_says_so_once_and_runs_eagerly(tmp_path):

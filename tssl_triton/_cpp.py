@@ -17,11 +17,12 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -77,29 +78,33 @@ def library(source: str) -> ctypes.CDLL:
         CompileError: with the first line that the compiler says.
     """
     compiler = _compiler()
-    made_of = "\0".join((source, *COMPILING, *_machine_flags(), compiler, _age(compiler), _processor()))
-    name = hashlib.sha256(made_of.encode()).hexdigest()[:32]
-    path = _folder() / f"{name}.so"
-    if path.exists():
+    made_of = "\0".join((source, *COMPILING, *_machine_flags(), *compiler, _age(compiler[0]), _processor()))
+    path = _folder() / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.so"
+    try:
         return ctypes.CDLL(str(path))
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        built = _built(compiler, source, Path(scratch))
-        loaded = ctypes.CDLL(str(built))
-        built.replace(path)
+    except OSError:  # it is not there, or damaged
+        pass
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            built = _built(compiler, source, Path(scratch))
+            loaded = ctypes.CDLL(str(built))
+            built.replace(path)
+    except OSError as error:
+        raise CompileError(f"{path.parent}: {error}") from error
     return loaded
 
 
-def _built(compiler: str, source: str, scratch: Path) -> Path:
+def _built(compiler: Sequence[str], source: str, scratch: Path) -> Path:
     """A library that loads, made in the folder ``scratch``."""
     text, compiled, linked = scratch / "loop.cpp", scratch / "loop.o", scratch / "loop.so"
     text.write_text(source)
     flags = [*COMPILING, *_machine_flags()]
     try:
-        _call(compiler, *flags, "-fopenmp", "-c", text, "-o", compiled)
+        _call(*compiler, *flags, "-fopenmp", "-c", text, "-o", compiled)
     except CompileError:  # such as Apple's clang++, which has no OpenMP: one thread then
-        _call(compiler, *flags, "-fopenmp-simd", "-c", text, "-o", compiled)
+        _call(*compiler, *flags, "-fopenmp-simd", "-c", text, "-o", compiled)
     for runtime in ((), ("-fopenmp",)):
-        _call(compiler, "-shared", compiled, "-o", linked, *runtime)
+        _call(*compiler, "-shared", compiled, "-o", linked, *runtime)
         try:
             ctypes.CDLL(str(linked))
         except OSError as error:
@@ -120,14 +125,14 @@ def _call(*command: str | Path) -> None:
         raise CompileError((said or [f"{command[0]} ended with status {done.returncode}"])[0].strip())
 
 
-def _compiler() -> str:
-    """Path of the C++ compiler."""
-    named = os.environ.get("CXX")
-    for candidate in (named,) if named else COMPILERS:
+def _compiler() -> list[str]:
+    """The C++ compiler: its path, and the arguments that CXX gives it."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    for candidate, *arguments in [named] if named else [[name] for name in COMPILERS]:
         found = shutil.which(candidate)
         if found:
-            return found
-    raise CompileError(f"{named or ', '.join(COMPILERS)}: not found")
+            return [found, *arguments]
+    raise CompileError(f"{' '.join(named) or ', '.join(COMPILERS)}: not found")
 
 
 def _machine_flags() -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Operators of neurons whose constants are learnt.
 
 They are those of `tssl_triton._ops` with one tensor more, the constants, and its gradient. Kernels have their constants
-compiled in; here they are data, and the windows of `tssl_triton._cpu` run on every device, compiled on a CPU, as PyTorch
-operations on a GPU. Backward keeps what it keeps there, and the constants.
+compiled in; here they are data, and the windows of `tssl_triton._cpu` run on every device, compiled on a CPU, as
+PyTorch operations on a GPU. Backward keeps what it keeps there, and the constants.
 """
 
 from __future__ import annotations

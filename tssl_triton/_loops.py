@@ -327,6 +327,8 @@ def _expression(func: Any, recorder: _Recorder, args: Any, options: Any, result:
     """The right side of the statement that an operation becomes."""
     dtype = result.dtype
     of = recorder.operand
+    if options.get("alpha", 1) != 1:
+        raise NotImplementedError(f"no C++ for {func} with alpha; write the product out")
     if func in _BINARY:
         return f"({TYPES[dtype]})(" + _BINARY[func].format(of(args[0], dtype), of(args[1], dtype)) + ")"
     if func in _COMPARISONS:
