@@ -145,12 +145,14 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
             _draw_lines(panel, of_mode, axis, names)
             panel.set_title(mode, fontsize="medium")
         _draw_bars(line[-1], of_mode, names)
-    figure.suptitle(title, fontsize="medium")
+    what, _, where = title.partition(": ")
+    figure.suptitle(f"{what}\n{where.replace(', torch', chr(10) + 'torch')}", fontsize="medium")
     figure.savefig(path, dpi=120)
 
 
 def _color(name: str, names: list[str]) -> str:
-    return "0.5" if name == FLOOR else f"C{names.index(name)}"
+    colors = [color for color in range(10) if color != 7]  # the cycle's grey is the floor's
+    return "0.5" if name == FLOOR else f"C{colors[names.index(name) % len(colors)]}"
 
 
 def _draw_lines(panel: Any, rows: list[Row], axis: str, names: list[str]) -> None:
@@ -183,6 +185,8 @@ def _draw_bars(panel: Any, rows: list[Row], names: list[str]) -> None:
     panel.margins(x=0.15)
     panel.axvline(1, color="0.3", lw=0.8)
     steps, batch, neurons, dtype = size
-    place = f"T = {steps}, batch {batch}" + (f", {neurons:,} neurons" if neurons else "") + f", {dtype}"
+    place = (
+        f"{shown[0].mode}: T = {steps}, batch {batch}" + (f", {neurons:,} neurons" if neurons else "") + f", {dtype}"
+    )
     panel.set_title(place, fontsize="medium")
     panel.set_xlabel(f"time, {OURS} = 1")
