@@ -1,8 +1,8 @@
 """The project's test command: ``python tests/run.py [pytest arguments]``.
 
 Triton decides when a kernel is defined whether it will be compiled or interpreted, so pytest runs as usual, and once
-with ``TRITON_INTERPRET=1`` for the tests that hold the Triton kernels against the reference. What is only compiled is
-a run of its own, so that two processes share the work evenly. Each has its share of the processors: more threads than
+with ``TRITON_INTERPRET=1`` for the tests that hold the Triton kernels against the reference. What is only compiled, and
+layers of interpreted kernels, are runs of their own, so that two processes share the work evenly. Each has its share of the processors: more threads than
 there are wait for one another in loops that cost several times the work.
 """
 
@@ -17,9 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = (
+INTERPRETED = {"TRITON_INTERPRET": "1"}
+RUNS = (  # the longest first
+    ("Triton kernels under the interpreter", INTERPRETED, ["tests/ops"]),
     ("CPU path, networks, training, packaging", {}, ["tests", "--ignore=tests/compile_only"]),
-    ("Triton kernels under the interpreter", {"TRITON_INTERPRET": "1"}, ["tests/ops", "tests/layers", "tests/static"]),
+    ("Layers and traffic of interpreted kernels", INTERPRETED, ["tests/layers", "tests/static"]),
     ("Triton kernels compiled for GPUs", {}, ["tests/compile_only"]),
 )
 AT_ONCE = 2

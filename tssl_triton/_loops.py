@@ -6,7 +6,8 @@ types. The loop keeps all that the window computes between reading its rows and 
 compiler makes vectors of it. The functions of `tssl_triton._cpu` thus stay the only place where the CPU's mathematics
 is written.
 
-Arithmetic is PyTorch's to the bit, but for the exponential, which differs from it by an ulp or two.
+Arithmetic is PyTorch's to the bit, but for the exponential, which differs from it by an ulp or two, and for subnormal
+numbers, which are 0.
 """
 
 from __future__ import annotations
@@ -354,6 +355,21 @@ PRELUDE = """\
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+
+// Numbers too small for a full mantissa count as 0 while one of these lives. What decays for hundreds of steps becomes
+// that small, and processors of this kind take a hundred cycles for each.
+struct Flushing {
+    const unsigned before = _mm_getcsr();
+    Flushing() { _mm_setcsr(before | 0x8040u); }
+    ~Flushing() { _mm_setcsr(before); }
+};
+#else
+struct Flushing {
+    Flushing() {}
+};
+#endif
 
 template <class To, class From> static inline To bits_of(From x) {
     static_assert(sizeof(To) == sizeof(From), "the same number of bits");
@@ -404,6 +420,7 @@ template <class T> static inline T* at(const int64_t* words, int64_t k) {
 
 PART = """
 static void part(int64_t first, int64_t end, const int64_t* words) {{
+    const Flushing flushing;
     {head}
     #pragma omp simd
     for (int64_t n = first; n < end; ++n) {{
