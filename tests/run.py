@@ -1,9 +1,9 @@
 """The project's test command: ``python tests/run.py [pytest arguments]``.
 
-Triton decides when a kernel is defined whether it will be compiled or interpreted, so pytest runs as usual, and once
-with ``TRITON_INTERPRET=1`` for the tests that hold the Triton kernels against the reference. What is only compiled, and
-layers of interpreted kernels, are runs of their own, so that two processes share the work evenly. Each has its share of the processors: more threads than
-there are wait for one another in loops that cost several times the work.
+Triton decides when a kernel is defined whether it will be compiled or interpreted, so pytest runs as usual, and with
+``TRITON_INTERPRET=1`` for the tests that hold the Triton kernels against the reference. What is only compiled, and
+layers of interpreted kernels, are runs of their own, so that two processes share the work evenly. Each has its share
+of the processors: more threads than there are wait for one another in loops that cost several times the work.
 """
 
 from __future__ import annotations
