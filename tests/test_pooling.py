@@ -155,6 +155,27 @@ def test_a_hook_sees_the_spikes(monkeypatch, hook, layer):
     assert not calls
 
 
+def test_a_forward_of_one_s_own_sees_the_spikes(monkeypatch):
+    calls = pooled_calls(monkeypatch)
+
+    class Layer(SpikingConv2d):
+        def forward(self, x, state=None):
+            return super().forward(x, state)
+
+    class Pool(SpikePool2d):
+        def forward(self, x):
+            return super().forward(x)
+
+    x = draw((3, 2, 2, 15, 14))
+    for net in (
+        SpikingSequential(Layer(2, 3, 5), SpikePool2d(2)),
+        SpikingSequential(SpikingConv2d(2, 3, 5), Pool(2)),
+        SpikingSequential(Layer(2, 3, 5), Layer(3, 4, 3)),
+    ):
+        assert net(x).shape[:2] == (3, 2)
+    assert not calls
+
+
 def test_peak_memory_holds_no_spikes_of_full_size():
     """Forward and backward of a layer and its pooling, each tensor as PyTorch's profiler reports it."""
     from bench.peak import peak_memory

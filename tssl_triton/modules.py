@@ -399,11 +399,15 @@ class SpikingSequential(nn.Sequential):
 def _hands_on(layer: nn.Module, following: nn.Module | None) -> bool:
     """Whether a layer may know what its spikes go into: packed bits or pooled sums then leave it in their place.
 
-    A hook on either expects to see the spikes.
+    A hook on either expects to see the spikes, and so does a user's subclass with a ``forward`` of its own.
     """
-    if not isinstance(layer, _WeightedLIF) or _hooked(layer) or following is None or _hooked(following):
+    if following is None or _hooked(layer) or _hooked(following) or not _is_plain(layer):
         return False
-    return isinstance(following, _WeightedLIF) or (type(following) is SpikePool2d and following.kind != "max")
+    return _is_plain(following) or (type(following) is SpikePool2d and following.kind != "max")
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    return isinstance(layer, _WeightedLIF) and type(layer).forward is _WeightedLIF.forward
 
 
 def _hooked(module: nn.Module) -> bool:
