@@ -145,8 +145,7 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
             _draw_lines(panel, of_mode, axis, names)
             panel.set_title(mode, fontsize="medium")
         _draw_bars(line[-1], of_mode, names)
-    what, _, where = title.partition(": ")
-    figure.suptitle(f"{what}\n{where.replace(', torch', chr(10) + 'torch')}", fontsize="medium")
+    figure.suptitle(title.replace(": ", "\n", 1).replace(", torch", "\ntorch", 1), fontsize="medium")
     figure.savefig(path, dpi=120)
 
 

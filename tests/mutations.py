@@ -140,7 +140,12 @@ MUTATIONS = (
     Mutation("pooling: bits of the first word", POOLING, "((t / 32) * x.planes + plane)", "plane"),
     Mutation("pooling: gradient not scaled", POOLING, "const T value = grad[w] * scale", "const T value = grad[w]"),
     Mutation("pooling: packed form forgotten", POOLED, ".followed_by(pool)", ""),
-    Mutation("pooling: state forgotten", POOLED, "flat(in_layout_of(state, current))", "None"),
+    Mutation(
+        "pooling: state forgotten",
+        POOLED,
+        "        checkpoints,\n        state,",
+        "        checkpoints,\n        None,",
+    ),
     Mutation("operators: gradient forgotten", OPERATORS, "if not torch.is_grad_enabled()", "if True"),
     Mutation("operators: modes not asked", OPERATORS, "torch._C._len_torch_dispatch_stack() > 0", "False"),
     Mutation("operators: tensors not looked at", OPERATORS, "type(tensor) not in _PLAIN or tensor.is_meta", "False"),

@@ -27,7 +27,22 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 Made = TypeVar("Made")
+
+TYPES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.float16: "_Float16",
+    torch.bfloat16: "bfloat16",
+    torch.uint8: "uint8_t",
+    torch.int16: "int16_t",
+    torch.int32: "int32_t",
+    torch.int64: "int64_t",
+    torch.bool: "bool",
+}
+"""What C++ calls the types of tensors."""
 
 COMPILERS = ("c++", "g++", "clang++")
 """Looked for in this order where the environment variable CXX names none."""
@@ -86,32 +101,29 @@ def library(source: str) -> ctypes.CDLL:
         pass
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            built = _built(compiler, source, Path(scratch))
-            loaded = ctypes.CDLL(str(built))
+            built, loaded = _built(compiler, source, Path(scratch))
             built.replace(path)
     except OSError as error:
         raise CompileError(f"{path.parent}: {error}") from error
     return loaded
 
 
-def _built(compiler: Sequence[str], source: str, scratch: Path) -> Path:
-    """A library that loads, made in the folder ``scratch``."""
-    text, compiled, linked = scratch / "loop.cpp", scratch / "loop.o", scratch / "loop.so"
+def _built(compiler: Sequence[str], source: str, scratch: Path) -> tuple[Path, ctypes.CDLL]:
+    """A library that loads, made in the folder ``scratch``, and loaded."""
+    text, compiled = scratch / "loop.cpp", scratch / "loop.o"
     text.write_text(source)
     flags = [*COMPILING, *_machine_flags()]
     try:
         _call(*compiler, *flags, "-fopenmp", "-c", text, "-o", compiled)
     except CompileError:  # such as Apple's clang++, which has no OpenMP: one thread then
         _call(*compiler, *flags, "-fopenmp-simd", "-c", text, "-o", compiled)
-    for runtime in ((), ("-fopenmp",)):
+    for name, runtime in (("loop.so", ()), ("loop-with-runtime.so", ("-fopenmp",))):
+        linked = scratch / name
         _call(*compiler, "-shared", compiled, "-o", linked, *runtime)
         try:
-            ctypes.CDLL(str(linked))
+            return linked, ctypes.CDLL(str(linked))
         except OSError as error:
             reason = error
-            linked = scratch / "loop-with-runtime.so"
-        else:
-            return linked
     raise CompileError(str(reason))
 
 

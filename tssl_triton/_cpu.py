@@ -244,12 +244,13 @@ def lif_forward(
         )
         _run(_lif_forward_window, recipe, *rows)
         return
-    before = _all(_zeros(3, current) if state is None else state)
+    state = _zeros(3, current) if state is None else state
+    before = _all(state)
     for t in range(0, steps, WINDOW):
         n = min(WINDOW, steps - t)
         after = _all(new_state) if t + n == steps else _checkpoint(checkpoints, t + n)
         if after is None:
-            after = _all(_zeros(3, current))
+            after = _all(torch.empty_like(state))
         _run(
             _lif_forward_window,
             recipe._replace(steps=n, carried=True),

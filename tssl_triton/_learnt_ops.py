@@ -14,7 +14,7 @@ from torch import Tensor
 from . import _cpu
 from ._layout import empty_rows, flat, in_layout_of, time_dense
 from ._operators import operator
-from ._ops import lif_outputs, parameters, told_rule
+from ._ops import fill_backward, fill_forward, lif_outputs, parameters, told_rule
 from .parameters import LIFParameters
 
 
@@ -45,13 +45,13 @@ def learnt_lif_forward(
     current = time_dense(current)
     spikes, words, checkpoints, new_state = lif_outputs(current, steps, keep, carry)
     if spikes.numel():
-        _cpu.lif_forward(
-            current=flat(current),
-            spikes=flat(spikes),
-            words=flat(words) if keep else None,
-            checkpoints=checkpoints if keep else None,
-            state=None if state is None else flat(in_layout_of(state, current)),
-            new_state=flat(new_state) if carry else None,
+        fill_forward(
+            _cpu.lif_forward,
+            current,
+            spikes,
+            (words, checkpoints) if keep else None,
+            state,
+            new_state if carry else None,
             params=options(reset, max_slope, warmup, variant),
             synapse=synapse,
             constants=flat(in_layout_of(constants, current)),
@@ -95,13 +95,14 @@ def learnt_lif_backward(
     grad_current = empty_rows(current.shape[0], current, current.dtype)
     grad_constants = empty_rows(3, current, constants.dtype).zero_()
     if grad_current.numel():
-        _cpu.lif_backward(
-            grad_spikes=flat(in_layout_of(grad_spikes, current)),
-            current=flat(current),
-            words=flat(words),
-            checkpoints=checkpoints,
-            state=None if state is None else flat(in_layout_of(state, current)),
-            grad_current=flat(grad_current),
+        fill_backward(
+            _cpu.lif_backward,
+            in_layout_of(grad_spikes, current),
+            current,
+            words,
+            checkpoints,
+            state,
+            grad_current,
             params=options(reset, max_slope, warmup, variant),
             synapse=synapse,
             rule=told_rule(window, width, peak, reset_gradient),

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import _cpp
+from ._cpp import TYPES
 from ._pooling import Sizes, SumPool, planes
 
 aten = torch.ops.aten
@@ -59,7 +60,7 @@ class Pooled(NamedTuple):
         if self.written:
             return list(self.tensor.new_empty(self.length, math.prod(self.images)))
         _, height, width, depth = self.images
-        pooled = self._as_images(self.tensor[self.first : self.first + self.length], *self._pooled())
+        pooled = self._as_images(self.tensor[self.first : self.first + self.length], *self.pool.windows(height, width))
         dense = self.pool.spread(pooled, (len(pooled), depth, height, width))
         return list(dense.permute(0, 2, 3, 1).reshape(self.length, -1))
 
@@ -70,9 +71,6 @@ class Pooled(NamedTuple):
             sums = self.pool.sums(self._as_images(torch.stack(list(rows)), height, width))
             target = self.tensor[self.first : self.first + self.length]
             target.copy_(sums.permute(0, 2, 3, 1).reshape(target.shape))
-
-    def _pooled(self) -> tuple[int, int]:
-        return self.images.height // self.pool.size[0], self.images.width // self.pool.size[1]
 
     def _as_images(self, rows: Tensor, height: int, width: int) -> Tensor:
         """Rows as ``(R * planes, depth, height, width)``."""
@@ -153,18 +151,6 @@ def recorded(window: Callable[..., None], arguments: Sequence[Argument]) -> tupl
 
 # --- recording --------------------------------------------------------------------------------------------------
 
-TYPES = {
-    torch.float32: "float",
-    torch.float64: "double",
-    torch.float16: "_Float16",
-    torch.bfloat16: "bfloat16",
-    torch.uint8: "uint8_t",
-    torch.int16: "int16_t",
-    torch.int32: "int32_t",
-    torch.int64: "int64_t",
-    torch.bool: "bool",
-}
-
 
 @dataclass
 class _Value:
@@ -175,7 +161,11 @@ class _Value:
 
     def as_(self, dtype: torch.dtype) -> str:
         """The value converted to a type, as PyTorch converts it."""
-        return _converted(self.name, self.tensor.dtype, dtype)
+        if dtype == self.tensor.dtype:
+            return self.name
+        if self.tensor.dtype == torch.bool:  # a choice and not a cast, of which GCC makes no vectors
+            return f"({self.name} ? ({TYPES[dtype]})1 : ({TYPES[dtype]})0)"
+        return f"({TYPES[dtype]}){self.name}"
 
 
 class _Recorder(TorchDispatchMode):
@@ -279,13 +269,6 @@ def _literal(number: float | bool, dtype: torch.dtype) -> str:
         return f"({TYPES[dtype]}){int(number)}"
     value = float(number)
     return f"({TYPES[dtype]})({value.hex() if math.isfinite(value) else f'{math.copysign(1, value)} / 0.0'})"
-
-
-def _converted(name: str, source: torch.dtype, target: torch.dtype) -> str:
-    if source == target:
-        return name
-    # A choice and not a cast, of which GCC makes no vectors.
-    return f"({name} ? ({TYPES[target]})1 : ({TYPES[target]})0)" if source == torch.bool else f"({TYPES[target]}){name}"
 
 
 # --- operations -------------------------------------------------------------------------------------------------

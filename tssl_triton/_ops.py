@@ -94,8 +94,10 @@ def lif_forward(
     params = parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
     current = time_dense(current)
     spikes, words, checkpoints, new_state = lif_outputs(current, steps, keep, carry)
-    kept = (words, checkpoints) if keep else None
-    _fill_forward(current, spikes, kept, state, new_state if carry else None, params, synapse)
+    if spikes.numel():
+        beside = (words, checkpoints) if keep else None, state, new_state if carry else None
+        run = _backend(current.device).lif_forward
+        fill_forward(run, current, spikes, *beside, params=params, synapse=synapse)
     return spikes, words, checkpoints, new_state
 
 
@@ -104,29 +106,50 @@ def _(current: Tensor, state: Tensor | None, steps: int, synapse: bool, keep: bo
     return lif_outputs(time_dense(current), steps, keep, carry)
 
 
-def _fill_forward(
+def fill_forward(
+    run: Callable[..., None],
     current: Tensor,
     spikes: Tensor,
     kept: tuple[Tensor, Tensor] | None,
     state: Tensor | None,
     new_state: Tensor | None,
-    params: LIFParameters,
-    synapse: bool,
+    **options: Any,
 ) -> None:
-    """Have the implementation write ``spikes``, words and checkpoints ``kept`` for backward, and ``new_state``, those
-    that are not None, from time-dense ``current``."""
+    """Have an implementation's ``run`` write ``spikes``, words and checkpoints ``kept`` for backward, and
+    ``new_state``, those that are not None, from time-dense ``current``; it takes ``options`` as they are."""
     words, checkpoints = kept or (None, None)
-    if spikes.numel():
-        _backend(current.device).lif_forward(
-            current=flat(current),
-            spikes=flat(spikes),
-            words=None if words is None else flat(words),
-            checkpoints=checkpoints,
-            state=None if state is None else flat(in_layout_of(state, current)),
-            new_state=None if new_state is None else flat(new_state),
-            params=params,
-            synapse=synapse,
-        )
+    run(
+        current=flat(current),
+        spikes=flat(spikes),
+        words=None if words is None else flat(words),
+        checkpoints=checkpoints,
+        state=None if state is None else flat(in_layout_of(state, current)),
+        new_state=None if new_state is None else flat(new_state),
+        **options,
+    )
+
+
+def fill_backward(
+    run: Callable[..., None],
+    grad_spikes: Tensor,
+    current: Tensor,
+    words: Tensor,
+    checkpoints: Tensor,
+    state: Tensor | None,
+    grad_current: Tensor,
+    **options: Any,
+) -> None:
+    """Have an implementation's ``run`` write ``grad_current`` from the gradient of spikes, in their layout, and what
+    forward kept; it takes ``options`` as they are."""
+    run(
+        grad_spikes=flat(grad_spikes),
+        current=flat(current),
+        words=flat(words),
+        checkpoints=checkpoints,
+        state=None if state is None else flat(in_layout_of(state, current)),
+        grad_current=flat(grad_current),
+        **options,
+    )
 
 
 def lif_outputs(current: Tensor, steps: int, keep: bool, carry: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -173,16 +196,9 @@ def lif_backward(
         backward = backend.lif_backward
         if rule is not None:
             backward = functools.partial(backend.surrogate_backward, rule=rule)
-        backward(
-            grad_spikes=flat(in_layout_of(grad_spikes, current)),
-            current=flat(current),
-            words=flat(words),
-            checkpoints=checkpoints,
-            state=None if state is None else flat(in_layout_of(state, current)),
-            grad_current=flat(grad_current),
-            params=params,
-            synapse=synapse,
-        )
+        kept = current, words, checkpoints, state
+        grads = in_layout_of(grad_spikes, current)
+        fill_backward(backward, grads, *kept, grad_current, params=params, synapse=synapse)
     return grad_current
 
 
@@ -229,7 +245,10 @@ def lif_inference(
     params = parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
     current = time_dense(current)
     spikes, new_state = _inference_outputs(current, steps, carry)
-    _fill_forward(current, spikes, None, state, new_state if carry else None, params, synapse)
+    if spikes.numel():
+        beside = None, state, new_state if carry else None
+        run = _backend(current.device).lif_forward
+        fill_forward(run, current, spikes, *beside, params=params, synapse=synapse)
     return spikes, new_state
 
 

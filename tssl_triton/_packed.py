@@ -47,14 +47,13 @@ class Packed:
     def rebuild(self, tensors: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
         """The dense tensor, from what `tensors` returned."""
         words, *others = tensors
-        rest, then = iter(others), iter(self.then)
-        dense = None
-        if self.then and isinstance(self.then[0][0], SumPool):
-            dense = self.then[0][0].of_bits(words, self.steps, dtype)
+        rest, then, dense = iter(others), list(self.then), None
+        if then and isinstance(then[0][0], SumPool):
+            dense = then[0][0].of_bits(words, self.steps, dtype)
         if dense is None:
             dense = _ops.unpack(words, self.steps, dtype)
         else:
-            next(then)  # done
+            del then[0]
         for function, needed in then:
             dense = function(dense, *(next(rest) for _ in needed))
         return dense

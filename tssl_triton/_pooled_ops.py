@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from . import _cpu, _ops, _packed
-from ._layout import empty_rows, flat, in_layout_of, time_dense
+from ._layout import empty_rows, time_dense
 from ._operators import operator
-from ._pooling import TYPES, Sizes, SumPool, memory_format
+from ._pooling import REALS, Sizes, SumPool, are_images, memory_format
 from .encoding import StaticInput
 from .functional import LIFState, constants, stacked
 from .parameters import LIFParameters
@@ -28,9 +28,7 @@ def fits(current: Tensor, pool: SumPool) -> bool:
     if torch.compiler.is_compiling() or _ops.interpreting() or current.device.type != "cpu" or current.dim() != 5:
         return False
     large_enough = current.shape[3] >= pool.size[0] and current.shape[4] >= pool.size[1]
-    image = current[0]
-    dense = image.is_contiguous() or image.is_contiguous(memory_format=torch.channels_last)
-    return current.dtype in TYPES and large_enough and dense and current.numel() > 0
+    return current.dtype in REALS and large_enough and are_images(current[0])
 
 
 def pooled_lif(
@@ -72,13 +70,13 @@ def lif_pool_forward(
     """As `_ops.lif_forward`, with the pooled spikes ``(T, B, C, H', W')`` in the place of the spikes."""
     pool = SumPool((window_height, window_width), scale)
     pooled, words, checkpoints, new_state = _outputs(current, steps, keep, carry, pool)
-    _cpu.lif_forward(
-        current=flat(current),
-        spikes=flat(pooled),
-        words=flat(words) if keep else None,
-        checkpoints=checkpoints if keep else None,
-        state=None if state is None else flat(in_layout_of(state, current)),
-        new_state=flat(new_state) if carry else None,
+    _ops.fill_forward(
+        _cpu.lif_forward,
+        current,
+        pooled,
+        (words, checkpoints) if keep else None,
+        state,
+        new_state if carry else None,
         params=_ops.parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant),
         synapse=True,
         pooling=(pool, Sizes.of(current[0])),
@@ -134,13 +132,14 @@ def lif_pool_backward(
     """Gradient with respect to ``current``, in its shape, of the gradient of the pooled spikes."""
     grad_current = empty_rows(current.shape[0], current, current.dtype)
     grads = grad_pooled.flatten(0, 1).contiguous(memory_format=memory_format(current[0]))
-    _cpu.lif_backward(
-        grad_spikes=flat(grads.unflatten(0, grad_pooled.shape[:2])),
-        current=flat(current),
-        words=flat(words),
-        checkpoints=checkpoints,
-        state=None if state is None else flat(in_layout_of(state, current)),
-        grad_current=flat(grad_current),
+    _ops.fill_backward(
+        _cpu.lif_backward,
+        grads.unflatten(0, grad_pooled.shape[:2]),
+        current,
+        words,
+        checkpoints,
+        state,
+        grad_current,
         params=_ops.parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant),
         synapse=True,
         rule=_ops.told_rule(window, width, peak, reset_gradient),

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from . import _cpp
 
-TYPES = {torch.float32: "float", torch.float64: "double"}
+REALS = (torch.float32, torch.float64)
+"""Types whose windows are summed here; sums of 16-bit numbers are PyTorch's, which rounds them once."""
+
 Function = Literal["add", "spread", "count"]
-WORDS = {torch.uint8: "uint8_t", torch.int16: "int16_t", torch.int32: "int32_t"}
 
 
 @dataclass(frozen=True)
@@ -69,27 +70,29 @@ class SumPool:
         run(grad, spread, Sizes.of(spread))
         return spread
 
+    def windows(self, height: int, width: int) -> tuple[int, int]:
+        """How many windows an image holds."""
+        return height // self.size[0], width // self.size[1]
+
     def pooled(self, x: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
         """What the sums of ``batch`` images like those of ``x (B, C, H, W)`` go into, in their memory format."""
         _, channels, height, width = x.shape
-        shape = batch, channels, height // self.size[0], width // self.size[1]
+        shape = batch, channels, *self.windows(height, width)
         return torch.empty(shape, dtype=dtype, memory_format=memory_format(x))
 
     def _function(self, function: Function, x: Tensor, dtype: torch.dtype) -> Callable[..., None] | None:
         """What calls the compiled function with tensors, to make something of ``dtype`` from x; None if x is not plain
         memory or there is no compiler."""
-        if torch.compiler.is_compiling() or x.device.type != "cpu" or type(x) is not Tensor or dtype not in TYPES:
+        if torch.compiler.is_compiling() or x.device.type != "cpu" or type(x) is not Tensor or dtype not in REALS:
             return None
-        images = x.flatten(0, -4)
-        dense = images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last)
-        if not dense or not images.numel():
+        if not are_images(x.flatten(0, -4)):
             return None
         compiled = _cpp.compiled(lambda: _compiled(function, self.size, x.dtype, dtype))
         if compiled is None:
             return None
 
-        def run(source: Tensor, target: Tensor, sizes: Sizes, *steps: int) -> None:
-            compiled(source.data_ptr(), target.data_ptr(), *sizes, *steps, self.scale, torch.get_num_threads())
+        def run(source: Tensor, target: Tensor, sizes: Sizes, steps: int = 1) -> None:
+            compiled(source.data_ptr(), target.data_ptr(), *sizes, steps, self.scale, torch.get_num_threads())
 
         return run
 
@@ -110,6 +113,11 @@ class Sizes(NamedTuple):
         return cls(batch, height, width, channels)
 
 
+def are_images(x: Tensor) -> bool:
+    """Whether ``x (B, C, H, W)`` is dense, channels first or last, and not empty."""
+    return x.numel() > 0 and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
+
+
 def memory_format(x: Tensor) -> torch.memory_format:
     """Of images ``(B, C, H, W)`` that are dense in one or the other."""
     return torch.contiguous_format if x.is_contiguous() else torch.channels_last
@@ -128,8 +136,8 @@ class _SumPool2d(torch.autograd.Function):
 
 
 def _adds_here(x: Tensor) -> bool:
-    """Whether windows of x are summed by this module; sums of 16-bit numbers are PyTorch's, which rounds them once."""
-    return x.device.type == "cpu" and x.dtype in TYPES
+    """Whether windows of x are summed by this module."""
+    return x.device.type == "cpu" and x.dtype in REALS
 
 
 # --- without a compiler -----------------------------------------------------------------------------------------
@@ -165,19 +173,9 @@ def _spread_strips(grad: Tensor, shape: Sequence[int], size: tuple[int, int]) ->
 @functools.cache
 def _compiled(function: Function, size: tuple[int, int], source: torch.dtype, target: torch.dtype) -> Any:
     """One of the functions below, compiled for windows of ``size`` and these types."""
-    kinds = [TYPES[target]] if function != "count" else [WORDS[source], TYPES[target]]
-    steps = "int64_t steps, " if function == "count" else ""
-    entry = ENTRY.format(
-        function=function,
-        types=", ".join(kinds),
-        source=kinds[0],
-        target=kinds[-1],
-        steps=steps,
-        given="steps, " if steps else "",
-    )
+    entry = ENTRY.format(source=_cpp.TYPES[source], target=_cpp.TYPES[target])
     call = _cpp.library("".join((planes(size), FUNCTIONS[function], entry))).pool
-    integers = [ctypes.c_int64] * (5 if steps else 4)
-    call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *integers, ctypes.c_double, ctypes.c_int32]
+    call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 5, ctypes.c_double, ctypes.c_int32]
     call.restype = None
     return call
 
@@ -274,7 +272,8 @@ template <class T> static inline void spread_plane(const T* grad, T* out, Images
 
 FUNCTIONS: dict[Function, str] = {
     "add": """
-template <class T> static void add(const T* in, T* out, Images x, T scale, int32_t threads) {
+template <class From, class T>
+static void run(const From* in, T* out, Images x, int64_t, T scale, int32_t threads) {
     #pragma omp parallel num_threads(threads) if(threads > 1 && x.many(1 << 15))
     {
         std::vector<T> sums(x.rows() * x.used());
@@ -285,7 +284,8 @@ template <class T> static void add(const T* in, T* out, Images x, T scale, int32
 }
 """,
     "spread": """
-template <class T> static void spread(const T* grad, T* out, Images x, T scale, int32_t threads) {
+template <class From, class T>
+static void run(const From* grad, T* out, Images x, int64_t, T scale, int32_t threads) {
     #pragma omp parallel num_threads(threads) if(threads > 1 && x.many(1 << 15))
     {
         std::vector<T> wide(x.rows() * x.used());
@@ -297,7 +297,7 @@ template <class T> static void spread(const T* grad, T* out, Images x, T scale, 
 """,
     "count": """
 template <class Word, class T>
-static void count(const Word* words, T* out, Images x, int64_t steps, T scale, int32_t threads) {
+static void run(const Word* words, T* out, Images x, int64_t steps, T scale, int32_t threads) {
     #pragma omp parallel num_threads(threads) if(threads > 1 && x.many(1 << 13))
     {
         std::vector<T> dense(x.plane()), sums(x.rows() * x.used());
@@ -317,11 +317,12 @@ static void count(const Word* words, T* out, Images x, int64_t steps, T scale, i
 """,
 }
 
+# `steps` is of what `count` reads.
 ENTRY = """
 extern "C" void pool(
-    const {source}* from, {target}* to, int64_t planes, int64_t height, int64_t width, int64_t depth, {steps}
+    const {source}* from, {target}* to, int64_t planes, int64_t height, int64_t width, int64_t depth, int64_t steps,
     double scale, int32_t threads
 ) {{
-    {function}<{types}>(from, to, {{planes, height, width, depth}}, {given}({target})scale, threads);
+    run(from, to, {{planes, height, width, depth}}, steps, ({target})scale, threads);
 }}
 """

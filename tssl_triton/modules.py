@@ -328,7 +328,8 @@ class SpikePool2d(nn.Module):
 
     def _pool(self, x: Tensor) -> Tensor:
         check_sequence("x", x)
-        return _weighted.max_pool2d(x, self.kernel_size) if self.sums is None else _weighted.pooled(x, self.sums)
+        pool = self.sums
+        return _weighted.max_pool2d(x, self.kernel_size) if pool is None else _weighted.pooled(x, pool)
 
     def extra_repr(self) -> str:
         return f"{self.kernel_size}, kind={self.kind!r}" + (f", scale={self.scale}" if self.kind == "sum" else "")
