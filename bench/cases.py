@@ -116,6 +116,20 @@ def backward_launch(p: Problem, **options: Any) -> Launch:
     )  # fmt: skip
 
 
+def learnt_forward_launch(p: Problem) -> Launch:
+    return neuron.lif_forward_launch(
+        p.tensor(p.steps), p.tensor(p.steps), p.words(), p.state(checkpoint_rows(p.steps)), None, None,
+        params=LIFParameters(), synapse=True, constants=p.state(3) + 2.0,
+    )  # fmt: skip
+
+
+def learnt_backward_launch(p: Problem) -> Launch:
+    return neuron.lif_backward_launch(
+        p.tensor(p.steps), p.tensor(p.steps), p.words(), p.state(checkpoint_rows(p.steps)), None, p.tensor(p.steps),
+        params=LIFParameters(), synapse=True, constants=p.state(3) + 2.0, grad_constants=p.state(3),
+    )  # fmt: skip
+
+
 def surrogate_launch(p: Problem, rule: Rule, **options: Any) -> Launch:
     gradient = rule.surrogate_gradient
     assert gradient is not None
@@ -182,6 +196,18 @@ OURS = (
         "lif backward, no warm-up",
         lambda p: backward_launch(p, warmup="off"),
         compulsory=lambda p: 3 * p.value_bytes + p.word_bytes,
+        loops=window_loop(3),
+    ),
+    Case(
+        "lif forward, learnt constants",
+        learnt_forward_launch,
+        compulsory=lambda p: 2 * p.value_bytes + p.word_bytes + 12 / p.steps,
+        loops=window_loop(2),
+    ),
+    Case(
+        "lif backward, learnt constants",
+        learnt_backward_launch,
+        compulsory=lambda p: 3 * p.value_bytes + p.word_bytes + 24 / p.steps,
         loops=window_loop(3),
     ),
     *(

@@ -3,7 +3,7 @@
 ``layout``
     how spikes are packed into words and time is cut into windows (plain Python, no Triton).
 ``membrane``
-    what the neuron's kernels share: the membrane's steps, its state in memory, its replay.
+    what the neuron's kernels share: the membrane's steps, its state in memory, its replay, constants that are learnt.
 ``neuron``
     the leaky integrate-and-fire neuron: forward, and the TSSL-BP backward.
 ``surrogate``

@@ -33,52 +33,64 @@ class NeuronConstants(Protocol):
     variant: str
 
 
+# A constant of the neurons, in lower case below, is a number known while compiling, or a block with one for each.
+
+
 @triton.jit
-def after_reset(u, fired, THRESHOLD: tl.constexpr, SUBTRACT: tl.constexpr):
+def spread(value, like):
+    """A constant as a block shaped as ``like``."""
+    if isinstance(value, tl.tensor):
+        return value
+    else:
+        return tl.full(like.shape, value, like.dtype)
+
+
+@triton.jit
+def after_reset(u, fired, threshold, SUBTRACT: tl.constexpr):
     """v[t] from u[t] and s[t]."""
     if SUBTRACT:
-        return tl.where(fired, u - THRESHOLD, u)
+        return tl.where(fired, u - threshold, u)
     else:
         return tl.where(fired, 0.0, u)
 
 
 @triton.jit
-def times_plus(x, FACTOR: tl.constexpr, y):
-    """FACTOR x + y, rounded once.
+def times_plus(x, factor, y):
+    """factor x + y, rounded once.
 
     Every sum of products is spelled out as such and no other is fused (`Launch.contract`). Which of two products a
     compiler fuses into their sum is its choice, and it chooses unlike for the neurons of one thread: equal neurons
     would differ in their last place by where they are in memory.
     """
-    return tl.fma(x, tl.full(x.shape, FACTOR, x.dtype), y)
+    return tl.fma(x, spread(factor, x), y)
 
 
 @triton.jit
-def reset_by(u, s, THRESHOLD: tl.constexpr, SUBTRACT: tl.constexpr):
+def reset_by(u, s, threshold, SUBTRACT: tl.constexpr):
     """The same from a spike that is 0.0 or 1.0: exact, and one instruction without a predicate."""
     if SUBTRACT:
-        return times_plus(s, -THRESHOLD, u)
+        return times_plus(s, -threshold, u)
     else:
         return tl.fma(-s, u, u)
 
 
 @triton.jit
-def membrane_step(v, i, ALPHA: tl.constexpr):
+def membrane_step(v, i, alpha):
     """u[t] from v[t-1] and i[t]."""
-    return times_plus(v, ALPHA, i)
+    return times_plus(v, alpha, i)
 
 
 @triton.jit
-def filter_step(before, x, BETA: tl.constexpr, INV_TAU_SYN: tl.constexpr):
+def filter_step(before, x, beta, inv_tau_syn):
     """One step of the synaptic filter: that of y, of a neuron's own spikes, and backwards of its error."""
-    return times_plus(x, INV_TAU_SYN, BETA * before)
+    return times_plus(x, inv_tau_syn, beta * before)
 
 
 @triton.jit
-def synapse_step(i, y, BETA: tl.constexpr, INV_TAU_SYN: tl.constexpr, SYNAPSE: tl.constexpr):
+def synapse_step(i, y, beta, inv_tau_syn, SYNAPSE: tl.constexpr):
     """i[t] from i[t-1] and y[t]."""
     if SYNAPSE:
-        return filter_step(i, y, BETA, INV_TAU_SYN)
+        return filter_step(i, y, beta, inv_tau_syn)
     else:
         return y
 
@@ -94,10 +106,28 @@ def reciprocal(x):
 
 
 @triton.jit
-def distance(u, THRESHOLD: tl.constexpr, SCALE: tl.constexpr):
+def distance(u, threshold, SCALE: tl.constexpr):
     """abs(SCALE (u - threshold))."""
-    x = times_plus(u, SCALE, tl.full(u.shape, -SCALE * THRESHOLD, u.dtype))
+    x = times_plus(u, SCALE, spread(threshold * -SCALE, u))
     return tl.maximum(x, -x)  # tl.abs fails under the interpreter
+
+
+@triton.jit
+def load_constants(constants_ptr, stride, mask, ACC: tl.constexpr):
+    """alpha, beta, 1/tau_mem, 1/tau_syn and the threshold of each neuron, from rows tau_mem, tau_syn and threshold."""
+    inv_tau_mem = _exact_reciprocal(tl.load(constants_ptr, mask=mask, other=1.0).to(ACC))
+    inv_tau_syn = _exact_reciprocal(tl.load(constants_ptr + stride, mask=mask, other=1.0).to(ACC))
+    threshold = tl.load(constants_ptr + 2 * stride, mask=mask, other=1.0).to(ACC)
+    return 1.0 - inv_tau_mem, 1.0 - inv_tau_syn, inv_tau_mem, inv_tau_syn, threshold
+
+
+@triton.jit
+def _exact_reciprocal(x):
+    """1/x to the last place, as the host divides: a neuron fires alike whether its constants are learnt or not."""
+    if x.dtype == tl.float64:
+        return 1.0 / x
+    else:
+        return tl.div_rn(tl.full(x.shape, 1.0, x.dtype), x)
 
 
 @triton.jit
@@ -116,6 +146,46 @@ def store_state(state_ptr, stride, mask, i, v, a):
 
 
 @triton.jit
+def time_constant_errors(of_tau_mem, of_tau_syn, emitted, u, rest, e, e_after, alpha, SYNAPSE: tl.constexpr):
+    """Both sums with a step added: of its dL/du and dL/dy, ``emitted`` and ``e``, u[t], v[t-1], and the next step's e.
+
+    As i[t] is beta i[t-1] + y[t] / tau_syn, the sum of e[t] (i[t-1] - y[t]) / tau_syn is that of e[t] (i[t-1] - i[t]),
+    or of i[t] (e[t+1] - e[t]) and the first step's e i[-1]; and i[t] = u[t] - alpha v[t-1]: y is not read again.
+    """
+    of_tau_mem = tl.fma(emitted, rest, of_tau_mem)
+    if SYNAPSE:
+        of_tau_syn = tl.fma(tl.fma(-alpha, rest, u), e_after - e, of_tau_syn)
+    return of_tau_mem, of_tau_syn
+
+
+@triton.jit
+def store_constant_errors(
+    grad_constants_ptr,
+    stride,
+    mask,
+    of_tau_mem,
+    of_tau_syn,
+    of_threshold,
+    e,  # of the first step
+    i,  # before it
+    inv_tau_mem,
+    SYNAPSE: tl.constexpr,
+    ADD: tl.constexpr,  # to what is there
+):
+    """The gradients of tau_mem, tau_syn and the threshold."""
+    of_tau_mem *= inv_tau_mem * inv_tau_mem
+    if SYNAPSE:
+        of_tau_syn = tl.fma(e, i, of_tau_syn)
+    if ADD:
+        of_tau_mem += tl.load(grad_constants_ptr, mask=mask, other=0.0)
+        of_tau_syn += tl.load(grad_constants_ptr + stride, mask=mask, other=0.0)
+        of_threshold += tl.load(grad_constants_ptr + 2 * stride, mask=mask, other=0.0)
+    tl.store(grad_constants_ptr, of_tau_mem, mask=mask)
+    tl.store(grad_constants_ptr + stride, of_tau_syn, mask=mask)
+    tl.store(grad_constants_ptr + 2 * stride, of_threshold, mask=mask)
+
+
+@triton.jit
 def replay(
     # tensors and size
     current_ptr,  # at the window's first step
@@ -126,11 +196,12 @@ def replay(
     i,
     v,
     a,
-    # constants and options
-    ALPHA: tl.constexpr,
-    BETA: tl.constexpr,
-    INV_TAU_SYN: tl.constexpr,
-    THRESHOLD: tl.constexpr,
+    # constants
+    alpha,
+    beta,
+    inv_tau_syn,
+    threshold,
+    # options
     SUBTRACT: tl.constexpr,
     SYNAPSE: tl.constexpr,
     STATIC: tl.constexpr,
@@ -150,13 +221,13 @@ def replay(
         if not STATIC:
             y = tl.load(current_ptr + k * stride, mask=mask, other=0.0).to(ACC)
         fired = ((bits >> k) & 1) != 0
-        i = synapse_step(i, y, BETA, INV_TAU_SYN, SYNAPSE)
-        u = membrane_step(v, i, ALPHA)
+        i = synapse_step(i, y, beta, inv_tau_syn, SYNAPSE)
+        u = membrane_step(v, i, alpha)
         us = us + (u,)  # noqa: RUF005 - the compiler knows concatenation, not unpacking
-        v = after_reset(u, fired, THRESHOLD, SUBTRACT)
+        v = after_reset(u, fired, threshold, SUBTRACT)
         if QUIET:
-            a = times_plus(a, BETA, tl.where(fired, INV_TAU_SYN, 0.0))
-            below |= tl.where(a < 0.25 * INV_TAU_SYN, 1 << k, 0)
+            a = times_plus(a, beta, tl.where(fired, inv_tau_syn, 0.0))
+            below |= tl.where(a < 0.25 * inv_tau_syn, 1 << k, 0)
     return us, below
 
 
@@ -169,13 +240,16 @@ def backward_launch(
     state: Tensor | None,
     grad_current: Tensor,
     *,
-    constants: dict[str, Any],
+    settings: dict[str, Any],
     synapse: bool,
     max_registers: int | None,
+    constants: Tensor | None,
+    grad_constants: Tensor | None,
+    carry: Tensor | None,
 ) -> Launch:
-    """The launch of a backward kernel, whose own arguments are ``constants``."""
+    """The launch of a backward kernel, whose own arguments are ``settings``."""
     steps, neurons = grad_spikes.shape
-    plan = plan_neurons(neurons, current.dtype)
+    plan = plan_neurons(neurons, current.dtype, constants is not None)
     arguments = {
         "grad_spikes_ptr": grad_spikes,
         "current_ptr": current,
@@ -183,11 +257,16 @@ def backward_launch(
         "checkpoints_ptr": checkpoints if len(checkpoints) else None,
         "state_ptr": state,
         "grad_current_ptr": grad_current,
+        "constants_ptr": constants,
+        "grad_constants_ptr": grad_constants,
+        "carry_ptr": carry,
         "N": neurons,
-        **constants,
+        **settings,
         "SYNAPSE": synapse,
         "STATIC": len(current) < steps,
         "HAS_STATE": state is not None,
+        "LEARNT": constants is not None,
+        "HAS_CARRY": carry is not None,
         **program(steps, current.dtype),
         "BLOCK": plan.block,
     }

@@ -22,7 +22,8 @@ packed mask and so are forward's own.
 
 Memory traffic per neuron-step in float32 (16 bits): forward reads y, writes s and 1 bit, 8.13 (4.13) bytes; backward
 reads G, y and the bit, writes e, 12.13 (6.13) bytes. Checkpoints of runs beyond 8 steps add 12 bytes per 8 steps
-to each. Tensors are ``(T, N)`` with N contiguous; arithmetic is float32, or float64 for float64 tensors.
+to each; learnt constants 12 bytes per neuron to forward and 24 to backward. Tensors are ``(T, N)`` with N contiguous;
+arithmetic is float32, or float64 for float64 tensors.
 """
 
 from __future__ import annotations
@@ -42,14 +43,17 @@ from .membrane import (
     distance,
     filter_step,
     forward_constants,
+    load_constants,
     load_state,
     membrane_step,
     program,
     reciprocal,
     replay,
     reset_by,
+    store_constant_errors,
     store_state,
     synapse_step,
+    time_constant_errors,
     times_plus,
 )
 from .plan import Launch, plan_neurons
@@ -62,9 +66,9 @@ SURROGATE_CLIP = 8.0
 
 
 @triton.jit
-def _sigmoid_power(u, THRESHOLD: tl.constexpr, CLIP: tl.constexpr, INV_WIDTH: tl.constexpr):
+def _sigmoid_power(u, threshold, CLIP: tl.constexpr, INV_WIDTH: tl.constexpr):
     """exp(-|x|) for x = (u - threshold) / width clipped to +-CLIP; the sigmoid's slope is the same for x and -x."""
-    x = distance(u, THRESHOLD, LOG2E * INV_WIDTH)
+    x = distance(u, threshold, LOG2E * INV_WIDTH)
     return tl.exp2(-tl.where(x < LOG2E * CLIP, x, LOG2E * CLIP))
 
 
@@ -81,10 +85,10 @@ def _forward_window(
     v,
     a,
     # constants
-    ALPHA: tl.constexpr,
-    BETA: tl.constexpr,
-    INV_TAU_SYN: tl.constexpr,
-    THRESHOLD: tl.constexpr,
+    alpha,
+    beta,
+    inv_tau_syn,
+    threshold,
     # options
     SUBTRACT: tl.constexpr,
     SYNAPSE: tl.constexpr,
@@ -100,11 +104,11 @@ def _forward_window(
     for k in tl.static_range(STEPS):
         if not STATIC:
             y = tl.load(current_ptr + k * stride, mask=mask, other=0.0).to(ACC)
-        i = synapse_step(i, y, BETA, INV_TAU_SYN, SYNAPSE)
-        u = membrane_step(v, i, ALPHA)
-        s = (u > THRESHOLD).to(ACC)
-        v = reset_by(u, s, THRESHOLD, SUBTRACT)
-        a = filter_step(a, s, BETA, INV_TAU_SYN)
+        i = synapse_step(i, y, beta, inv_tau_syn, SYNAPSE)
+        u = membrane_step(v, i, alpha)
+        s = (u > threshold).to(ACC)
+        v = reset_by(u, s, threshold, SUBTRACT)
+        a = filter_step(a, s, beta, inv_tau_syn)
         bits = times_plus(s.to(tl.float32), 1 << k, bits)
         # By way of float32: the interpreter has no cast from a boolean to bfloat16.
         tl.store(spikes_ptr + k * stride, s.to(tl.float32).to(spikes_ptr.dtype.element_ty), mask=mask)
@@ -121,10 +125,11 @@ def lif_forward_kernel(
     checkpoints_ptr,  # (3 full_windows, N), with KEEP and LONG
     state_ptr,  # (3, N), with HAS_STATE
     new_state_ptr,  # (3, N), with CARRY
+    constants_ptr,  # (3, N), with LEARNT: tau_mem, tau_syn, threshold
     # sizes
     N,
     full_windows,  # windows of WINDOW steps before the last one
-    # constants
+    # constants, where they are not LEARNT
     ALPHA: tl.constexpr,
     BETA: tl.constexpr,
     INV_TAU_SYN: tl.constexpr,
@@ -136,6 +141,7 @@ def lif_forward_kernel(
     KEEP: tl.constexpr,
     HAS_STATE: tl.constexpr,
     CARRY: tl.constexpr,
+    LEARNT: tl.constexpr,
     # shape of the program
     LONG: tl.constexpr,  # more than one window
     LAST: tl.constexpr,  # steps of the last window, 1..WINDOW
@@ -159,12 +165,16 @@ def lif_forward_kernel(
         v = tl.zeros([BLOCK], ACC)
         a = tl.zeros([BLOCK], ACC)
     word = tl.zeros([BLOCK], tl.int32)
+    if LEARNT:
+        alpha, beta, _, inv_tau_syn, threshold = load_constants(constants_ptr + start + n, stride, mask, ACC)
 
     if LONG:
         for w in range(full_windows):
             i, v, a, bits = _forward_window(
                 current_ptr, spikes_ptr, stride, mask, i, v, a,
-                ALPHA, BETA, INV_TAU_SYN, THRESHOLD, SUBTRACT, SYNAPSE, STATIC, WINDOW, ACC,
+                alpha if LEARNT else ALPHA, beta if LEARNT else BETA,
+                inv_tau_syn if LEARNT else INV_TAU_SYN, threshold if LEARNT else THRESHOLD,
+                SUBTRACT, SYNAPSE, STATIC, WINDOW, ACC,
             )  # fmt: skip
             if KEEP:
                 store_state(checkpoints_ptr + (3 * w) * stride + start + n, stride, mask, i, v, a)
@@ -179,7 +189,9 @@ def lif_forward_kernel(
 
     i, v, a, bits = _forward_window(
         current_ptr, spikes_ptr, stride, mask, i, v, a,
-        ALPHA, BETA, INV_TAU_SYN, THRESHOLD, SUBTRACT, SYNAPSE, STATIC, LAST, ACC,
+        alpha if LEARNT else ALPHA, beta if LEARNT else BETA,
+        inv_tau_syn if LEARNT else INV_TAU_SYN, threshold if LEARNT else THRESHOLD,
+        SUBTRACT, SYNAPSE, STATIC, LAST, ACC,
     )  # fmt: skip
     if KEEP:
         if LONG:
@@ -212,13 +224,18 @@ def _backward_window(
     delta,
     e,
     total,
+    # what steps after it add to the gradients of the constants, and e of the first of them
+    of_tau_mem,
+    of_tau_syn,
+    of_threshold,
+    e_after,
     # constants
-    ALPHA: tl.constexpr,
-    BETA: tl.constexpr,
-    INTRA: tl.constexpr,
-    LEAK: tl.constexpr,
-    INV_TAU_SYN: tl.constexpr,
-    THRESHOLD: tl.constexpr,
+    alpha,
+    beta,
+    intra,
+    leak,
+    inv_tau_syn,
+    threshold,
     MAX_SLOPE: tl.constexpr,
     SURROGATE_CLIP: tl.constexpr,
     INV_SURROGATE_WIDTH: tl.constexpr,
@@ -229,6 +246,8 @@ def _backward_window(
     STATIC: tl.constexpr,
     PAPER: tl.constexpr,
     WARMUP: tl.constexpr,
+    LEARNT: tl.constexpr,
+    RESET_ERROR: tl.constexpr,  # whether a threshold's error takes in what its subtraction leaves of the membrane
     STEPS: tl.constexpr,
     ACC: tl.constexpr,
 ):
@@ -236,14 +255,14 @@ def _backward_window(
     before = v
     us, below = replay(
         current_ptr, stride, mask, bits, i, v, a,
-        ALPHA, BETA, INV_TAU_SYN, THRESHOLD, SUBTRACT, SYNAPSE, STATIC, WARMUP == "psc", STEPS, ACC,
+        alpha, beta, inv_tau_syn, threshold, SUBTRACT, SYNAPSE, STATIC, WARMUP == "psc", STEPS, ACC,
     )  # fmt: skip
     for k in tl.static_range(STEPS - 1, -1, -1):
         g = tl.load(grad_spikes_ptr + k * stride, mask=mask, other=0.0).to(ACC)
         u = us[k]
         fired = ((bits >> k) & 1) != 0
         if k > 0:
-            rest = after_reset(us[k - 1], ((bits >> (k - 1)) & 1) != 0, THRESHOLD, SUBTRACT)
+            rest = after_reset(us[k - 1], ((bits >> (k - 1)) & 1) != 0, threshold, SUBTRACT)
         else:
             rest = before
         du = u - rest
@@ -251,7 +270,7 @@ def _backward_window(
         rise = tl.where(du > 1.0 / MAX_SLOPE, du, 1.0 / MAX_SLOPE)
         if WARMUP == "psc":
             # A spike lifts a above the bound of warm-up: a step needs kappa or the sigmoid, and one reciprocal serves.
-            power = _sigmoid_power(u, THRESHOLD, SURROGATE_CLIP, INV_SURROGATE_WIDTH)
+            power = _sigmoid_power(u, threshold, SURROGATE_CLIP, INV_SURROGATE_WIDTH)
             inverse = reciprocal(tl.where(fired, rise, 1.0 + power))
             kappa = inverse
         else:
@@ -260,15 +279,17 @@ def _backward_window(
             kappa = tl.where(du < 0.0, 0.0, kappa)
         # G + rho delta
         if SUBTRACT:
-            error = times_plus(delta, THRESHOLD * INTRA, g)
+            error = times_plus(delta, threshold * intra, g)
         else:
-            error = tl.fma(u * INTRA, delta, g)
-        delta = tl.where(fired, kappa * error, LEAK * delta)
+            error = tl.fma(u * intra, delta, g)
+        if LEARNT and RESET_ERROR:
+            of_threshold -= tl.where(fired, alpha * delta, 0.0)
+        delta = tl.where(fired, kappa * error, leak * delta)
         emitted = delta
         if PAPER:
             emitted = tl.where(fired, delta, 0.0)
         if WARMUP == "silent" or WARMUP == "always":
-            power = _sigmoid_power(u, THRESHOLD, SURROGATE_CLIP, INV_SURROGATE_WIDTH)
+            power = _sigmoid_power(u, threshold, SURROGATE_CLIP, INV_SURROGATE_WIDTH)
             inverse = reciprocal(1.0 + power)
             warm = any_spike == 0
         if WARMUP == "psc":
@@ -279,14 +300,25 @@ def _backward_window(
         elif WARMUP != "off":
             emitted = tl.where(warm, g * INV_SURROGATE_WIDTH * power * (inverse * inverse), emitted)
         if SYNAPSE:
-            e = filter_step(e, emitted, BETA, INV_TAU_SYN)
+            e = filter_step(e, emitted, beta, inv_tau_syn)
         else:
             e = emitted
+        if LEARNT:
+            of_tau_mem, of_tau_syn = time_constant_errors(
+                of_tau_mem, of_tau_syn, emitted, u, rest, e, e_after, alpha, SYNAPSE
+            )
+            # What crosses the threshold: all but what a silent step hands on.
+            if WARMUP == "off":
+                emitted = tl.where(fired, emitted, 0.0)
+            elif WARMUP != "always":
+                emitted = tl.where(fired | warm, emitted, 0.0)
+            of_threshold -= emitted
+        e_after = e
         if STATIC:
             total += e
         else:
             tl.store(grad_current_ptr + k * stride, e.to(grad_current_ptr.dtype.element_ty), mask=mask)
-    return delta, e, total
+    return delta, e, total, of_tau_mem, of_tau_syn, of_threshold
 
 
 @triton.jit(do_not_specialize=["full_windows", "words"])
@@ -298,11 +330,14 @@ def lif_backward_kernel(
     checkpoints_ptr,  # (3 full_windows, N), with LONG
     state_ptr,  # (3, N), with HAS_STATE
     grad_current_ptr,  # (T, N), or (1, N) with STATIC: the sum over time
+    constants_ptr,  # (3, N), with LEARNT: tau_mem, tau_syn, threshold
+    grad_constants_ptr,  # the same
+    carry_ptr,  # (2, N), with HAS_CARRY: (delta, e) of the step after the last; left at the first's
     # sizes
     N,
     full_windows,  # windows of WINDOW steps before the last one
     words,
-    # constants
+    # constants; those that are LEARNT are not read, but for the zeros
     ALPHA: tl.constexpr,
     BETA: tl.constexpr,
     INTRA: tl.constexpr,  # 1/tau_mem, or 0 without the intra-neuron term
@@ -319,6 +354,8 @@ def lif_backward_kernel(
     HAS_STATE: tl.constexpr,
     PAPER: tl.constexpr,
     WARMUP: tl.constexpr,  # "psc", "silent", "off" or "always"
+    LEARNT: tl.constexpr,
+    HAS_CARRY: tl.constexpr,  # gradients of constants are added to what is there
     # shape of the program
     LONG: tl.constexpr,
     LAST: tl.constexpr,
@@ -341,9 +378,18 @@ def lif_backward_kernel(
         for w in range(words):
             any_spike |= tl.load(words_ptr + w * stride, mask=mask, other=0).to(tl.int32)
 
-    delta = tl.zeros([BLOCK], ACC)
-    e = tl.zeros([BLOCK], ACC)
+    if HAS_CARRY:
+        delta = tl.load(carry_ptr + start + n, mask=mask, other=0.0).to(ACC)
+        e = tl.load(carry_ptr + stride + start + n, mask=mask, other=0.0).to(ACC)
+    else:
+        delta = tl.zeros([BLOCK], ACC)
+        e = tl.zeros([BLOCK], ACC)
     total = tl.zeros([BLOCK], ACC)
+    of_tau_mem = tl.zeros([BLOCK], ACC)
+    of_tau_syn = tl.zeros([BLOCK], ACC)
+    of_threshold = tl.zeros([BLOCK], ACC)
+    if LEARNT:
+        alpha, beta, inv_tau_mem, inv_tau_syn, threshold = load_constants(constants_ptr + start + n, stride, mask, ACC)
     if HAS_STATE:
         i0, v0, a0 = load_state(state_ptr + start + n, stride, mask, ACC)
     else:
@@ -364,10 +410,15 @@ def lif_backward_kernel(
     else:
         i, v, a = i0, v0, a0
         bits = tl.load(words_ptr, mask=mask, other=0).to(tl.int32)
-    delta, e, total = _backward_window(
+    delta, e, total, of_tau_mem, of_tau_syn, of_threshold = _backward_window(
         grad_spikes_ptr, current_ptr, grad_current_ptr, stride, mask, bits, any_spike, i, v, a, delta, e, total,
-        ALPHA, BETA, INTRA, LEAK, INV_TAU_SYN, THRESHOLD, MAX_SLOPE, SURROGATE_CLIP, INV_SURROGATE_WIDTH,
-        SUBTRACT, SUBTRACT or HAS_STATE, SYNAPSE, STATIC, PAPER, WARMUP, LAST, ACC,
+        of_tau_mem, of_tau_syn, of_threshold, tl.zeros([BLOCK], ACC),
+        alpha if LEARNT else ALPHA, beta if LEARNT else BETA,
+        inv_tau_mem if LEARNT and INTRA != 0 else INTRA, alpha if LEARNT and LEAK != 0 else LEAK,
+        inv_tau_syn if LEARNT else INV_TAU_SYN, threshold if LEARNT else THRESHOLD,
+        MAX_SLOPE, SURROGATE_CLIP, INV_SURROGATE_WIDTH,
+        SUBTRACT, SUBTRACT or HAS_STATE, SYNAPSE, STATIC, PAPER, WARMUP,
+        LEARNT, SUBTRACT and WARMUP != "always" and INTRA != 0, LAST, ACC,
     )  # fmt: skip
 
     # The full windows before it, latest first.
@@ -385,13 +436,26 @@ def lif_backward_kernel(
                 i, v, a = i0, v0, a0
             bits = tl.load(words_ptr + (w // PER_WORD) * stride, mask=mask, other=0).to(tl.int32)
             bits = bits >> (WINDOW * (w % PER_WORD))
-            delta, e, total = _backward_window(
+            delta, e, total, of_tau_mem, of_tau_syn, of_threshold = _backward_window(
                 grad_spikes_ptr, current_ptr, grad_current_ptr, stride, mask, bits, any_spike, i, v, a, delta, e, total,
-                ALPHA, BETA, INTRA, LEAK, INV_TAU_SYN, THRESHOLD, MAX_SLOPE, SURROGATE_CLIP, INV_SURROGATE_WIDTH,
-                SUBTRACT, SUBTRACT or HAS_STATE, SYNAPSE, STATIC, PAPER, WARMUP, WINDOW, ACC,
+                of_tau_mem, of_tau_syn, of_threshold, e,
+                alpha if LEARNT else ALPHA, beta if LEARNT else BETA,
+                inv_tau_mem if LEARNT and INTRA != 0 else INTRA, alpha if LEARNT and LEAK != 0 else LEAK,
+                inv_tau_syn if LEARNT else INV_TAU_SYN, threshold if LEARNT else THRESHOLD,
+                MAX_SLOPE, SURROGATE_CLIP, INV_SURROGATE_WIDTH,
+                SUBTRACT, SUBTRACT or HAS_STATE, SYNAPSE, STATIC, PAPER, WARMUP,
+                LEARNT, SUBTRACT and WARMUP != "always" and INTRA != 0, WINDOW, ACC,
             )  # fmt: skip
     if STATIC:
         tl.store(grad_current_ptr, total.to(grad_current_ptr.dtype.element_ty), mask=mask)
+    if LEARNT:
+        store_constant_errors(
+            grad_constants_ptr + start + n, stride, mask,
+            of_tau_mem, of_tau_syn, of_threshold, e, i0, inv_tau_mem, SYNAPSE, HAS_CARRY,
+        )  # fmt: skip
+    if HAS_CARRY:
+        tl.store(carry_ptr + start + n, delta, mask=mask)
+        tl.store(carry_ptr + stride + start + n, e, mask=mask)
 
 
 def lif_forward(
@@ -404,14 +468,16 @@ def lif_forward(
     *,
     params: NeuronConstants,
     synapse: bool,
+    constants: Tensor | None = None,
 ) -> None:
     """Fill ``spikes (T, N)``, packed ``words``, ``checkpoints`` and ``new_state (3, N)`` from ``current``.
 
     ``current`` is ``(T, N)``, or ``(1, N)`` where one input serves all steps. ``words``, ``checkpoints`` and
-    ``new_state`` may be None: they are not written then. A ``state`` of None is a neuron at rest.
+    ``new_state`` may be None: they are not written then. A ``state`` of None is a neuron at rest. Learnt ``constants
+    (3, N)`` stand for the numbers of ``params``.
     """
-    launch = lif_forward_launch(current, spikes, words, checkpoints, state, new_state, params=params, synapse=synapse)
-    launch.run(current)
+    tensors = current, spikes, words, checkpoints, state, new_state
+    lif_forward_launch(*tensors, params=params, synapse=synapse, constants=constants).run(current)
 
 
 def lif_forward_launch(
@@ -424,10 +490,11 @@ def lif_forward_launch(
     *,
     params: NeuronConstants,
     synapse: bool,
+    constants: Tensor | None = None,
 ) -> Launch:
     """The launch of `lif_forward`."""
     steps, neurons = spikes.shape
-    plan = plan_neurons(neurons, current.dtype)
+    plan = plan_neurons(neurons, current.dtype, constants is not None)
     arguments = {
         "current_ptr": current,
         "spikes_ptr": spikes,
@@ -435,6 +502,7 @@ def lif_forward_launch(
         "checkpoints_ptr": checkpoints if checkpoints is not None and len(checkpoints) else None,
         "state_ptr": state,
         "new_state_ptr": new_state,
+        "constants_ptr": constants,
         "N": neurons,
         **forward_constants(params),
         "SYNAPSE": synapse,
@@ -442,6 +510,7 @@ def lif_forward_launch(
         "KEEP": words is not None,
         "HAS_STATE": state is not None,
         "CARRY": new_state is not None,
+        "LEARNT": constants is not None,
         **program(steps, current.dtype),
         "BLOCK": plan.block,
     }
@@ -458,12 +527,19 @@ def lif_backward(
     *,
     params: NeuronConstants,
     synapse: bool,
+    constants: Tensor | None = None,
+    grad_constants: Tensor | None = None,
+    carry: Tensor | None = None,
 ) -> None:
-    """Fill ``grad_current``, shaped like ``current``, from ``grad_spikes (T, N)`` and what forward kept."""
-    launch = lif_backward_launch(
-        grad_spikes, current, words, checkpoints, state, grad_current, params=params, synapse=synapse
-    )
-    launch.run(current)
+    """Fill ``grad_current``, shaped like ``current``, from ``grad_spikes (T, N)`` and what forward kept.
+
+    With learnt ``constants (3, N)`` their gradients are written to ``grad_constants``. A run that is one part of a
+    longer one has a ``carry (2, N)``, which holds (delta, e) of the step after it, and then of its own first step;
+    gradients of constants are added to what is there.
+    """
+    tensors = grad_spikes, current, words, checkpoints, state, grad_current
+    beside = {"constants": constants, "grad_constants": grad_constants, "carry": carry}
+    lif_backward_launch(*tensors, params=params, synapse=synapse, **beside).run(current)
 
 
 def lif_backward_launch(
@@ -476,14 +552,20 @@ def lif_backward_launch(
     *,
     params: NeuronConstants,
     synapse: bool,
+    constants: Tensor | None = None,
+    grad_constants: Tensor | None = None,
+    carry: Tensor | None = None,
 ) -> Launch:
     """The launch of `lif_backward`."""
     # A long run in 16 bits needs up to 185 registers without warm-up. Left to itself, the assembler for sm_80 stops at
-    # 168, to fit a third program on the multiprocessor, and spills. Other launches keep the occupancy that it finds.
-    most = 255 if len(grad_spikes) > WINDOW and current.dtype.itemsize == 2 else None
+    # 168, to fit a third program on the multiprocessor, and spills; with learnt constants that for sm_90 stops at 64.
+    # Other launches keep the occupancy that it finds.
+    spills = (len(grad_spikes) > WINDOW and current.dtype.itemsize == 2) or constants is not None
+    most = 255 if spills else None
     return backward_launch(
         lif_backward_kernel, grad_spikes, current, words, checkpoints, state, grad_current,
-        constants=backward_constants(params, words), synapse=synapse, max_registers=most,
+        settings=backward_constants(params, words), synapse=synapse, max_registers=most,
+        constants=constants, grad_constants=grad_constants, carry=carry,
     )  # fmt: skip
 
 

@@ -73,17 +73,18 @@ def device_guard(x: Tensor) -> AbstractContextManager[Any]:
 _forced: LaunchPlan | None = None
 
 
-def plan_neurons(neurons: int, dtype: torch.dtype = torch.float32) -> LaunchPlan:
+def plan_neurons(neurons: int, dtype: torch.dtype = torch.float32, learnt: bool = False) -> LaunchPlan:
     """A plan for kernels that walk time with a block of neurons in registers.
 
     A thread takes as many neurons as make its accesses 128 bits wide: four of float32, eight of a 16-bit type, whose
-    state is float32 all the same; a window's membrane potentials still fit into registers. Small layers take smaller
-    blocks, down to one warp, so that their few neurons spread over more of the device: 256 programs are about two for
-    each multiprocessor of the large ones.
+    state is float32 all the same; a window's membrane potentials still fit into registers. Where constants are
+    ``learnt``, these and the sums of their gradients are registers of each neuron too, and a thread takes two. Small
+    layers take smaller blocks, down to one warp, so that their few neurons spread over more of the device: 256 programs
+    are about two for each multiprocessor of the large ones.
     """
     if _forced is not None:
         return _forced
-    per_warp = 32 * (8 if dtype.itemsize == 2 else 4)
+    per_warp = 32 * (2 if learnt else 8 if dtype.itemsize == 2 else 4)
     for num_warps in (4, 2):
         plan = LaunchPlan(block=per_warp * num_warps, num_warps=num_warps)
         if plan.grid(neurons) >= 256:

@@ -30,13 +30,18 @@ from .layout import WINDOW
 from .membrane import (
     LOG2E,
     NeuronConstants,
+    after_reset,
     backward_launch,
     distance,
     filter_step,
     forward_constants,
+    load_constants,
     load_state,
     reciprocal,
     replay,
+    spread,
+    store_constant_errors,
+    time_constant_errors,
     times_plus,
 )
 from .plan import Launch
@@ -52,21 +57,21 @@ class SurrogateConstants(Protocol):
 
 
 @triton.jit
-def surrogate_slope(u, THRESHOLD: tl.constexpr, SURROGATE: tl.constexpr, WIDTH: tl.constexpr, PEAK: tl.constexpr):
+def surrogate_slope(u, threshold, SURROGATE: tl.constexpr, WIDTH: tl.constexpr, PEAK: tl.constexpr):
     """f(u), which is PEAK at the threshold; z is the distance from it in units of WIDTH."""
     if SURROGATE == "rectangular":
-        unit = tl.where(distance(u, THRESHOLD, 1.0) < 0.5 * WIDTH, 1.0, 0.0)
+        unit = tl.where(distance(u, threshold, 1.0) < 0.5 * WIDTH, 1.0, 0.0)
     elif SURROGATE == "triangular":
-        z = distance(u, THRESHOLD, 1.0 / WIDTH)
+        z = distance(u, threshold, 1.0 / WIDTH)
         unit = tl.where(z < 1.0, 1.0 - z, 0.0)
     elif SURROGATE == "arctan":
-        z = times_plus(u, 1.0 / WIDTH, tl.full(u.shape, -THRESHOLD / WIDTH, u.dtype))
+        z = times_plus(u, 1.0 / WIDTH, spread(-threshold / WIDTH, u))
         unit = reciprocal(tl.fma(z, z, tl.full(z.shape, 1.0, z.dtype)))
     elif SURROGATE == "fast-sigmoid":
-        inverse = reciprocal(1.0 + distance(u, THRESHOLD, 1.0 / WIDTH))
+        inverse = reciprocal(1.0 + distance(u, threshold, 1.0 / WIDTH))
         unit = inverse * inverse
     else:
-        power = tl.exp2(-distance(u, THRESHOLD, LOG2E / WIDTH))
+        power = tl.exp2(-distance(u, threshold, LOG2E / WIDTH))
         if SURROGATE == "sigmoid":
             # sigma (1 - sigma) = power / (1 + power)^2, which is 1/4 at the threshold
             inverse = reciprocal(1.0 + power)
@@ -95,11 +100,16 @@ def _surrogate_window(
     delta,
     e,
     total,
+    # what steps after it add to the gradients of the constants, and e of the first of them
+    of_tau_mem,
+    of_tau_syn,
+    of_threshold,
+    e_after,
     # constants
-    ALPHA: tl.constexpr,
-    BETA: tl.constexpr,
-    INV_TAU_SYN: tl.constexpr,
-    THRESHOLD: tl.constexpr,
+    alpha,
+    beta,
+    inv_tau_syn,
+    threshold,
     WIDTH: tl.constexpr,
     PEAK: tl.constexpr,
     # options
@@ -108,6 +118,7 @@ def _surrogate_window(
     SUBTRACT: tl.constexpr,
     SYNAPSE: tl.constexpr,
     STATIC: tl.constexpr,
+    LEARNT: tl.constexpr,
     # shape of the program
     LONG: tl.constexpr,
     STEPS: tl.constexpr,
@@ -126,33 +137,48 @@ def _surrogate_window(
         bits = tl.load(words_ptr, mask=mask, other=0).to(tl.int32)
 
     # 2. Forward again.
+    before = v
     us, _ = replay(
         current_ptr, stride, mask, bits, i, v, a,
-        ALPHA, BETA, INV_TAU_SYN, THRESHOLD, SUBTRACT, SYNAPSE, STATIC, False, STEPS, ACC,
+        alpha, beta, inv_tau_syn, threshold, SUBTRACT, SYNAPSE, STATIC, False, STEPS, ACC,
     )  # fmt: skip
 
     # 3. And back.
     for k in tl.static_range(STEPS - 1, -1, -1):
         g = tl.load(grad_spikes_ptr + k * stride, mask=mask, other=0.0).to(ACC)
         u = us[k]
-        after = ALPHA * delta  # dL/dv[t]
+        fired = ((bits >> k) & 1) != 0
+        after = alpha * delta  # dL/dv[t]
+        if LEARNT and SUBTRACT and RESET_GRADIENT != "none":
+            of_threshold -= tl.where(fired, after, 0.0)
         if RESET_GRADIENT == "full":
             if SUBTRACT:
-                g = times_plus(after, -THRESHOLD, g)
+                g = times_plus(after, -threshold, g)
             else:
                 g = tl.fma(-u, after, g)
         if RESET_GRADIENT != "none" and not SUBTRACT:
-            after = tl.where(((bits >> k) & 1) != 0, 0.0, after)
-        delta = tl.fma(surrogate_slope(u, THRESHOLD, SURROGATE, WIDTH, PEAK), g, after)
+            after = tl.where(fired, 0.0, after)
+        slope = surrogate_slope(u, threshold, SURROGATE, WIDTH, PEAK)
+        delta = tl.fma(slope, g, after)
         if SYNAPSE:
-            e = filter_step(e, delta, BETA, INV_TAU_SYN)
+            e = filter_step(e, delta, beta, inv_tau_syn)
         else:
             e = delta
+        if LEARNT:
+            if k > 0:
+                rest = after_reset(us[k - 1], ((bits >> (k - 1)) & 1) != 0, threshold, SUBTRACT)
+            else:
+                rest = before
+            of_tau_mem, of_tau_syn = time_constant_errors(
+                of_tau_mem, of_tau_syn, delta, u, rest, e, e_after, alpha, SYNAPSE
+            )
+            of_threshold = tl.fma(-slope, g, of_threshold)
+        e_after = e
         if STATIC:
             total += e
         else:
             tl.store(grad_current_ptr + k * stride, e.to(grad_current_ptr.dtype.element_ty), mask=mask)
-    return delta, e, total
+    return delta, e, total, of_tau_mem, of_tau_syn, of_threshold
 
 
 @triton.jit(do_not_specialize=["full_windows"])
@@ -164,10 +190,13 @@ def surrogate_backward_kernel(
     checkpoints_ptr,  # (3 full_windows, N), with LONG
     state_ptr,  # (3, N), with HAS_STATE
     grad_current_ptr,  # (T, N), or (1, N) with STATIC: the sum over time
+    constants_ptr,  # (3, N), with LEARNT: tau_mem, tau_syn, threshold
+    grad_constants_ptr,  # the same
+    carry_ptr,  # (2, N), with HAS_CARRY: (delta, e) of the step after the last; left at the first's
     # sizes
     N,
     full_windows,  # windows of WINDOW steps before the last one
-    # constants
+    # constants; those of the neuron where they are not LEARNT
     ALPHA: tl.constexpr,
     BETA: tl.constexpr,
     INV_TAU_SYN: tl.constexpr,
@@ -181,6 +210,8 @@ def surrogate_backward_kernel(
     SYNAPSE: tl.constexpr,
     STATIC: tl.constexpr,
     HAS_STATE: tl.constexpr,
+    LEARNT: tl.constexpr,
+    HAS_CARRY: tl.constexpr,  # gradients of constants are added to what is there
     # shape of the program
     LONG: tl.constexpr,
     LAST: tl.constexpr,
@@ -200,9 +231,18 @@ def surrogate_backward_kernel(
     if LONG:
         checkpoints_ptr += start + n
 
-    delta = tl.zeros([BLOCK], ACC)
-    e = tl.zeros([BLOCK], ACC)
+    if HAS_CARRY:
+        delta = tl.load(carry_ptr + start + n, mask=mask, other=0.0).to(ACC)
+        e = tl.load(carry_ptr + stride + start + n, mask=mask, other=0.0).to(ACC)
+    else:
+        delta = tl.zeros([BLOCK], ACC)
+        e = tl.zeros([BLOCK], ACC)
     total = tl.zeros([BLOCK], ACC)
+    of_tau_mem = tl.zeros([BLOCK], ACC)
+    of_tau_syn = tl.zeros([BLOCK], ACC)
+    of_threshold = tl.zeros([BLOCK], ACC)
+    if LEARNT:
+        alpha, beta, inv_tau_mem, inv_tau_syn, threshold = load_constants(constants_ptr + start + n, stride, mask, ACC)
     if HAS_STATE:
         i, v, a = load_state(state_ptr + start + n, stride, mask, ACC)
     else:
@@ -216,10 +256,12 @@ def surrogate_backward_kernel(
         if not STATIC:
             current_ptr += full_windows * WINDOW * stride
             grad_current_ptr += full_windows * WINDOW * stride
-    delta, e, total = _surrogate_window(
+    delta, e, total, of_tau_mem, of_tau_syn, of_threshold = _surrogate_window(
         grad_spikes_ptr, current_ptr, grad_current_ptr, words_ptr, checkpoints_ptr, stride, mask, full_windows,
-        i, v, a, delta, e, total, ALPHA, BETA, INV_TAU_SYN, THRESHOLD, WIDTH, PEAK,
-        SURROGATE, RESET_GRADIENT, SUBTRACT, SYNAPSE, STATIC, LONG, LAST, WINDOW, PER_WORD, ACC,
+        i, v, a, delta, e, total, of_tau_mem, of_tau_syn, of_threshold, tl.zeros([BLOCK], ACC),
+        alpha if LEARNT else ALPHA, beta if LEARNT else BETA,
+        inv_tau_syn if LEARNT else INV_TAU_SYN, threshold if LEARNT else THRESHOLD, WIDTH, PEAK,
+        SURROGATE, RESET_GRADIENT, SUBTRACT, SYNAPSE, STATIC, LEARNT, LONG, LAST, WINDOW, PER_WORD, ACC,
     )  # fmt: skip
 
     # The full windows before it, latest first.
@@ -229,13 +271,23 @@ def surrogate_backward_kernel(
             if not STATIC:
                 current_ptr -= WINDOW * stride
                 grad_current_ptr -= WINDOW * stride
-            delta, e, total = _surrogate_window(
+            delta, e, total, of_tau_mem, of_tau_syn, of_threshold = _surrogate_window(
                 grad_spikes_ptr, current_ptr, grad_current_ptr, words_ptr, checkpoints_ptr, stride, mask,
-                full_windows - 1 - back, i, v, a, delta, e, total, ALPHA, BETA, INV_TAU_SYN, THRESHOLD, WIDTH, PEAK,
-                SURROGATE, RESET_GRADIENT, SUBTRACT, SYNAPSE, STATIC, LONG, WINDOW, WINDOW, PER_WORD, ACC,
+                full_windows - 1 - back, i, v, a, delta, e, total, of_tau_mem, of_tau_syn, of_threshold, e,
+                alpha if LEARNT else ALPHA, beta if LEARNT else BETA,
+                inv_tau_syn if LEARNT else INV_TAU_SYN, threshold if LEARNT else THRESHOLD, WIDTH, PEAK,
+                SURROGATE, RESET_GRADIENT, SUBTRACT, SYNAPSE, STATIC, LEARNT, LONG, WINDOW, WINDOW, PER_WORD, ACC,
             )  # fmt: skip
     if STATIC:
         tl.store(grad_current_ptr, total.to(grad_current_ptr.dtype.element_ty), mask=mask)
+    if LEARNT:
+        store_constant_errors(
+            grad_constants_ptr + start + n, stride, mask,
+            of_tau_mem, of_tau_syn, of_threshold, e, i, inv_tau_mem, SYNAPSE, HAS_CARRY,
+        )  # fmt: skip
+    if HAS_CARRY:
+        tl.store(carry_ptr + start + n, delta, mask=mask)
+        tl.store(carry_ptr + stride + start + n, e, mask=mask)
 
 
 def surrogate_backward(
@@ -249,12 +301,19 @@ def surrogate_backward(
     params: NeuronConstants,
     rule: SurrogateConstants,
     synapse: bool,
+    constants: Tensor | None = None,
+    grad_constants: Tensor | None = None,
+    carry: Tensor | None = None,
 ) -> None:
-    """Fill ``grad_current``, shaped like ``current``, from ``grad_spikes (T, N)`` and what forward kept."""
-    launch = surrogate_backward_launch(
-        grad_spikes, current, words, checkpoints, state, grad_current, params=params, rule=rule, synapse=synapse
-    )
-    launch.run(current)
+    """Fill ``grad_current``, shaped like ``current``, from ``grad_spikes (T, N)`` and what forward kept.
+
+    With learnt ``constants (3, N)`` their gradients are written to ``grad_constants``. A run that is one part of a
+    longer one has a ``carry (2, N)``, which holds (delta, e) of the step after it, and then of its own first step;
+    gradients of constants are added to what is there.
+    """
+    tensors = grad_spikes, current, words, checkpoints, state, grad_current
+    beside = {"constants": constants, "grad_constants": grad_constants, "carry": carry}
+    surrogate_backward_launch(*tensors, params=params, rule=rule, synapse=synapse, **beside).run(current)
 
 
 def surrogate_backward_launch(
@@ -268,18 +327,23 @@ def surrogate_backward_launch(
     params: NeuronConstants,
     rule: SurrogateConstants,
     synapse: bool,
+    constants: Tensor | None = None,
+    grad_constants: Tensor | None = None,
+    carry: Tensor | None = None,
 ) -> Launch:
     """The launch of `surrogate_backward`."""
-    constants: dict[str, Any] = {
+    settings: dict[str, Any] = {
         **forward_constants(params),
         "SURROGATE": rule.window,
         "WIDTH": rule.width,
         "PEAK": rule.peak,
         "RESET_GRADIENT": rule.reset_gradient,
     }
-    # Left to itself, the assembler may save a register of a long run for one more program at once, and spill.
-    most = 255 if len(grad_spikes) > WINDOW else None
+    # Left to itself, the assembler may save a register of a long run, or of one whose constants are learnt, for one
+    # more program at once, and spill.
+    most = 255 if len(grad_spikes) > WINDOW or constants is not None else None
     return backward_launch(
         surrogate_backward_kernel, grad_spikes, current, words, checkpoints, state, grad_current,
-        constants=constants, synapse=synapse, max_registers=most,
+        settings=settings, synapse=synapse, max_registers=most,
+        constants=constants, grad_constants=grad_constants, carry=carry,
     )  # fmt: skip

@@ -36,7 +36,7 @@ NEURON_TESTS = [
     "tests/ops/test_edges.py",
 ]
 RULE_TESTS = ["tests/ops/test_rules.py"]
-LEARNT_TESTS = ["tests/test_learnt.py", "tests/test_recurrent.py"]
+LEARNT_TESTS = ["tests/ops/test_learnt.py", "tests/layers/test_recurrent.py"]
 NATIVE_TESTS = ["tests/test_pooling.py", "tests/test_native.py"]
 FUSED_TESTS = ["tests/ops/test_fused.py", "tests/layers/test_fused_layers.py"]
 
@@ -52,11 +52,11 @@ class Mutation:
 
 
 MUTATIONS = (
-    Mutation("intra-neuron term: sign", KERNEL, "tl.fma(u * INTRA, delta, g)", "tl.fma(-u * INTRA, delta, g)"),
+    Mutation("intra-neuron term: sign", KERNEL, "tl.fma(u * intra, delta, g)", "tl.fma(-u * intra, delta, g)"),
     Mutation("intra-neuron term: sign", TSSL_LOOP, "g + rho * delta", "g - rho * delta"),
-    Mutation("intra-neuron term: dropped", KERNEL, "error = tl.fma(u * INTRA, delta, g)", "error = g"),
+    Mutation("intra-neuron term: dropped", KERNEL, "error = tl.fma(u * intra, delta, g)", "error = g"),
     Mutation("intra-neuron term: dropped", TSSL_LOOP, "g + rho * delta", "g"),
-    Mutation("leak path: dropped", KERNEL, "LEAK * delta)", "0.0 * delta)"),
+    Mutation("leak path: dropped", KERNEL, "leak * delta)", "0.0 * delta)"),
     Mutation("leak path: dropped", TSSL_LOOP, "else p.alpha * delta", "else 0.0 * delta"),
     Mutation("mask word: off by one", KERNEL, "s.to(tl.float32), 1 << k,", "s.to(tl.float32), 2 << k,"),
     Mutation("mask word: off by one", LOOP, "(fired.to(torch.int32) << k)", "(fired.to(torch.int32) << (k + 1))"),
@@ -69,7 +69,7 @@ MUTATIONS = (
         "torch.where(warm, g * slope, emitted)",
         "emitted",
     ),
-    Mutation("warm-up: own current not decaying", MEMBRANE, "times_plus(a, BETA,", "times_plus(a, 1.0,"),
+    Mutation("warm-up: own current not decaying", MEMBRANE, "times_plus(a, beta,", "times_plus(a, 1.0,"),
     Mutation("warm-up: own current not decaying", LOOP, "a = filtered(p, a, fired.to(i.dtype))", "a = a + fired"),
     Mutation(
         "slope: not bounded",
@@ -78,9 +78,9 @@ MUTATIONS = (
         "tl.where(du > 1e-9, du, 1e-9)",
     ),
     Mutation("slope: not bounded", TSSL_LOOP, "torch.clamp(du, min=1.0 / p.max_slope)", "du"),
-    Mutation("synapse: not transposed", KERNEL, "filter_step(e, emitted, BETA,", "filter_step(e, emitted, 0.0,"),
+    Mutation("synapse: not transposed", KERNEL, "filter_step(e, emitted, beta,", "filter_step(e, emitted, 0.0,"),
     Mutation("synapse: not transposed", LOOP, "filtered(p, e, emitted)", "emitted / p.tau_syn"),
-    Mutation("threshold: not strict", KERNEL, "s = (u > THRESHOLD)", "s = (u >= THRESHOLD)"),
+    Mutation("threshold: not strict", KERNEL, "s = (u > threshold)", "s = (u >= threshold)"),
     Mutation("threshold: not strict", LOOP, "fired = u > p.threshold", "fired = u >= p.threshold"),
     Mutation("no-intra: ignored", KERNEL, '== "no-intra"', '== "other"'),
     Mutation("no-intra: ignored", TSSL_LOOP, 'p.variant == "no-intra"', 'p.variant == "other"'),
@@ -90,14 +90,14 @@ MUTATIONS = (
     Mutation("warm-up only: ignored", TSSL_LOOP, 'if p.warmup == "always" else', 'if p.warmup == "other" else'),
     Mutation("surrogate: reset's path, sign", SURROGATE, "tl.fma(-u, after, g)", "tl.fma(u, after, g)"),
     Mutation("surrogate: reset's path, sign", SURROGATE_LOOP, "g = g - (u", "g = g + (u"),
-    Mutation("surrogate: threshold dropped", SURROGATE, "times_plus(after, -THRESHOLD, g)", "g"),
-    Mutation("surrogate: reset ignored", SURROGATE, "tl.where(((bits >> k) & 1) != 0, 0.0, after)", "after"),
+    Mutation("surrogate: threshold dropped", SURROGATE, "times_plus(after, -threshold, g)", "g"),
+    Mutation("surrogate: reset ignored", SURROGATE, "tl.where(fired, 0.0, after)", "after"),
     Mutation("surrogate: reset ignored", SURROGATE_LOOP, "torch.where(fired, 0.0, after)", "after"),
     Mutation("surrogate: SLAYER resets", SURROGATE, 'RESET_GRADIENT != "none" and', ""),
-    Mutation("surrogate: no leak", SURROGATE, "after = ALPHA * delta", "after = delta"),
+    Mutation("surrogate: no leak", SURROGATE, "after = alpha * delta", "after = delta"),
     Mutation("surrogate: no leak", SURROGATE_LOOP, "after = p.alpha * delta", "after = delta"),
     Mutation(
-        "surrogate: synapse not transposed", SURROGATE, "filter_step(e, delta, BETA,", "filter_step(e, delta, 0.0,"
+        "surrogate: synapse not transposed", SURROGATE, "filter_step(e, delta, beta,", "filter_step(e, delta, 0.0,"
     ),
     Mutation("surrogate: bits of another window", SURROGATE, "bits >> (WINDOW * (w % PER_WORD))", "bits >> 0"),
     Mutation("surrogate: checkpoint of another", SURROGATE, "3 * (w - 1) * stride", "0 * w * stride"),
@@ -122,6 +122,37 @@ MUTATIONS = (
     Mutation("learnt: synapse's memory forgotten", LEARNT, "step.current_before - step.weighted", "-step.weighted"),
     Mutation("learnt: alpha for tau_mem", LEARNT, "1.0 / (p.tau_mem * p.tau_mem)", "1.0"),
     Mutation("learnt: warm-up crosses no threshold", TSSL_LOOP, "fired | warm", "fired"),
+    Mutation("learnt: silent steps cross the threshold", KERNEL, "tl.where(fired | warm, emitted, 0.0)", "emitted"),
+    Mutation("learnt: warm-up crosses no threshold", KERNEL, "tl.where(fired | warm,", "tl.where(fired,"),
+    Mutation(
+        "learnt: reset takes no threshold away", KERNEL, "of_threshold -= tl.where(", "of_threshold -= 0.0 * tl.where("
+    ),
+    Mutation(
+        "learnt: reset takes no threshold away", SURROGATE, "-= tl.where(fired, after", "-= tl.where(fired, 0.0 * after"
+    ),
+    Mutation(
+        "learnt: window does not cross the threshold", SURROGATE, "tl.fma(-slope, g, of_threshold)", "of_threshold"
+    ),
+    Mutation("learnt: potential of the step before last", SURROGATE, "us[k - 1], ((bits", "us[k], ((bits"),
+    Mutation("learnt: alpha for tau_mem", MEMBRANE, "of_tau_mem *= inv_tau_mem * inv_tau_mem", "of_tau_mem *= 1.0"),
+    Mutation("learnt: synapse's memory forgotten", MEMBRANE, "u), e_after - e, of_tau_syn)", "u), -e, of_tau_syn)"),
+    Mutation("learnt: state before the run forgotten", MEMBRANE, "tl.fma(e, i, of_tau_syn)", "of_tau_syn"),
+    Mutation("learnt: parts not added up", MEMBRANE, "    if ADD:", "    if ADD and False:"),
+    Mutation(
+        "learnt: errors not carried",
+        KERNEL,
+        "tl.store(carry_ptr + start + n, delta,",
+        "tl.store(carry_ptr + start + n, e,",
+    ),
+    Mutation(
+        "learnt: errors not carried",
+        SURROGATE,
+        "tl.store(carry_ptr + start + n, delta,",
+        "tl.store(carry_ptr + start + n, e,",
+    ),
+    Mutation(
+        "learnt: errors not carried", LOOP, "_zeros(2, current) if carry is None else carry", "_zeros(2, current)"
+    ),
     Mutation("recurrent: V for its transpose", RECURRENT, "grad_y[t + 1], forth)", "grad_y[t + 1], forth.t())"),
     Mutation("recurrent: error of this step's neurons", RECURRENT, "g = torch.addmm(g, ", "torch.addmm(g, "),
     Mutation("recurrent: spikes of the same step", RECURRENT, "cat([first, spikes[:-1]])", "cat([spikes[1:], first])"),
@@ -166,8 +197,8 @@ def installed(target: Path, file: str) -> Path:
     return target / ("tssl_triton/" + file if file.startswith("kernels/") else file)
 
 
-def is_green(target: Path, file: str) -> bool:
-    """Whether the tests of ``file`` pass in the mode that runs it."""
+def is_green(target: Path, file: str, learnt: bool = False) -> bool:
+    """Whether the tests of ``file``, or of what is ``learnt`` in it, pass in the mode that runs it."""
     loops = LOOP, TSSL_LOOP, SURROGATE_LOOP, LEARNT, RECURRENT, OPERATORS
     native = CPP, LOOPS, POOLING, POOLED
     mode = {} if file in native else {"TSSL_CPU": "eager"} if file in loops else {"TRITON_INTERPRET": "1"}
@@ -175,7 +206,7 @@ def is_green(target: Path, file: str) -> bool:
         tests = NATIVE_TESTS
     elif file == OPERATORS:
         tests = ["tests/test_operators.py"]
-    elif file in (LEARNT, RECURRENT):
+    elif file in (LEARNT, RECURRENT) or learnt:
         tests = LEARNT_TESTS
     elif file == TSSL_LOOP:
         tests = [*NEURON_TESTS, *RULE_TESTS, *LEARNT_TESTS]
@@ -218,7 +249,7 @@ def main() -> int:
             path = installed(target, mutation.file)
             text = path.read_text()
             path.write_text(text.replace(mutation.old, mutation.new))
-            green = is_green(target, mutation.file)
+            green = is_green(target, mutation.file, mutation.name.startswith("learnt:"))
             path.write_text(text)
             print(f"{mutation.name:36} {mutation.file:22} {'SURVIVES' if green else 'red'}", flush=True)
             survivors += [mutation] if green else []

@@ -10,8 +10,6 @@ time steps as lists of rows: a row is written in place, with no stacking and no 
 synaptic current i, membrane potential v and postsynaptic current a. Constants that are learnt are three rows too:
 tau_mem, tau_syn and threshold of each neuron.
 
-On a GPU the same windows are eager PyTorch: they serve what has no Triton kernel, which is learnt constants and the
-single steps back of a recurrent layer.
 """
 
 from __future__ import annotations
@@ -278,20 +276,25 @@ def lif_backward(
     rule: Surrogate | None = None,
     constants: Tensor | None = None,
     grad_constants: Tensor | None = None,
+    carry: Tensor | None = None,
     pooling: Pooling | None = None,
 ) -> None:
     """Fill ``grad_current``, shaped like ``current``, from ``grad_spikes (T, N)`` and what forward kept.
 
-    A ``rule`` of None is TSSL-BP. The gradients of learnt ``constants (3, N)`` are added to ``grad_constants``. With a
-    ``pooling`` ``grad_spikes (T, N')`` is that of the pooled spikes.
+    A ``rule`` of None is TSSL-BP. The gradients of learnt ``constants (3, N)`` are written to ``grad_constants``. A run
+    that is one part of a longer one has a ``carry (2, N)``, which holds (delta, e) of the step after it, and then of
+    its own first step; gradients of constants are added to what is there. With a ``pooling`` ``grad_spikes (T, N')`` is
+    that of the pooled spikes.
     """
+    if grad_constants is not None and carry is None:
+        grad_constants.zero_()  # each window adds to it
     steps = len(grad_spikes)
     learnt = _all(constants), _all(grad_constants)
     recipe = _Recipe(
         steps, current.dtype, params, synapse, len(current) < steps, rule=rule, learnt=constants is not None
     )
     any_spike = functools.reduce(torch.bitwise_or, words) if rule is None and params.warmup == "silent" else None
-    if steps <= WINDOW and state is None:
+    if steps <= WINDOW and state is None and carry is None:
         rows = (
             _images(grad_spikes, 0, steps, pooling),
             _all(current),
@@ -304,7 +307,7 @@ def lif_backward(
         )
         _run(_lif_backward_window, recipe, *rows, *learnt)
         return
-    carry = _all(_zeros(2, current))
+    errors = _all(_zeros(2, current) if carry is None else carry)
     # A sum over windows is kept at full precision; the caller's tensor may be 16 bits wide.
     total = _zeros(1, current) if recipe.static else grad_current
     first = _all(_zeros(3, current) if state is None else state)
@@ -319,37 +322,12 @@ def lif_backward(
             t % WORD,
             any_spike,
             first if t == 0 else _checkpoint(checkpoints, t),
-            carry,
+            errors,
             _all(total) if recipe.static else Rows(grad_current, t, n),
             *learnt,
         )
     if recipe.static:
         grad_current.copy_(total)
-
-
-def lif_step_back(
-    grad_spikes: Tensor,
-    current: Tensor,
-    fired: Tensor,
-    any_spike: Tensor | None,
-    state: Tensor,
-    carry: Tensor,
-    grad_current: Tensor,
-    *,
-    params: LIFParameters,
-    rule: Surrogate | None,
-    constants: Tensor | None,
-    grad_constants: Tensor | None,
-) -> None:
-    """One step of `lif_backward`, all tensors ``(N,)`` but for the state before it ``(3, N)``.
-
-    ``fired`` is 0 or 1; ``any_spike`` says whether the neuron spikes in the whole run, None where warm-up does not ask;
-    ``carry (2, N)`` is (delta, e) of the step after it, and then of this one.
-    """
-    recipe = _Recipe(1, current.dtype, params, carried=True, rule=rule, learnt=constants is not None)
-    given = _all(grad_spikes[None]), _all(current[None]), fired, None, any_spike, _all(state), _all(carry)
-    learnt = _all(constants), _all(grad_constants)
-    _run(_lif_backward_window, recipe, *given, _all(grad_current[None]), *learnt)
 
 
 # One loop serves all rules; on a GPU the surrogate rules have a kernel of their own, under this name.

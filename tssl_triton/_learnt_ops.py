@@ -1,8 +1,8 @@
 """Operators of neurons whose constants are learnt.
 
-They are those of `tssl_triton._ops` with one tensor more, the constants, and its gradient. Kernels have their constants
-compiled in; here they are data, and the windows of `tssl_triton._cpu` run on every device, compiled on a CPU, as
-PyTorch operations on a GPU. Backward keeps what it keeps there, and the constants.
+They are those of `tssl_triton._ops` with one tensor more, the constants, and its gradient. Elsewhere constants are
+compiled into a kernel; here the same kernels and loops read a row of each. Backward keeps what it keeps there, and the
+constants.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from . import _cpu
+from . import _ops
 from ._layout import empty_rows, flat, in_layout_of, time_dense
 from ._operators import operator
-from ._ops import fill_backward, fill_forward, lif_outputs, parameters, told_rule
+from ._ops import backward_by, fill_backward, fill_forward, lif_outputs, parameters, told_rule
 from .parameters import LIFParameters
 
 
@@ -46,7 +46,7 @@ def learnt_lif_forward(
     spikes, words, checkpoints, new_state = lif_outputs(current, steps, keep, carry)
     if spikes.numel():
         fill_forward(
-            _cpu.lif_forward,
+            _ops._backend(current.device).lif_forward,
             current,
             spikes,
             (words, checkpoints) if keep else None,
@@ -93,10 +93,10 @@ def learnt_lif_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients with respect to ``current`` and ``constants``, in their shapes."""
     grad_current = empty_rows(current.shape[0], current, current.dtype)
-    grad_constants = empty_rows(3, current, constants.dtype).zero_()
+    grad_constants = empty_rows(3, current, constants.dtype)
     if grad_current.numel():
         fill_backward(
-            _cpu.lif_backward,
+            backward_by(told_rule(window, width, peak, reset_gradient), current.device),
             in_layout_of(grad_spikes, current),
             current,
             words,
@@ -105,7 +105,6 @@ def learnt_lif_backward(
             grad_current,
             params=options(reset, max_slope, warmup, variant),
             synapse=synapse,
-            rule=told_rule(window, width, peak, reset_gradient),
             constants=flat(in_layout_of(constants, current)),
             grad_constants=flat(grad_constants),
         )

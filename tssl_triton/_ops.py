@@ -58,6 +58,14 @@ def _backend(device: torch.device) -> ModuleType:
 parameters: Callable[..., LIFParameters] = functools.lru_cache(maxsize=256)(LIFParameters)
 
 
+def backward_by(rule: Surrogate | None, device: torch.device) -> Callable[..., None]:
+    """What walks neurons back by a learning rule on ``device``."""
+    backend = _backend(device)
+    if rule is None:
+        return backend.lif_backward
+    return functools.partial(backend.surrogate_backward, rule=rule)
+
+
 def told_rule(window: str, width: float, peak: float, reset_gradient: str) -> Surrogate | None:
     """The learning rule that an operator was told; no window is TSSL-BP."""
     return Surrogate(window, width, peak, reset_gradient) if window else None
@@ -189,16 +197,12 @@ def lif_backward(
 ) -> Tensor:
     """Gradient with respect to ``current``, in its shape: by TSSL-BP, or by the surrogate that ``window`` names."""
     params = parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
-    rule = told_rule(window, width, peak, reset_gradient)
     grad_current = empty_rows(current.shape[0], current, current.dtype)
     if grad_current.numel():
-        backend = _backend(current.device)
-        backward = backend.lif_backward
-        if rule is not None:
-            backward = functools.partial(backend.surrogate_backward, rule=rule)
+        run = backward_by(told_rule(window, width, peak, reset_gradient), current.device)
         kept = current, words, checkpoints, state
         grads = in_layout_of(grad_spikes, current)
-        fill_backward(backward, grads, *kept, grad_current, params=params, synapse=synapse)
+        fill_backward(run, grads, *kept, grad_current, params=params, synapse=synapse)
     return grad_current
 
 

@@ -1,12 +1,12 @@
 """Operators of a layer whose neurons hear one another: y[t] = x[t] + V s[t-1], step by step.
 
 Time cannot be fused: V s[t-1] has to be known before step t. Forward makes a product and a step of the neurons in turn;
-a step is the neurons' own operator with T = 1, on whichever device. Backward takes them in the other order. The error
-of a spike comes from above and through V from the step after it, G[t] = dL/ds[t] + V^T e[t+1]; one step of the learning
-rule makes e[t] of it, with (delta, e) carried as in a longer window. On a GPU that step is PyTorch operations.
+a step is a run of the neurons' own kernel or loop with T = 1. Backward takes them in the other order. The error of a
+spike comes from above and through V from the step after it, G[t] = dL/ds[t] + V^T e[t+1]; one step of the learning rule
+makes e[t] of it, with (delta, e) carried as in a longer window.
 
 For backward the layer keeps y, its spikes as bits, the state before every `WINDOW` steps, and V. The states between are
-worked out again, a window at a time, from y by the same operator.
+worked out again from y, a window at a time.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _cpu, _ops
+from . import _ops
 from ._autocast import Autocast
 from ._learnt import CONSTANTS
-from ._learnt_ops import learnt_lif_forward, options
+from ._learnt_ops import options
 from ._operators import operator
 from .kernels.layout import WINDOW, arithmetic_dtype, cdiv, word_count, word_dtype
 
@@ -57,7 +57,7 @@ def recurrent_forward(
         before: spikes of the step before the first, ``(B, H)``; None for none.
         keep: whether backward is to follow; what it needs is empty otherwise.
     """
-    settings = tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant
+    neurons = _neurons((tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant), constants)
     feed = feed.contiguous()
     back = weight.to(feed.dtype).t()
     spikes, words, kept_y, states, final = _outputs(feed, steps, keep)
@@ -67,28 +67,31 @@ def recurrent_forward(
     heard = torch.zeros_like(feed[0]) if before is None else before.to(feed.dtype)
     with Autocast(feed.device.type).again():
         for t in range(steps):
-            y = torch.addmm(feed[t if len(feed) > 1 else 0], heard, back)[None]
-            if keep:
-                kept_y[t].copy_(y[0])
+            y = kept_y[t] if keep else torch.empty_like(feed[0])
+            torch.addmm(feed[t if len(feed) > 1 else 0], heard, back, out=y)
             if keep and t % WINDOW == 0:
                 states[t // WINDOW].copy_(now)
-            fired, now = _one_step(y, now, constants, settings)
-            heard = fired[0]
-            spikes[t].copy_(heard)
+            now = _one_step(y[None], now, spikes[t : t + 1], neurons)
+            heard = spikes[t]
     final.copy_(now)
     if keep:
         words = _ops.pack(spikes, words.dtype)
     return spikes, words, kept_y, states, final
 
 
-def _one_step(y: Tensor, state: Tensor, constants: Tensor | None, settings: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    """Spikes ``(1, B, H)`` of the input ``y (1, B, H)``, and the state after them; settings are `LIFParameters`'."""
-    how = 1, True, False, True
+def _neurons(settings: tuple[Any, ...], constants: Tensor | None) -> dict[str, Any]:
+    """What a kernel or loop is told of the neurons; ``settings`` are those of `LIFParameters`."""
     if constants is None:
-        spikes, _, _, after = _ops.lif_forward(y, state, *how, *settings)
-    else:
-        spikes, _, _, after = learnt_lif_forward(y, constants, state, *how, *settings[len(CONSTANTS) :])
-    return spikes, after
+        return {"params": _ops.parameters(*settings), "synapse": True, "constants": None}
+    rows = constants.contiguous().flatten(1)
+    return {"params": options(*settings[len(CONSTANTS) :]), "synapse": True, "constants": rows}
+
+
+def _one_step(y: Tensor, state: Tensor, spikes: Tensor, neurons: dict[str, Any]) -> Tensor:
+    """Fill ``spikes (1, B, H)`` from ``y (1, B, H)``; the state after them."""
+    after = torch.empty_like(state)
+    _ops.fill_forward(_ops._backend(y.device).lif_forward, y, spikes, None, state, after, **neurons)
+    return after
 
 
 @recurrent_forward.register_fake
@@ -145,33 +148,34 @@ def recurrent_backward(
     steps = len(y)
     if not y.numel():
         return grad_y, grad_weight, grad_constants
-    settings = tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant
-    learning: dict[str, Any] = {
-        "params": _ops.parameters(*settings) if constants is None else options(*settings[len(CONSTANTS) :]),  # type: ignore[arg-type]
-        "rule": _ops.told_rule(window, width, peak, reset_gradient),
-        "constants": None if constants is None else constants.contiguous().flatten(1),
-        "grad_constants": None if constants is None else grad_constants.view(3, -1),
-    }
+    neurons = _neurons((tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant), constants)
+    sums = None if constants is None else grad_constants.view(3, -1)
     spikes = _ops.unpack(words, steps, y.dtype)
     forth = weight.to(y.dtype)
-    any_spike = (spikes != 0).any(0).flatten() if warmup == "silent" and not window else None
+    # A word of one step says in its second bit whether the neuron fires at any: where warm-up asks, it reads them all.
+    marks = spikes.to(torch.uint8)
+    if warmup == "silent" and not window:
+        marks += 2 * marks.amax(0)
+    walk_back = _ops.backward_by(_ops.told_rule(window, width, peak, reset_gradient), y.device)
+    no_checkpoints = states.new_empty((0, y[0].numel()))
     carry = states.new_zeros((2, y[0].numel()))
     with Autocast(y.device.type).again():
         for t in reversed(range(steps)):
             if t + 1 == steps or t % WINDOW == WINDOW - 1:
-                before_each = _states_of_window(y, t // WINDOW, states, constants, settings)
+                before_each = _states_of_window(y, t // WINDOW, states, neurons)
             g = grad_spikes[t]
             if t + 1 < steps:
                 g = torch.addmm(g, grad_y[t + 1], forth)
-            _cpu.lif_step_back(
-                g.flatten(),
-                y[t].flatten(),
-                spikes[t].flatten(),
-                any_spike,
-                before_each[t % WINDOW].flatten(1),
-                carry,
-                grad_y[t].view(-1),
-                **learning,
+            walk_back(
+                grad_spikes=g.view(1, -1),
+                current=y[t].view(1, -1),
+                words=marks[t].view(1, -1),
+                checkpoints=no_checkpoints,
+                state=before_each[t % WINDOW].flatten(1),
+                grad_current=grad_y[t].view(1, -1),
+                grad_constants=sums,
+                carry=carry,
+                **neurons,
             )
         first = torch.zeros_like(spikes[:1]) if before is None else before.to(y.dtype)[None]
         heard = torch.cat([first, spikes[:-1]])
@@ -179,13 +183,11 @@ def recurrent_backward(
     return grad_y, grad_weight, grad_constants
 
 
-def _states_of_window(
-    y: Tensor, number: int, states: Tensor, constants: Tensor | None, settings: tuple[Any, ...]
-) -> list[Tensor]:
+def _states_of_window(y: Tensor, number: int, states: Tensor, neurons: dict[str, Any]) -> list[Tensor]:
     """The states before each step of a window, as forward had them, from the one before its first."""
-    found = [states[number]]
+    found, spikes = [states[number]], torch.empty_like(y[:1])
     for t in range(number * WINDOW, min((number + 1) * WINDOW, len(y)) - 1):
-        found.append(_one_step(y[t : t + 1], found[-1], constants, settings)[1])
+        found.append(_one_step(y[t : t + 1], found[-1], spikes, neurons))
     return found
 
 

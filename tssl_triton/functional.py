@@ -115,7 +115,7 @@ def lif(
         rule: the learning rule: ``"tssl"``, ``"stbp"``, ``"slayer"``, or one of `tssl_triton.rules` with settings of
             its own, such as ``STBP(surrogate="arctan")``. Spikes and state are the same with each.
         learnt: time constants and thresholds as tensors, which stand for those of ``params`` and receive gradients by
-            the learning rule (docs/mathematics.md). On a GPU this runs PyTorch operations and not one kernel.
+            the learning rule (docs/mathematics.md); the same kernels read them, 12 bytes per neuron.
         dtype: of the spikes: None is that of ``current``. ``torch.bool`` and ``torch.uint8`` are for inference, where
             no gradient is asked for: one byte per neuron-step is written instead of two to five, and nothing is kept.
 

@@ -38,7 +38,7 @@ class LIF(nn.Module):
         synapse: whether the input is filtered by the synapse first.
         rule: the learning rule: ``"tssl"``, ``"stbp"``, ``"slayer"``, or one of `tssl_triton.rules`.
         learn: constants that are parameters, of ``"tau_mem"``, ``"tau_syn"`` and ``"threshold"``; ``params`` holds
-            their initial values, see `LearnableConstants`. On a GPU such neurons run PyTorch operations, no kernel.
+            their initial values, see `LearnableConstants`.
         per: whether there is one value of each per ``"layer"`` or per ``"neuron"``.
         shape: the neurons' features, which ``per="neuron"`` needs; it may broadcast, as ``(C, 1, 1)`` does.
     """

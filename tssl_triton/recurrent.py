@@ -54,7 +54,7 @@ class SpikingRecurrent(LIF):
         G[t] = dL/ds[t] + V^T e[t+1],      dL/dV = sum over t of e[t] s[t-1]^T
 
     with e = dL/dy by the layer's rule: backpropagation through time within a call. States carry no gradient. On a GPU a
-    step is two launches forwards; backwards it is PyTorch operations.
+    step is two launches forwards and three backwards.
     """
 
     def __init__(

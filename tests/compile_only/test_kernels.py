@@ -29,13 +29,21 @@ SIGMOID = STBP("sigmoid")
 
 
 def launch(
-    direction, steps, dtype=torch.float32, params=None, neurons=1 << 20, static=False, state=False, rule=SIGMOID
+    direction,
+    steps,
+    dtype=torch.float32,
+    params=None,
+    neurons=1 << 20,
+    static=False,
+    state=False,
+    rule=SIGMOID,
+    **learnt,
 ):
     p = Problem(steps, neurons, dtype)
     current = p.tensor(1 if static else steps)
     checkpoints = p.state(checkpoint_rows(steps))
     before = p.state(3) if state else None
-    options = {"params": params or LIFParameters(), "synapse": True}
+    options = {"params": params or LIFParameters(), "synapse": True, **learnt}
     if direction == FORWARD:
         after = p.state(3) if state else None
         return neuron.lif_forward_launch(current, p.tensor(steps), p.words(), checkpoints, before, after, **options)
@@ -93,6 +101,29 @@ def test_no_window_of_the_surrogate_spills(window, dtype, target):
 def test_no_ablation_spills(variant, warmup, target):
     launched = launch(BACKWARD, 32, torch.bfloat16, LIFParameters(variant=variant, warmup=warmup))
     assert compile_launch(launched, target).spilled == 0
+
+
+@pytest.mark.parametrize(
+    "target", ["sm_90", *(pytest.param(t, marks=pytest.mark.slow) for t in TARGETS if t != "sm_90")]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("steps", [5, 32])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_learnt_constants_do_not_spill(direction, steps, dtype, target):
+    p, params = Problem(steps, 1 << 20, dtype), LIFParameters(reset="subtract")
+    learnt = {"constants": p.state(3)}
+    if direction != FORWARD:
+        learnt["grad_constants"] = p.state(3)
+    assert compile_launch(launch(direction, steps, dtype, params, **learnt), target).spilled == 0
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("direction", [BACKWARD, OTHER_RULE])
+def test_a_step_of_a_recurrent_layer_does_not_spill(direction, learns):
+    p = Problem(1, 1 << 20, torch.float32)
+    learnt = {"constants": p.state(3), "grad_constants": p.state(3)} if learns else {}
+    compiled = compile_launch(launch(direction, 1, state=True, carry=p.state(2), **learnt), "sm_90")
+    assert compiled.spilled == 0
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -1,7 +1,10 @@
 """Implementations write their outputs, all of them and nothing beside: called directly, into guarded memory."""
 
+from functools import partial
+
 import pytest
 import torch
+from comparing import relative_error
 from judging import draw_current, draw_gradient, name_of, run
 from tssl_triton.kernels.layout import checkpoint_rows, word_count, word_dtype
 from tssl_triton.kernels.plan import LaunchPlan, forced_plan
@@ -85,6 +88,31 @@ def test_neuron(T, N, dtype, static):
         assert torch.equal(new_state.tensor, torch.stack(answer.state))
         assert torch.equal(grad_current.tensor, answer.grad)
         assert torch.equal(by_surrogate.tensor, run(current, grad, params, tuple(state), rule=rule).grad)
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["varying", "static"])
+@pytest.mark.parametrize(("T", "N"), [(3, 300), (33, 65)])
+def test_learnt_constants_and_carried_errors(T, N, static):
+    current, grad = draw_current((1 if static else T, N), torch.float32), draw_gradient((T, N), torch.float32)
+    values = torch.tensor([5.0, 3.0, 1.0])[:, None].expand(3, N)
+    constants, sums = Guarded(3, N, torch.float32, values), Guarded(3, N, torch.float32)
+    spikes, words = Guarded(T, N, torch.float32), Guarded(word_count(T), N, word_dtype(T))
+    checkpoints, grad_current = Guarded(checkpoint_rows(T), N, torch.float32), Guarded(*current.shape, torch.float32)
+    carry = Guarded(2, N, torch.float32)
+    neuron = {"params": LIFParameters(), "synapse": True, "constants": constants.tensor}
+    backend, rule = _backend(CPU), STBP("sigmoid").surrogate_gradient
+    backend.lif_forward(current, spikes.tensor, words.tensor, checkpoints.tensor, None, None, **neuron)
+    kept = grad, current, words.tensor, checkpoints.tensor, None, grad_current.tensor
+    for back in (backend.lif_backward, partial(backend.surrogate_backward, rule=rule)):
+        sums.tensor.fill_(torch.nan)
+        back(*kept, grad_constants=sums.tensor, **neuron)
+        once = sums.check().clone()
+        back(*kept, grad_constants=sums.tensor, carry=carry.tensor.zero_(), **neuron)
+        assert relative_error(sums.check(), 2.0 * once) < 1e-6
+        for written in (spikes, checkpoints, grad_current, carry):
+            assert not written.check().isnan().any()
+    words.check()
+    assert torch.equal(constants.check(), values)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

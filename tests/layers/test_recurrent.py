@@ -24,6 +24,7 @@ from tssl_triton import (
     SpikingLinear,
     SpikingRecurrent,
     SpikingSequential,
+    _ops,
     _packed,
     _recurrent_ops,
     encoding,
@@ -249,6 +250,7 @@ def test_opcheck(learnt_too):
     torch.library.opcheck(_recurrent_ops.recurrent_backward.registered, arguments)
 
 
+@pytest.mark.skipif(_ops.interpreting(), reason="a training; interpreted it would take minutes")
 def test_it_learns_what_only_memory_can_tell():
     """Which of two neurons spoke at the first step, asked much later: time constants this short have forgotten it."""
     torch.manual_seed(0)
