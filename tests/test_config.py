@@ -43,6 +43,7 @@ def test_a_flag_beats_the_file_beats_the_dataset_beats_the_default():
         {},
         {"dataset": "mnist", "lr": 1e-05, "download": False, "clip_norm": 0, "seed": 2**62},
         {"rule": "ann", "tau_mem": float("inf")},
+        {"learn": "tau_mem, threshold", "per": "neuron"},
         {"data_root": 'a "quoted" \\ folder\tand \u00fcml\u00e4ute \U0001f600', "pattern": "0110", "padding": "same"},
     ],
 )
@@ -54,10 +55,12 @@ def test_toml_gives_back_what_was_written(tmp_path, settings):
     assert set(tomllib.loads(path.read_text(encoding="utf-8"))) == {f.name for f in dataclasses.fields(TrainConfig)}
 
 
-def test_toml_may_spell_patterns_and_paddings_as_numbers(tmp_path):
+def test_toml_may_spell_patterns_paddings_and_names_as_lists(tmp_path):
     path = tmp_path / "config.toml"
-    path.write_text('pattern = [0, 1, 1]\npadding = [1, "same"]\nlr = 1\n')
+    path.write_text('pattern = [0, 1, 1]\npadding = [1, "same"]\nlearn = ["tau_mem", "threshold"]\nlr = 1\n')
     config = resolve({}, read_toml(path))
+    assert config.learnt() == ("tau_mem", "threshold")
+    assert resolve({"learn": []}, {}).learnt() == resolve({}, {}).learnt() == ()
     assert config.pattern == "011"
     assert config.paddings() == [1, "same"]
     assert config.lr == 1.0
@@ -132,6 +135,11 @@ def test_missing_file(tmp_path):
         ({"loss": "count", "desired_count": 9}, r"desired_count must be undesired_count <= .* got 9\.0"),
         ({"device": "tpu"}, "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
         ({"device": "meta"}, "device must be auto, cpu, cuda or cuda:N, got 'meta'"),
+        ({"learn": "tau"}, "learn must be a sequence of names among 'tau_mem', 'tau_syn', 'threshold', each once"),
+        ({"learn": "tau_mem,tau_mem"}, "learn must be .* each once"),
+        ({"learn": "tau_mem", "rule": "ann"}, "learn must be empty for rule ann, got 'tau_mem'"),
+        ({"learn": "tau_mem", "recompute": True}, "learn must be empty with recompute or fused always, got 'tau_mem'"),
+        ({"per": "synapse"}, "per must be one of layer, neuron, got 'synapse'"),
         ({"seed": -1}, "seed must be >= 0, got -1"),
         ({"seed": 2**63}, "seed must be below"),
         ({"wheight_scale": 1.0}, "unknown setting 'wheight_scale'; did you mean 'weight_scale'"),

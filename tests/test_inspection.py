@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 import struct
 
@@ -14,7 +15,7 @@ from small_runs import SMALL, started_run
 from tssl_triton import cli, data, inspection_figures
 from tssl_triton.config import ConfigError, resolve
 from tssl_triton.inspection import inspect
-from tssl_triton.inspection_report import write
+from tssl_triton.inspection_report import page, write
 from tssl_triton.modules import LIF
 from tssl_triton.neuron_choice import choose_neurons, find_neurons, position, read_neuron
 from tssl_triton.run import load_data
@@ -103,10 +104,16 @@ def test_norms_are_taken_with_dropout(run):
     assert plain.layers["full 1"].norms != dropped.layers["full 1"].norms
 
 
+@pytest.mark.parametrize("per", ["", "layer", "neuron"])
 @pytest.mark.parametrize("rule", ["tssl", "stbp", "slayer"])
-def test_traced_errors_make_up_the_weights_gradient(run, rule):
-    trainer = Trainer(resolve({**SMALL, "rule": rule}, {}), run.trainer.images)
-    trainer.network.load_state_dict(run.trainer.network.state_dict())
+def test_traced_errors_make_up_the_weights_gradient(run, rule, per):
+    learning = {"learn": "tau_mem,tau_syn,threshold", "per": per} if per else {}
+    trainer = Trainer(resolve({**SMALL, **learning, "rule": rule}, {}), run.trainer.images)
+    trainer.network.load_state_dict(run.trainer.network.state_dict(), strict=not per)
+    with torch.no_grad():
+        for name, raw in trainer.network.named_parameters():
+            if "constants" in name:
+                raw += torch.linspace(-0.4, 0.2, raw.numel()).view(raw.shape)
     sample = inspect(trainer, sample=3, neurons=4, samples=10).sample
     seen, loss = layer_by_layer(trainer, 3, 4)
     loss.backward()
@@ -121,7 +128,26 @@ def test_traced_errors_make_up_the_weights_gradient(run, rule):
         assert want.any()
         got = torch.einsum("tk,ti->ki", traced.error.grad_current, x[:, 0].flatten(1))
         assert_close(name, got, want, rtol=1e-5, atol=1e-6 * float(want.abs().max()))
-        assert torch.equal(traced.membrane.membrane > 1, traced.membrane.spikes == 1)
+        assert torch.equal(traced.membrane.membrane > traced.constants.threshold, traced.membrane.spikes == 1)
+        assert len(traced.constants.tau_mem.unique()) == (4 if per == "neuron" else 1)
+
+
+def test_learnt_constants_are_reported(run):
+    settings = {**SMALL, "learn": "tau_mem", "per": "neuron", "tau_mem": 3.0}
+    trainer = Trainer(resolve(settings, {}), run.trainer.images)
+    with torch.no_grad():
+        trainer.network[0].constants.raw_tau_mem += torch.linspace(-1, 1, 6)[:, None, None]
+    found = inspect(trainer, sample=0, neurons=2, samples=10)
+    low, mean, high = found.layers["conv 1"].learnt["tau_mem"]
+    assert (low, high) == pytest.approx((1 + 2 * math.exp(-1), 1 + 2 * math.exp(1)))
+    assert low < mean < high
+    text = page(found, inspection_figures.pictures(found))
+    assert "before learning tau_mem, one value per neuron" in text
+    assert f"conv 1 has learnt tau_mem {mean:.3g} ({low:.3g} to {high:.3g})" in text
+    assert "output has learnt tau_mem 3<" in text
+    dumped = json.loads(json.dumps(found.as_dict()))
+    assert dumped["layers"][0]["learnt"]["tau_mem"]["lowest"] == pytest.approx(low)
+    assert low <= dumped["sample"]["neurons"][0]["constants"]["tau_mem"] <= high
 
 
 def test_the_network_stays_as_it_is(run):

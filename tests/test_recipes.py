@@ -52,6 +52,7 @@ def test_a_recipe_is_complete(name):
     expected = {field.name for field in dataclasses.fields(TrainConfig)} - LEFT_OUT
     expected -= COUNT if recipe.settings["loss"] == "van-rossum" else PATTERN
     expected -= {"surrogate", "surrogate_width", "reset_gradient"}  # of other rules
+    expected -= {"learn", "per"}  # of no network in the paper
     expected -= set() if events else {"bin_ms", "downsample"}
     expected -= set() if recipe.settings["dataset"] == "cifar10" else {"augment"}
     assert set(recipe.settings) - {"test_batch_size"} == expected

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comparing import to_float64
+from comparing import relative_error, to_float64
 from judging import (
     ABLATIONS,
     RESETS,
@@ -14,9 +14,10 @@ from judging import (
     draw_gradient,
     judge,
 )
+from learning import draw_constants, learnt_by_lif
 from tssl_triton.reference import psc_backward
 
-from tssl_triton import LIFParameters, LIFState, StaticInput, lif
+from tssl_triton import LIFConstants, LIFParameters, LIFState, StaticInput, lif
 from tssl_triton.replay import error_trace, membrane_trace, warming_up
 from tssl_triton.rules import DEFAULT
 
@@ -72,6 +73,24 @@ def test_the_error_is_the_operator_s_gradient(rule, settings, dtype):
         assert torch.equal(part, series[-1])
     assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert torch.equal(got.to(dtype), want)
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize(("rule", "settings"), WAYS, ids=str)
+def test_learnt_constants(rule, settings, reset):
+    """Each neuron with its own: spikes, state and error are the operator's."""
+    params = LIFParameters(reset=reset, **settings)
+    y, grad, constants = draw_current((T, B, N)), draw_gradient((T, B, N)), draw_constants(N)
+    want, after = learnt_by_lif(y, grad, constants, params, rule, a_state(torch.float64))
+    learnt = LIFConstants(*(part.detach() for part in constants))
+    trace = membrane_trace(y, params, state=a_state(torch.float64), learnt=learnt)
+    error = error_trace(trace, grad, params, rule, learnt=learnt)
+    assert torch.equal(trace.spikes, want.spikes)
+    assert torch.equal(torch.stack([trace.current[-1], trace.rest[-1], trace.psc[-1]]), torch.stack(after))
+    assert relative_error(error.grad_current, want.current) < 1e-12
+    one = membrane_trace(y[:, 0, :1], params, state=LIFState(*(part[0, :1] for part in a_state(torch.float64))),
+                         learnt=LIFConstants(*(part[:1] for part in learnt)))  # fmt: skip
+    assert torch.equal(one.membrane, trace.membrane[:, 0, :1])
 
 
 def test_delta_and_what_is_emitted():

@@ -143,6 +143,40 @@ def test_clipping(digits):
     assert trainer.read().norm > 0.01, "the norm that is reported is the one before clipping"
 
 
+@pytest.mark.parametrize("per", ["layer", "neuron"])
+def test_constants_are_learnt_without_decay_or_bound(digits, per):
+    settings = {"learn": "tau_mem,tau_syn,threshold", "per": per, "clip_weight": 0.05, "weight_decay": 0.9, "lr": 1e-30}
+    trainer = Trainer(resolve(SMALL | {"clip_norm": 0.0, **settings}, {}), digits)
+    weights, constants = trainer.optimizer.param_groups
+    names = {id(parameter): name for name, parameter in trainer.network.named_parameters()}
+    assert not any("constants" in names[id(weight)] for weight in weights["params"])
+    assert all("constants" in names[id(raw)] for raw in constants["params"])
+    assert len(weights["params"]) + len(constants["params"]) == len(names)
+    before = [raw.detach().clone() for raw in constants["params"]]
+    trainer.step(torch.arange(100))
+    for raw, start in zip(constants["params"], before, strict=True):
+        assert raw.grad.any()
+        assert torch.allclose(raw, start, rtol=0, atol=1e-20)
+        assert (raw.numel() > 1) == (per == "neuron")
+    assert max(weight.abs().max().item() for weight in weights["params"]) == pytest.approx(0.05)
+
+
+def test_a_training_that_learns_constants_goes_on_bit_for_bit(digits, tmp_path):
+    config = resolve(SMALL | {"learn": "tau_mem,threshold", "per": "neuron"}, {})
+    whole = trained(config, digits)
+    stopped, answers = Trainer(config, digits), iter([False] * 4 + [True])
+    assert not stopped.train_epoch(stop=lambda: next(answers))
+    checkpoint.save(tmp_path / "half.pt", {"config": {}, **stopped.state()})
+    resumed = Trainer(config, digits)
+    resumed.load_state(checkpoint.load(tmp_path / "half.pt"), tmp_path / "half.pt")
+    while resumed.epoch < config.epochs:
+        assert resumed.train_epoch()
+    assert_same(resumed, whole)
+    learnt = whole.network[0].constants()
+    assert learnt.tau_syn is None
+    assert (learnt.tau_mem - config.tau_mem).abs().max() > 1e-3
+
+
 def test_no_clipping(digits):
     trainer = Trainer(resolve(SMALL | {"clip_weight": 0.0, "clip_norm": 0.0}, {}), digits)
     with torch.no_grad():

@@ -16,6 +16,7 @@ from tssl_triton import data
 from tssl_triton._toml import tomllib
 from tssl_triton.encoding import PATTERNS, pattern_steps
 from tssl_triton.experiments import DATASET_DEFAULTS
+from tssl_triton.learnable import PER, checked_learn
 from tssl_triton.losses import Readout
 from tssl_triton.network import ArchitectureError, Padding, Pool, parse_architecture
 from tssl_triton.parameters import LIFParameters, Reset, Variant, WarmUp
@@ -73,6 +74,8 @@ class TrainConfig:
     max_slope: float = _setting(8.0, "bound on the slope of spike time against membrane potential")
     warmup: str = _setting("psc", "where the surrogate gradient takes over", get_args(WarmUp))
     variant: str = _setting("released", "reading of eq. (14)", get_args(Variant))
+    learn: str = _setting("", "constants that layers learn from their values above: tau_mem,tau_syn,threshold or some")
+    per: str = _setting("layer", "what has a value of each learnt constant: a layer, or every neuron", PER)
 
     steps: int = _setting(5, "time steps per image")
     loss: str = _setting("van-rossum", "what the output spikes are compared with", LOSSES)
@@ -124,6 +127,7 @@ class TrainConfig:
         try:
             self.neuron()
             self.learning_rule()
+            checked_learn(self.learnt())
             pattern_steps(self.pattern)
             parse_architecture(self.arch)
             if self.device != "auto" and torch.device(self.device).type not in ("cpu", "cuda"):
@@ -135,11 +139,20 @@ class TrainConfig:
         except RuntimeError as error:
             raise ConfigError(f"device must be {ACCEPTED_DEVICES}, got {self.device!r}") from error
         self.paddings()
+        if self.learn:
+            self._require("learn", self.rule != "ann", "empty for rule ann")
+            self._require(
+                "learn", not self.recompute and self.fused != "always", "empty with recompute or fused always"
+            )
 
     def neuron(self) -> LIFParameters:
         """The constants of every neuron."""
         names = (field.name for field in dataclasses.fields(LIFParameters))
         return LIFParameters(**{name: getattr(self, name) for name in names})
+
+    def learnt(self) -> tuple[str, ...]:
+        """Names of the constants that are learnt."""
+        return tuple(name.strip() for name in self.learn.split(",")) if self.learn else ()
 
     def learning_rule(self) -> Rule | None:
         """The learning rule of every layer; None for the network without spikes, which PyTorch differentiates."""
@@ -231,7 +244,7 @@ def write_toml(config: TrainConfig) -> str:
 
 def _typed(name: str, value: Any, expected: type[Any]) -> Any:
     """``value`` as ``expected``, where nothing is lost by it."""
-    if name in ("pattern", "padding"):
+    if name in ("pattern", "padding", "learn"):
         value = _spelled_out(name, value)
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**1000 else math.inf
@@ -245,9 +258,9 @@ def _typed(name: str, value: Any, expected: type[Any]) -> Any:
 
 
 def _spelled_out(name: str, value: Any) -> Any:
-    """A pattern or padding that a TOML file gives as numbers, in the spelling of a flag."""
+    """A pattern, padding or names that a TOML file gives as a list, in the spelling of a flag."""
     joint = "" if name == "pattern" else ","
-    if isinstance(value, (list, tuple)) and value:
+    if isinstance(value, (list, tuple)) and (value or name == "learn"):
         return joint.join(str(entry) for entry in value)
     if name == "padding" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)

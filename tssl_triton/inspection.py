@@ -21,6 +21,7 @@ from tssl_triton import losses
 from tssl_triton._checks import check_count
 from tssl_triton.config import ConfigError
 from tssl_triton.encoding import StaticInput
+from tssl_triton.functional import LIFConstants, stacked_constants
 from tssl_triton.modules import LIF
 from tssl_triton.neuron_choice import choose_neurons, find_neurons, position, read_neuron
 from tssl_triton.parameters import LIFParameters
@@ -58,6 +59,7 @@ class LayerNumbers:
         saturated: number of neurons that fire at every step of every sample.
         percentiles: `PERCENTILES` of the neurons' firing rates, in spikes per step.
         norms: one entry per parameter.
+        learnt: lowest, mean and highest value of each constant that the layer learns.
     """
 
     firing: LayerSparsity
@@ -66,6 +68,7 @@ class LayerNumbers:
     saturated: int
     percentiles: tuple[float, ...]
     norms: tuple[WeightNorms, ...]
+    learnt: dict[str, tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class TracedNeurons:
 
     Args:
         params: constants of the neurons and of their gradient.
+        constants: time constants and thresholds, ``(K,)`` each: those of ``params``, or learnt ones.
         rule: their learning rule.
         indices: K indices into the layer's neurons, the last axis running fastest.
         y: weighted input.
@@ -84,6 +88,7 @@ class TracedNeurons:
     """
 
     params: LIFParameters
+    constants: LIFConstants
     rule: Rule
     indices: tuple[int, ...]
     y: Tensor
@@ -230,7 +235,7 @@ def inspect(
         shown = presented.replayed({name: indices for name, indices in chosen.items() if indices})
     finally:
         network.train(training)
-    numbers = {name: _numbers(name, counters[name], shapes[name], norms[name]) for name in layers}
+    numbers = {name: _numbers(name, layers[name], counters[name], shapes[name], norms[name]) for name in layers}
     return Inspection(trainer, samples, numbers, shown)
 
 
@@ -289,10 +294,14 @@ class _Presented:
             _flat(series)[:, list(indices)].detach().cpu()
             for series in (dense, self.spikes[name], self.grad_spikes[name])
         )
-        membrane = membrane_trace(y, layer.params, synapse=layer.synapse, spikes=spikes)
-        error = error_trace(membrane, grad, layer.params, layer.rule, synapse=layer.synapse)
-        warm = warming_up(membrane, layer.params, layer.rule)
-        return TracedNeurons(layer.params, layer.rule, indices, y, grad, membrane, error, warm)
+        learnt = LIFConstants() if layer.constants is None else layer.constants()
+        rows = stacked_constants(learnt, layer.params, dense)[:, 0].flatten(1)[:, list(indices)].cpu()
+        constants = LIFConstants(*rows)
+        given = None if layer.constants is None else constants
+        membrane = membrane_trace(y, layer.params, synapse=layer.synapse, spikes=spikes, learnt=given)
+        error = error_trace(membrane, grad, layer.params, layer.rule, synapse=layer.synapse, learnt=given)
+        warm = warming_up(membrane, layer.params, layer.rule, given)
+        return TracedNeurons(layer.params, constants, layer.rule, indices, y, grad, membrane, error, warm)
 
 
 def _flat(series: Tensor) -> Tensor:
@@ -341,7 +350,10 @@ def _norms(
     return {name: tuple(each) for name, each in norms.items()}
 
 
-def _numbers(name: str, counter: SpikeCounter, shape: tuple[int, ...], norms: tuple[WeightNorms, ...]) -> LayerNumbers:
+@torch.no_grad()
+def _numbers(
+    name: str, layer: LIF, counter: SpikeCounter, shape: tuple[int, ...], norms: tuple[WeightNorms, ...]
+) -> LayerNumbers:
     assert counter.spikes is not None
     most = counter.steps * counter.samples
     rates = counter.spikes.double() / most
@@ -353,6 +365,11 @@ def _numbers(name: str, counter: SpikeCounter, shape: tuple[int, ...], norms: tu
         saturated=int((counter.spikes == most).sum()),
         percentiles=tuple(quantiles.tolist()),
         norms=norms,
+        learnt={
+            constant: (float(values.min()), float(values.mean()), float(values.max()))
+            for constant, values in (layer.constants()._asdict().items() if layer.constants is not None else ())
+            if values is not None
+        },
     )
 
 
@@ -369,6 +386,10 @@ def _numbers_as_dict(name: str, layer: LayerNumbers) -> dict[str, Any]:
         "norms": [
             {"parameter": norms.parameter, "gradient": norms.gradient, "weight": norms.weight} for norms in layer.norms
         ],
+        "learnt": {
+            constant: dict(zip(("lowest", "mean", "highest"), values, strict=True))
+            for constant, values in layer.learnt.items()
+        },
     }
 
 
@@ -391,6 +412,9 @@ def _neurons_as_dicts(name: str, shape: Sequence[int], traced: TracedNeurons) ->
             "layer": name,
             "index": index,
             "position": list(position(index, shape)),
+            "constants": {
+                kind: float(values[k]) for kind, values in traced.constants._asdict().items() if values is not None
+            },
             **{kind: values[:, k].tolist() for kind, values in series.items()},
         }
         for k, index in enumerate(traced.indices)

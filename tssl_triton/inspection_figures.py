@@ -123,7 +123,9 @@ def traces(inspection: Inspection, name: str) -> bytes:
 def _draw_neuron(column: Any, traced: TracedNeurons, k: int) -> None:
     membrane_axes, current_axes, psc_axes, delta_axes = column
     trace, error, warm = traced.membrane, traced.error, traced.warm[:, k]
-    params = traced.params
+    params, constants = traced.params, traced.constants
+    assert constants.threshold is not None
+    assert constants.tau_syn is not None
     steps = range(len(traced.y))
     dotted = len(steps) <= 40
     style: dict[str, Any] = {"lw": 1.3, "marker": "o" if dotted else "", "markersize": 4, "color": f"C{k}"}
@@ -134,7 +136,7 @@ def _draw_neuron(column: Any, traced: TracedNeurons, k: int) -> None:
     membrane_axes.plot(times, [0.0, *(x for pair in zip(u, v, strict=True) for x in pair)], **{**style, "marker": ""})
     if dotted:
         membrane_axes.plot(steps, u, ls="", **style)
-    membrane_axes.axhline(params.threshold, color=THRESHOLD, ls="--", lw=1, label="threshold")
+    membrane_axes.axhline(float(constants.threshold[k]), color=THRESHOLD, ls="--", lw=1, label="threshold")
     fires = [t for t in steps if trace.spikes[t, k]]
     membrane_axes.plot(
         fires, [u[t] for t in fires], "^", color="black", markersize=6 if dotted else 3, ls="", label="spike"
@@ -145,7 +147,7 @@ def _draw_neuron(column: Any, traced: TracedNeurons, k: int) -> None:
 
     psc_axes.plot(steps, trace.psc[:, k].tolist(), **style)
     if params.warmup == "psc" and isinstance(traced.rule, TSSL):
-        psc_axes.axhline(0.25 / params.tau_syn, color=WARM, ls=":", lw=1.2, label="bound of warm-up")
+        psc_axes.axhline(0.25 / float(constants.tau_syn[k]), color=WARM, ls=":", lw=1.2, label="bound of warm-up")
 
     delta_axes.axhline(0, color="0.7", lw=0.8)
     delta_axes.plot(steps, error.delta[:, k].tolist(), **style, label="δ")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tssl_triton import inspection_figures
 from tssl_triton.checkpoint import write_atomically
-from tssl_triton.inspection import Inspection
+from tssl_triton.inspection import Inspection, LayerNumbers
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1300px; padding: 0 1em; color: #222; }
@@ -49,9 +49,11 @@ def page(inspection: Inspection, pictures: Mapping[str, bytes]) -> str:
     """The page: facts, numbers of the layers, and what `inspection_figures.pictures` drew, all in one text."""
     trainer, sample = inspection.trainer, inspection.sample
     config, noun = trainer.config, trainer.images.noun
+    start = f"; before learning {config.learn}, one value per {config.per}" if config.learn else ""
     facts = [
         f"{config.steps} time steps; tau_mem {config.tau_mem:g}, tau_syn {config.tau_syn:g} steps; "
-        f"threshold {config.threshold:g}, reset {config.reset}; loss {config.loss}",
+        f"threshold {config.threshold:g}, reset {config.reset}{start}; loss {config.loss}",
+        *(f"{name} has learnt {_learnt(layer)}" for name, layer in inspection.layers.items() if layer.learnt),
         f"test sample {sample.index}: class {sample.label}, read as {sample.predicted}, loss {sample.loss:.4g}",
     ]
     figures = [
@@ -89,6 +91,15 @@ def page(inspection: Inspection, pictures: Mapping[str, bytes]) -> str:
             "</body></html>\n",
         ]
     )
+
+
+def _learnt(layer: LayerNumbers) -> str:
+    """Learnt constants in words, with their spread where neurons have values of their own."""
+    words = []
+    for constant, (low, mean, high) in layer.learnt.items():
+        spread = f" ({low:.3g} to {high:.3g})" if low < high else ""
+        words.append(f"{constant} {mean:.3g}{spread}")
+    return ", ".join(words)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

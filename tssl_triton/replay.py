@@ -18,8 +18,9 @@ from . import _cpu
 from ._checks import check_like, check_sequence
 from ._cpu_surrogate import membrane_error
 from ._cpu_tssl import tssl_error
+from ._learnt import Neuron, neuron
 from .encoding import StaticInput
-from .functional import LIFState, stacked
+from .functional import LIFConstants, LIFState, stacked, stacked_constants
 from .kernels.layout import arithmetic_dtype
 from .parameters import LIFParameters
 from .rules import TSSL, Rule, checked_rule
@@ -68,6 +69,7 @@ def membrane_trace(
     state: LIFState | None = None,
     synapse: bool = True,
     spikes: Tensor | None = None,
+    learnt: LIFConstants | None = None,
 ) -> MembraneTrace:
     """Replay neurons from their weighted input, eqs. (3)-(5). ::
 
@@ -83,13 +85,13 @@ def membrane_trace(
         synapse: as in `tssl_triton.functional.lif`.
         spikes: the spikes ``(T, B, *)`` that a layer fired on this y, as its backward takes them too: a membrane within
             rounding of the threshold then fires here as it did there. None decides anew, s[t] = [u[t] > threshold].
+        learnt: constants that stand for those of ``params``, as `tssl_triton.functional.lif` takes them.
 
     Raises:
         TypeError, ValueError: for a wrong rank, dtype, device or shape, naming the argument.
     """
     y = check_sequence("y", y.dense() if isinstance(y, StaticInput) else y)
-    if not isinstance(params, LIFParameters):
-        raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
+    p = _neuron(params, learnt, y)
     fired = None if spikes is None else check_like("spikes", spikes, tuple(y.shape), y.device) != 0
     dtype = arithmetic_dtype(y.dtype)
     start = stacked(state, y)
@@ -97,11 +99,11 @@ def membrane_trace(
     steps = []
     for t, y_t in enumerate(y.to(dtype)):
         before = v
-        i, u = _cpu.charged(params, synapse, i, v, y_t)
-        fires = u > params.threshold if fired is None else fired[t]
-        v = _cpu.after_reset(params, u, fires)
+        i, u = _cpu.charged(p, synapse, i, v, y_t)
+        fires = u > p.threshold if fired is None else fired[t]
+        v = _cpu.after_reset(p, u, fires)
         s = fires.to(dtype)
-        a = _cpu.filtered(params, a, s)
+        a = _cpu.filtered(p, a, s)
         steps.append((i, u, u - before, v, s, a))
     return MembraneTrace(*map(torch.stack, zip(*steps, strict=True)))
 
@@ -114,6 +116,7 @@ def error_trace(
     rule: Rule | str = "tssl",
     *,
     synapse: bool = True,
+    learnt: LIFConstants | None = None,
 ) -> ErrorTrace:
     """Walk the error back through what `membrane_trace` returned, by a learning rule. ::
 
@@ -127,32 +130,34 @@ def error_trace(
         params: constants of the neurons and of their gradient.
         rule: the learning rule, as `tssl_triton.functional.lif` takes it.
         synapse: as in the forward walk.
+        learnt: as in the forward walk.
 
     Raises:
         TypeError, ValueError: for a wrong type, shape or device, naming the argument.
     """
     if not isinstance(trace, MembraneTrace):
         raise TypeError(f"trace must be what membrane_trace returned, got {type(trace).__name__}")
-    if not isinstance(params, LIFParameters):
-        raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
     membrane = trace.membrane
+    p = _neuron(params, learnt, membrane)
     grad = check_like("grad_spikes", grad_spikes, tuple(membrane.shape), membrane.device).to(membrane.dtype)
     surrogate, fired = checked_rule(rule).surrogate_gradient, trace.spikes != 0
-    warm = warming_up(trace, params)
+    warm = warming_up(trace, params, learnt=learnt)
     delta = e = torch.zeros_like(membrane[0])
     steps = []
     for t in reversed(range(len(membrane))):
         if surrogate is None:
-            delta, emitted = tssl_error(params, membrane[t], trace.rise[t], fired[t], warm[t], grad[t], delta)
+            delta, emitted = tssl_error(p, membrane[t], trace.rise[t], fired[t], warm[t], grad[t], delta)
         else:
-            delta, _ = membrane_error(surrogate, params, membrane[t], fired[t], grad[t], delta)
+            delta, _ = membrane_error(surrogate, p, membrane[t], fired[t], grad[t], delta)
             emitted = delta
-        e = _cpu.filtered(params, e, emitted) if synapse else emitted
+        e = _cpu.filtered(p, e, emitted) if synapse else emitted
         steps.append((delta, emitted, e))
     return ErrorTrace(*map(torch.stack, zip(*reversed(steps), strict=True)))
 
 
-def warming_up(trace: MembraneTrace, params: LIFParameters, rule: Rule | str = "tssl") -> Tensor:
+def warming_up(
+    trace: MembraneTrace, params: LIFParameters, rule: Rule | str = "tssl", learnt: LIFConstants | None = None
+) -> Tensor:
     """Where TSSL-BP's warm-up stands in for delta, ``(T, B, *)`` bool; nowhere with another rule.
 
     See ``warmup`` of `LIFParameters`.
@@ -163,4 +168,11 @@ def warming_up(trace: MembraneTrace, params: LIFParameters, rule: Rule | str = "
         return torch.ones_like(trace.spikes, dtype=torch.bool)
     if params.warmup == "silent":
         return (trace.spikes == 0).all(0).expand(trace.spikes.shape)
-    return _cpu.quiet(params, trace.psc)
+    return _cpu.quiet(_neuron(params, learnt, trace.psc), trace.psc)
+
+
+def _neuron(params: LIFParameters, learnt: LIFConstants | None, like: Tensor) -> Neuron:
+    """The constants of neurons shaped as those of ``like (T, B, *)``."""
+    if not isinstance(params, LIFParameters):
+        raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
+    return neuron(params, None if learnt is None else list(stacked_constants(learnt, params, like)))

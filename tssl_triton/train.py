@@ -32,6 +32,7 @@ from tssl_triton.data import DataSet, Prefetcher, epoch_order
 from tssl_triton.data.base import Batch
 from tssl_triton.encoding import target_pattern
 from tssl_triton.functional import implementation
+from tssl_triton.learnable import LearnableConstants
 from tssl_triton.modules import SpikingConv2d, SpikingLinear
 from tssl_triton.network import build_network
 
@@ -144,7 +145,11 @@ class Trainer:
         self.network = network.to(self.device)
         self._parallel = self.processes.parallel(self.network)
         kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
-        self.optimizer = kind(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self._weights, constants = _weights_and_constants(self.network)
+        groups: list[dict[str, Any]] = [{"params": self._weights}]
+        if constants:  # to decay them would be to draw time constants to 2 and thresholds to 1
+            groups.append({"params": constants, "weight_decay": 0.0})
+        self.optimizer = kind(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.epoch = 0
         self.batch = 0
         self.history: list[dict[str, Any]] = []
@@ -205,7 +210,7 @@ class Trainer:
         self.optimizer.step()
         with torch.no_grad():
             if config.clip_weight:
-                for weight in self.network.parameters():
+                for weight in self._weights:
                     weight.clamp_(-config.clip_weight, config.clip_weight)
             self.totals.loss += loss
             self.totals.correct += (self._predict(spikes) == labels).sum()
@@ -417,6 +422,14 @@ class Trainer:
         self.history = list(state["history"])
 
 
+def _weights_and_constants(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters of a network: its weights, and what its neurons' learnt constants are made of."""
+    layers = [module for module in network.modules() if isinstance(module, LearnableConstants)]
+    constants = [parameter for layer in layers for parameter in layer.parameters()]
+    known = {id(parameter) for parameter in constants}
+    return [weight for weight in network.parameters() if id(weight) not in known], constants
+
+
 def _build(config: TrainConfig, images: DataSet) -> nn.Module:
     """The untrained network of a run."""
     options: dict[str, Any] = {
@@ -430,6 +443,7 @@ def _build(config: TrainConfig, images: DataSet) -> nn.Module:
     if rule is None:
         return build_ann(config.arch, images.in_shape, images.classes, **options)
     options |= {"params": config.neuron(), "rule": rule, "recompute": config.recompute, "fused": config.fused}
+    options |= {"learn": config.learnt(), "per": config.per}
     return build_network(config.arch, images.in_shape, images.classes, **options)
 
 
