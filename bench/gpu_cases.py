@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from tssl_triton.kernels.layout import word_dtype
+from tssl_triton.kernels.layout import arithmetic_dtype, word_dtype
 
 from tssl_triton import LIFParameters
 from tssl_triton.experiments import EXPERIMENTS
@@ -25,7 +25,8 @@ from .tables import aligned
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 STEPS = (1, 5, 8, 32, 100)
-KERNELS = ("lif forward", "lif backward", "psc", "pack", "unpack")
+LEARNT = ("lif forward, learnt constants", "lif backward, learnt constants")
+KERNELS = ("lif forward", "lif backward", *LEARNT, "psc", "pack", "unpack")
 NEURON_STEPS = 1 << 26
 """Neuron-steps of a kernel's case: 256 MB a tensor in float32, several times any L2 cache."""
 
@@ -81,6 +82,15 @@ class KernelCase:
         if self.name == "lif backward":
             _, words, checkpoints, _ = operators.lif_forward(*forward)
             return operators.lif_backward, (grad, y, words, checkpoints, None, True, *constants)
+        if self.name in LEARNT:
+            rows = torch.tensor(constants[:3], dtype=arithmetic_dtype(y.dtype), device=y.device)[:, None]
+            forward = (y, rows.expand(3, self.neurons).contiguous(), *forward[1:-7], *constants[3:])
+            if self.name == LEARNT[0]:
+                return operators.learnt_lif_forward, forward
+            _, words, checkpoints, _ = operators.learnt_lif_forward(*forward)
+            return operators.learnt_lif_backward, (
+                grad, *forward[:2], words, checkpoints, None, True, *constants[3:]
+            )  # fmt: skip
         spikes = (y > 1).to(y.dtype)
         if self.name == "psc":
             return operators.psc_filter, (spikes, None, 3.0, False, False)

@@ -19,9 +19,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 INTERPRETED = {"TRITON_INTERPRET": "1"}
 RUNS = (  # the longest first
-    ("Triton kernels under the interpreter", INTERPRETED, ["tests/ops"]),
+    ("Triton kernels under the interpreter", INTERPRETED, ["tests/ops", "--ignore=tests/ops/test_learnt.py"]),
     ("CPU path, networks, training, packaging", {}, ["tests", "--ignore=tests/compile_only"]),
-    ("Layers and traffic of interpreted kernels", INTERPRETED, ["tests/layers", "tests/static"]),
+    (
+        "Learnt constants, layers and traffic of interpreted kernels",
+        INTERPRETED,
+        ["tests/ops/test_learnt.py", "tests/layers", "tests/static"],
+    ),
     ("Triton kernels compiled for GPUs", {}, ["tests/compile_only"]),
 )
 AT_ONCE = 2

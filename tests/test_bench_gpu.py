@@ -90,6 +90,9 @@ def test_the_host_s_clock():
         ("lif forward", 8, torch.bfloat16, 4.125),
         ("lif backward", 8, torch.float32, 12.125),
         ("lif backward", 8, torch.float16, 6.125),
+        # Three constants in; three in and their gradients out.
+        ("lif forward, learnt constants", 8, torch.float32, 8.125 + 12 / 8),
+        ("lif backward, learnt constants", 8, torch.float32, 12.125 + 24 / 8),
         # A word of one byte for five steps.
         ("lif forward", 5, torch.float32, 8.2),
         # Three checkpoints of three numbers, for the windows after the first.
@@ -127,7 +130,7 @@ def test_the_cases_are_what_was_promised():
     cases = all_cases(torch.device("cuda"))
     kernels = [case for case in cases if isinstance(case, KernelCase)]
     assert {case.name for case in kernels} == set(KERNELS)
-    assert len(kernels) == 5 * 3 * 5
+    assert len(kernels) == 7 * 3 * 5
     fused = [case for case in cases if isinstance(case, FusedCase)]
     assert len(fused) == len({(case.name, case.dtype, case.steps) for case in fused}) == 9 * 3 * 2
     grid = len(gpu_layers.PIXELS) * len(gpu_layers.NEURONS)
@@ -193,7 +196,7 @@ def test_without_a_device_it_says_what_it_needs(monkeypatch, capsys):
 
 
 def test_a_dry_run(monkeypatch, capsys):
-    command(monkeypatch, "--dry-run", "--only", "lif backward")
+    command(monkeypatch, "--dry-run", "--only", "lif backward, learnt")
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split()[-1] == "bytes/neuron-step"
     assert len(lines) == 15

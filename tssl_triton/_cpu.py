@@ -397,16 +397,12 @@ def _zeros(rows: int, like: Tensor) -> Tensor:
 
 
 def _run(window: Callable[..., None], recipe: _Recipe, *arguments: Argument) -> None:
-    """Call ``window`` compiled, or eagerly on a GPU and where there is no compiler."""
-    first = arguments[0]
-    tensor = first.tensor if isinstance(first, (Rows, Pooled)) else first
-    assert isinstance(tensor, Tensor)
-    if tensor.is_cpu:
-        loop = _cpp.compiled(lambda: _loop(window, recipe, arguments))
-        if loop is not None:
-            loop(arguments)
-            return
-    spelled_out = _spelled_out(arguments, tensor.device)
+    """Call ``window`` compiled, or eagerly where there is no compiler."""
+    loop = _cpp.compiled(lambda: _loop(window, recipe, arguments))
+    if loop is not None:
+        loop(arguments)
+        return
+    spelled_out = _spelled_out(arguments)
     window(recipe, *spelled_out)
     for argument, rows in zip(arguments, spelled_out, strict=True):
         if isinstance(argument, Pooled):
@@ -424,14 +420,14 @@ def _loop(window: Callable[..., None], recipe: _Recipe, arguments: Sequence[Argu
     return _loops[key]
 
 
-def _spelled_out(arguments: Sequence[Argument], device: torch.device) -> list[Any]:
+def _spelled_out(arguments: Sequence[Argument]) -> list[Any]:
     """Arguments as windows take them."""
     found: list[Any] = []
     for argument in arguments:
         if isinstance(argument, (Rows, Pooled)):
             found.append(argument.spelled_out())
         elif isinstance(argument, int):
-            found.append(torch.full((), argument, dtype=torch.int32, device=device))
+            found.append(torch.full((), argument, dtype=torch.int32, device="cpu"))
         else:
             found.append(argument)
     return found

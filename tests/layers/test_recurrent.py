@@ -236,6 +236,7 @@ def test_autocast_is_the_16_bit_layer():
     assert made.recurrent_weight.grad.any()
 
 
+@pytest.mark.skipif(_ops.interpreting(), reason="how an operator is registered does not depend on what it runs")
 @pytest.mark.parametrize("learnt_too", [False, True])
 def test_opcheck(learnt_too):
     feed, weight = torch.randn(5, 2, 4, requires_grad=True), torch.randn(4, 4, requires_grad=True)

@@ -37,7 +37,7 @@ class Guarded:
 @pytest.mark.parametrize("static", [False, True], ids=["varying", "static"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=name_of)
 @pytest.mark.parametrize("N", [1, 127, 129, 300])
-@pytest.mark.parametrize("T", [3, 16, 33, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("T", [3, 33, *(pytest.param(T, marks=pytest.mark.slow) for T in (16, 50))])
 def test_neuron(T, N, dtype, static):
     current = draw_current((1 if static else T, N), dtype) * (0.4 if static else 1)
     grad, params = draw_gradient((T, N), dtype), LIFParameters(warmup="silent")

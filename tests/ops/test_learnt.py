@@ -59,8 +59,11 @@ def test_surrogates(rule, reset):
     check(LIFParameters(reset=reset), rule, seed=2)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
-@pytest.mark.parametrize("steps", [1, 5, 8, 9, 40])
+@pytest.mark.parametrize(
+    ("steps", "dtype"),
+    [*((steps, torch.float64) for steps in (1, 8, 9)), *itertools.product([5, 40], DTYPES)],
+    ids=lambda value: str(value) if isinstance(value, int) else name_of(value),
+)
 @pytest.mark.parametrize("rule", [TSSL(), STBP("sigmoid", width=0.5)], ids=lambda rule: rule.name)
 def test_types_and_lengths(rule, steps, dtype):
     if steps == 1:  # v[-1] = 0 leaves nothing to learn of tau_mem; a state does
@@ -149,6 +152,7 @@ def test_no_neurons():
     assert not constants.tau_mem.grad.any()
 
 
+@pytest.mark.skipif(_ops.interpreting(), reason="how an operator is registered does not depend on what it runs")
 @pytest.mark.parametrize("rule", [(), ("sigmoid", 0.9, 1.1, "full")], ids=["tssl", "stbp"])
 @pytest.mark.parametrize("carried", [False, True])
 def test_opcheck(carried, rule):
@@ -164,11 +168,11 @@ def test_opcheck(carried, rule):
     torch.library.opcheck(_learnt_ops.learnt_lif_backward.registered, arguments)
 
 
-@pytest.mark.parametrize("reset", RESETS)
-@pytest.mark.parametrize("synapse", [True, False])
+@pytest.mark.parametrize(
+    ("learns", "reset", "synapse"), [(True, "zero", True), (True, "subtract", False), (False, "zero", True)]
+)
 @pytest.mark.parametrize("rule", [TSSL(), STBP("sigmoid", width=0.5)], ids=lambda rule: rule.name)
-@pytest.mark.parametrize("learns", [True, False])
-def test_a_run_walked_back_in_parts(learns, rule, synapse, reset):
+def test_a_run_walked_back_in_parts(rule, learns, reset, synapse):
     """Each part takes the errors of the one after it, and adds to the gradients of the constants."""
     y, grad, params = draw_current((T, 9)), draw_gradient((T, 9)), LIFParameters(reset=reset)
     neuron = {"params": params, "synapse": synapse}
