@@ -102,31 +102,18 @@ class Case:
         return round(self.compulsory(p) * p.steps * p.neurons) + sum(t.nbytes for t in beside if t is not None)
 
 
-def forward_launch(p: Problem) -> Launch:
+def forward_launch(p: Problem, learnt: bool = False) -> Launch:
     return neuron.lif_forward_launch(
         p.tensor(p.steps), p.tensor(p.steps), p.words(), p.state(checkpoint_rows(p.steps)), None, None,
-        params=LIFParameters(), synapse=True,
+        params=LIFParameters(), synapse=True, constants=p.state(3) + 2.0 if learnt else None,
     )  # fmt: skip
 
 
-def backward_launch(p: Problem, **options: Any) -> Launch:
+def backward_launch(p: Problem, learnt: bool = False, **options: Any) -> Launch:
     return neuron.lif_backward_launch(
         p.tensor(p.steps), p.tensor(p.steps), p.words(), p.state(checkpoint_rows(p.steps)), None, p.tensor(p.steps),
         params=LIFParameters(**options), synapse=True,
-    )  # fmt: skip
-
-
-def learnt_forward_launch(p: Problem) -> Launch:
-    return neuron.lif_forward_launch(
-        p.tensor(p.steps), p.tensor(p.steps), p.words(), p.state(checkpoint_rows(p.steps)), None, None,
-        params=LIFParameters(), synapse=True, constants=p.state(3) + 2.0,
-    )  # fmt: skip
-
-
-def learnt_backward_launch(p: Problem) -> Launch:
-    return neuron.lif_backward_launch(
-        p.tensor(p.steps), p.tensor(p.steps), p.words(), p.state(checkpoint_rows(p.steps)), None, p.tensor(p.steps),
-        params=LIFParameters(), synapse=True, constants=p.state(3) + 2.0, grad_constants=p.state(3),
+        constants=p.state(3) + 2.0 if learnt else None, grad_constants=p.state(3) if learnt else None,
     )  # fmt: skip
 
 
@@ -200,13 +187,13 @@ OURS = (
     ),
     Case(
         "lif forward, learnt constants",
-        learnt_forward_launch,
+        partial(forward_launch, learnt=True),
         compulsory=lambda p: 2 * p.value_bytes + p.word_bytes + 12 / p.steps,
         loops=window_loop(2),
     ),
     Case(
         "lif backward, learnt constants",
-        learnt_backward_launch,
+        partial(backward_launch, learnt=True),
         compulsory=lambda p: 3 * p.value_bytes + p.word_bytes + 24 / p.steps,
         loops=window_loop(3),
     ),

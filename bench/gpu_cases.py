@@ -75,22 +75,19 @@ class KernelCase:
     def operands(self, y: Tensor, grad: Tensor) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The operator and its arguments, made of a weighted input and a gradient ``(T, N)``; spikes are ``y > 1``."""
         operators = torch.ops.tssl_triton
-        constants = astuple(LIFParameters())
-        forward = (y, None, self.steps, True, True, False, *constants)
-        if self.name == "lif forward":
-            return operators.lif_forward, forward
-        if self.name == "lif backward":
-            _, words, checkpoints, _ = operators.lif_forward(*forward)
-            return operators.lif_backward, (grad, y, words, checkpoints, None, True, *constants)
-        if self.name in LEARNT:
-            rows = torch.tensor(constants[:3], dtype=arithmetic_dtype(y.dtype), device=y.device)[:, None]
-            forward = (y, rows.expand(3, self.neurons).contiguous(), *forward[1:-7], *constants[3:])
-            if self.name == LEARNT[0]:
-                return operators.learnt_lif_forward, forward
-            _, words, checkpoints, _ = operators.learnt_lif_forward(*forward)
-            return operators.learnt_lif_backward, (
-                grad, *forward[:2], words, checkpoints, None, True, *constants[3:]
-            )  # fmt: skip
+        if self.name.startswith("lif"):
+            learnt, settings = self.name in LEARNT, astuple(LIFParameters())
+            inputs: tuple[Tensor, ...] = (y,)
+            if learnt:  # the numbers among the settings are a tensor beside y
+                rows = torch.tensor(settings[:3], dtype=arithmetic_dtype(y.dtype), device=y.device)[:, None]
+                settings, inputs = settings[3:], (y, rows.expand(3, self.neurons).contiguous())
+            forward = operators.learnt_lif_forward if learnt else operators.lif_forward
+            arguments = *inputs, None, self.steps, True, True, False, *settings
+            if "forward" in self.name:
+                return forward, arguments
+            _, words, checkpoints, _ = forward(*arguments)
+            backward = operators.learnt_lif_backward if learnt else operators.lif_backward
+            return backward, (grad, *inputs, words, checkpoints, None, True, *settings)
         spikes = (y > 1).to(y.dtype)
         if self.name == "psc":
             return operators.psc_filter, (spikes, None, 3.0, False, False)

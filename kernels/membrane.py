@@ -146,6 +146,19 @@ def store_state(state_ptr, stride, mask, i, v, a):
 
 
 @triton.jit
+def load_carry(carry_ptr, stride, mask, ACC: tl.constexpr):
+    delta = tl.load(carry_ptr, mask=mask, other=0.0).to(ACC)
+    e = tl.load(carry_ptr + stride, mask=mask, other=0.0).to(ACC)
+    return delta, e
+
+
+@triton.jit
+def store_carry(carry_ptr, stride, mask, delta, e):
+    tl.store(carry_ptr, delta, mask=mask)
+    tl.store(carry_ptr + stride, e, mask=mask)
+
+
+@triton.jit
 def time_constant_errors(of_tau_mem, of_tau_syn, emitted, u, rest, e, e_after, alpha, SYNAPSE: tl.constexpr):
     """Both sums with a step added: of its dL/du and dL/dy, ``emitted`` and ``e``, u[t], v[t-1], and the next step's e.
 

@@ -43,6 +43,7 @@ from .membrane import (
     distance,
     filter_step,
     forward_constants,
+    load_carry,
     load_constants,
     load_state,
     membrane_step,
@@ -50,6 +51,7 @@ from .membrane import (
     reciprocal,
     replay,
     reset_by,
+    store_carry,
     store_constant_errors,
     store_state,
     synapse_step,
@@ -379,8 +381,7 @@ def lif_backward_kernel(
             any_spike |= tl.load(words_ptr + w * stride, mask=mask, other=0).to(tl.int32)
 
     if HAS_CARRY:
-        delta = tl.load(carry_ptr + start + n, mask=mask, other=0.0).to(ACC)
-        e = tl.load(carry_ptr + stride + start + n, mask=mask, other=0.0).to(ACC)
+        delta, e = load_carry(carry_ptr + start + n, stride, mask, ACC)
     else:
         delta = tl.zeros([BLOCK], ACC)
         e = tl.zeros([BLOCK], ACC)
@@ -454,8 +455,7 @@ def lif_backward_kernel(
             of_tau_mem, of_tau_syn, of_threshold, e, i0, inv_tau_mem, SYNAPSE, HAS_CARRY,
         )  # fmt: skip
     if HAS_CARRY:
-        tl.store(carry_ptr + start + n, delta, mask=mask)
-        tl.store(carry_ptr + stride + start + n, e, mask=mask)
+        store_carry(carry_ptr + start + n, stride, mask, delta, e)
 
 
 def lif_forward(

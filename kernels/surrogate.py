@@ -35,11 +35,13 @@ from .membrane import (
     distance,
     filter_step,
     forward_constants,
+    load_carry,
     load_constants,
     load_state,
     reciprocal,
     replay,
     spread,
+    store_carry,
     store_constant_errors,
     time_constant_errors,
     times_plus,
@@ -232,8 +234,7 @@ def surrogate_backward_kernel(
         checkpoints_ptr += start + n
 
     if HAS_CARRY:
-        delta = tl.load(carry_ptr + start + n, mask=mask, other=0.0).to(ACC)
-        e = tl.load(carry_ptr + stride + start + n, mask=mask, other=0.0).to(ACC)
+        delta, e = load_carry(carry_ptr + start + n, stride, mask, ACC)
     else:
         delta = tl.zeros([BLOCK], ACC)
         e = tl.zeros([BLOCK], ACC)
@@ -286,8 +287,7 @@ def surrogate_backward_kernel(
             of_tau_mem, of_tau_syn, of_threshold, e, i, inv_tau_mem, SYNAPSE, HAS_CARRY,
         )  # fmt: skip
     if HAS_CARRY:
-        tl.store(carry_ptr + start + n, delta, mask=mask)
-        tl.store(carry_ptr + stride + start + n, e, mask=mask)
+        store_carry(carry_ptr + start + n, stride, mask, delta, e)
 
 
 def surrogate_backward(

@@ -141,14 +141,14 @@ MUTATIONS = (
     Mutation(
         "learnt: errors not carried",
         KERNEL,
-        "tl.store(carry_ptr + start + n, delta,",
-        "tl.store(carry_ptr + start + n, e,",
+        "stride, mask, delta, e)",
+        "stride, mask, e, e)",
     ),
     Mutation(
         "learnt: errors not carried",
         SURROGATE,
-        "tl.store(carry_ptr + start + n, delta,",
-        "tl.store(carry_ptr + start + n, e,",
+        "stride, mask, delta, e)",
+        "stride, mask, e, e)",
     ),
     Mutation(
         "learnt: errors not carried", LOOP, "_zeros(2, current) if carry is None else carry", "_zeros(2, current)"

@@ -166,17 +166,9 @@ def recurrent_backward(
             g = grad_spikes[t]
             if t + 1 < steps:
                 g = torch.addmm(g, grad_y[t + 1], forth)
-            walk_back(
-                grad_spikes=g.view(1, -1),
-                current=y[t].view(1, -1),
-                words=marks[t].view(1, -1),
-                checkpoints=no_checkpoints,
-                state=before_each[t % WINDOW].flatten(1),
-                grad_current=grad_y[t].view(1, -1),
-                grad_constants=sums,
-                carry=carry,
-                **neurons,
-            )
+            step = slice(t, t + 1)
+            kept = y[step], marks[step], no_checkpoints, before_each[t % WINDOW]
+            _ops.fill_backward(walk_back, g[None], *kept, grad_y[step], grad_constants=sums, carry=carry, **neurons)
         first = torch.zeros_like(spikes[:1]) if before is None else before.to(y.dtype)[None]
         heard = torch.cat([first, spikes[:-1]])
         grad_weight = (grad_y.flatten(0, 1).t() @ heard.flatten(0, 1)).to(weight.dtype)
