@@ -6,7 +6,7 @@ What a kernel must move is asked of the static report's case of the same name.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +15,8 @@ from tssl_triton.kernels.layout import arithmetic_dtype, word_dtype
 
 from tssl_triton import LIFParameters
 from tssl_triton.experiments import EXPERIMENTS
+from tssl_triton.functional import constants
+from tssl_triton.rules import DEFAULT, SLAYER, STBP, Rule
 
 from .cases import OURS, Problem
 from .fused_cases import FUSED
@@ -26,7 +28,17 @@ from .tables import aligned
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 STEPS = (1, 5, 8, 32, 100)
 LEARNT = ("lif forward, learnt constants", "lif backward, learnt constants")
-KERNELS = ("lif forward", "lif backward", *LEARNT, "psc", "pack", "unpack")
+VARIANTS: dict[str, tuple[LIFParameters, Rule]] = {
+    "lif backward, no warm-up": (LIFParameters(warmup="off"), DEFAULT),
+    "stbp backward, sigmoid": (LIFParameters(), STBP("sigmoid")),
+    "slayer backward": (LIFParameters(), SLAYER()),
+}
+"""Backward kernels of other settings than the defaults: parameters and learning rule."""
+
+FILTERS = {"psc": False, "psc reverse": True}
+"""The synaptic filter, and whether it runs backwards in time."""
+
+KERNELS = ("lif forward", "lif backward", *VARIANTS, *LEARNT, *FILTERS, "pack", "unpack")
 NEURON_STEPS = 1 << 26
 """Neuron-steps of a kernel's case: 256 MB a tensor in float32, several times any L2 cache."""
 
@@ -75,8 +87,9 @@ class KernelCase:
     def operands(self, y: Tensor, grad: Tensor) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The operator and its arguments, made of a weighted input and a gradient ``(T, N)``; spikes are ``y > 1``."""
         operators = torch.ops.tssl_triton
-        if self.name.startswith("lif"):
-            learnt, settings = self.name in LEARNT, astuple(LIFParameters())
+        if "forward" in self.name or "backward" in self.name:
+            params, rule = VARIANTS.get(self.name, (LIFParameters(), DEFAULT))
+            learnt, settings = self.name in LEARNT, constants(params, rule)
             inputs: tuple[Tensor, ...] = (y,)
             if learnt:  # the numbers among the settings are a tensor beside y
                 rows = torch.tensor(settings[:3], dtype=arithmetic_dtype(y.dtype), device=y.device)[:, None]
@@ -89,8 +102,8 @@ class KernelCase:
             backward = operators.learnt_lif_backward if learnt else operators.lif_backward
             return backward, (grad, *inputs, words, checkpoints, None, True, *settings)
         spikes = (y > 1).to(y.dtype)
-        if self.name == "psc":
-            return operators.psc_filter, (spikes, None, 3.0, False, False)
+        if self.name in FILTERS:
+            return operators.psc_filter, (spikes, None, 3.0, FILTERS[self.name], False)
         if self.name == "pack":
             return operators.pack, (spikes, word_dtype(self.steps))
         words = operators.pack(spikes, word_dtype(self.steps))

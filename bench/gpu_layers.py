@@ -62,7 +62,7 @@ LAYERS: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...], int], ...] = 
 
 PIXELS = (256, 1024, 4096, 16384, 65536)
 NEURONS = (64, 256, 1024)
-"""The grid: output pixels of the whole batch, and neurons at each. 4,096 x 128 has the 128 tiles of the bounds."""
+"""The grid: output pixels of the whole batch, and neurons at each; the bound of 128 tiles lies within it."""
 
 CHANNELS, SIZE = 28, 8
 """Input channels of a 3x3 convolution, and height and width of its images."""

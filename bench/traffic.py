@@ -1,7 +1,8 @@
 """Bytes that a kernel moves, counted while Triton's interpreter runs it.
 
-Every load and store is seen with its mask, so a byte counts where the mask is true and nowhere else. Two figures come
-out for each tensor: bytes accessed, and distinct bytes, which is what memory must move if the cache forgets nothing.
+Every load and store is seen with its mask, so a byte counts where the mask is true and nowhere else. Two figures
+come out for each tensor: the bytes of every access, and distinct bytes, which are what memory must move if the cache
+forgets nothing.
 
 Triton decides when it is imported whether it interprets, so `count_traffic` asks another process, which is this file
 run as a program: it reads requests as JSON and writes a reply for each.
@@ -41,10 +42,6 @@ class Traffic:
     stored: int = 0
     distinct_loaded: int = 0
     distinct_stored: int = 0
-
-    @property
-    def accessed(self) -> int:
-        return self.loaded + self.stored
 
     @property
     def distinct(self) -> int:

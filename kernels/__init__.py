@@ -12,9 +12,17 @@
     the first-order synaptic filter and its transpose.
 ``packing``
     spike trains to packed words and back.
+``fused``
+    a layer in one kernel: packed spikes times weights, and the neurons that take the products.
+``weight_gradient``
+    the gradient of such a layer's weights, from packed spikes.
+``geometry``, ``tiles``
+    where a convolution reads (plain Python), and the blocks of products that both of them work in.
+``plan``, ``launch``
+    how many neurons and warps a program has, and all launchers under one name.
 
-Launchers work on two-dimensional views ``(T, N)`` whose neurons are contiguous, and write into outputs that the
-caller has allocated. They know nothing of autograd, modules or shapes beyond that; `tssl_triton._ops` does.
+The neuron's launchers work on two-dimensional views ``(T, N)`` whose neurons are contiguous, and write into outputs
+that the caller has allocated. They know nothing of autograd, modules or shapes beyond that; `tssl_triton._ops` does.
 Importing a kernel file needs Triton but no GPU; this package itself needs neither.
 """
 

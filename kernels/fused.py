@@ -193,8 +193,8 @@ def spike_weighted(
     """Fill the outputs that are not None from packed ``inputs (in_words, B, C, H, W)`` and ``weight (N, C, R, S)``.
 
     Outputs are dense with the neurons of one pixel side by side: packed ``words (words, M, N)``, ``spikes`` and
-    ``current (T, M, N)``, ``checkpoints (3 full_windows, M, N)``, ``new_state (3, M, N)``; M = B out_h out_w. At
-    least one of them names the type of y: that of ``weight``.
+    ``current (T, M, N)``, ``checkpoints (3 full_windows, M, N)``, ``new_state (3, M, N)``; M = B out_h out_w. y
+    has the type of ``weight``.
     """
     launch = spike_weighted_launch(
         inputs, weight, bias, words, spikes, current, checkpoints, state, new_state,

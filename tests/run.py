@@ -51,7 +51,7 @@ def run(title: str, environment: dict[str, str], arguments: list[str]) -> dict[s
             for name in total:
                 total[name] += int(suite.get(name, 0))
     failed = total["errors"] + total["failures"]
-    # Exit code 5 is "no test was selected", which -k may well mean for one of the two runs.
+    # Exit code 5 is "no test was selected", which -k may well mean for one of the runs.
     if code not in (0, 5) and failed == 0:
         failed = 1
     return {

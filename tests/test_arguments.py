@@ -14,6 +14,7 @@ from tssl_triton import (
     SpikePool2d,
     SpikingConv2d,
     SpikingLinear,
+    SpikingRecurrent,
     SpikingSequential,
     StaticInput,
     TimeSharedDropout,
@@ -119,6 +120,8 @@ def test_packing():
         unpack_spikes(torch.zeros(1, 2, dtype=torch.int32), 33)
     with pytest.raises(ValueError, match="words must hold 9 steps, got 1 words of 8 bits"):
         unpack_spikes(torch.zeros(1, 2, dtype=torch.uint8), 9)
+    with pytest.raises(TypeError, match=r"dtype must be a torch\.dtype, got 'float32'"):
+        unpack_spikes(torch.zeros(1, 2, dtype=torch.int32), 5, "float32")
     with pytest.raises(ValueError, match="steps must be an integer >= 1, got 0"):
         unpack_spikes(torch.zeros(0, 2, dtype=torch.int32), 0)
 
@@ -159,6 +162,23 @@ def test_packing():
         (lambda: SpikePool2d(4)(torch.zeros(5, 2, 1, 3, 8)), ValueError, "with H >= 4 and W >= 4, got shape"),
         (lambda: LIF()(torch.zeros(3)), ValueError, "current must be time-major with at least 2 axes"),
         (lambda: SpikingSequential(LIF())(Y, state=[]), ValueError, "state must hold one entry per layer, 1, got 0"),
+        (lambda: SpikingSequential(LIF())(Y, state=5), TypeError, "state must be a sequence of one entry .*, got int"),
+        (lambda: SpikingLinear(3, 3, bias="no"), TypeError, "bias must be True or False, got 'no'"),
+        (lambda: SpikingConv2d(3, 3, 3, bias=1), TypeError, "bias must be True or False, got 1"),
+        (lambda: SpikingRecurrent(3, 3, bias=None), TypeError, "bias must be True or False, got None"),
+        (lambda: LIF(synapse="x"), TypeError, "synapse must be True or False, got 'x'"),
+        (lambda: lif(Y, synapse=None), TypeError, "synapse must be True or False, got None"),
+        (
+            lambda: LIF(learn=("tau_mem",), per="neuron", shape=5),
+            TypeError,
+            "shape must be a sequence of integers >= 1, got 5",
+        ),
+        (
+            lambda: SpikingLinear(3, 2.5, learn=("tau_mem",), per="neuron"),
+            TypeError,
+            "out_features must be an integer >= 1, got 2.5",
+        ),
+        (lambda: SpikingLinear(4, 3, learn=[[1]]), ValueError, r"learn must be a sequence of names .*, got \[\[1\]\]"),
     ],
 )
 def test_layers(make, error, message):

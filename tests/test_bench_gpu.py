@@ -130,7 +130,7 @@ def test_the_cases_are_what_was_promised():
     cases = all_cases(torch.device("cuda"))
     kernels = [case for case in cases if isinstance(case, KernelCase)]
     assert {case.name for case in kernels} == set(KERNELS)
-    assert len(kernels) == 7 * 3 * 5
+    assert len(kernels) == 11 * 3 * 5
     fused = [case for case in cases if isinstance(case, FusedCase)]
     assert len(fused) == len({(case.name, case.dtype, case.steps) for case in fused}) == 9 * 3 * 2
     grid = len(gpu_layers.PIXELS) * len(gpu_layers.NEURONS)
@@ -152,7 +152,11 @@ def test_the_gate_lets_the_right_results_through():
         ("lif forward", lambda x: 1 - x),
         ("lif backward", lambda x: x * 1.02),
         ("lif backward", lambda x: x * torch.nan),
+        ("lif backward, no warm-up", lambda x: x * 1.02),
+        ("stbp backward, sigmoid", lambda x: x * 1.02),
+        ("slayer backward", lambda x: -x),
         ("psc", lambda x: x + 0.1),
+        ("psc reverse", lambda x: x + 0.1),
         ("pack", lambda x: x ^ 1),
         ("unpack", lambda x: x.flip(0)),
         ("psc", lambda x: x[1:]),

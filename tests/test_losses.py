@@ -217,6 +217,7 @@ LABELS = torch.zeros(4, dtype=torch.int64)
             "0 <= undesired <= desired <= T, got desired=1, undesired=4, T=5",
         ),
         (lambda: losses.spike_count_loss(S, LABELS, 4, 1, tau_syn=0.5), ValueError, "tau_syn must be .* got 0.5"),
+        (lambda: losses.spike_count_loss(S, LABELS, "a", 1), TypeError, "desired must be a finite number, got 'a'"),
         (lambda: losses.spike_count_loss(S, LABELS, 6, 1), ValueError, "got desired=6, undesired=1, T=5"),
         (lambda: losses.softmax_count_loss(S, [0, 0, 0, 0]), TypeError, "labels must be an int64 tensor .* got list"),
         (lambda: losses.softmax_count_loss(S, LABELS + 3), IndexError, "Target 3 is out of bounds"),

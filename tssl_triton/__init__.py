@@ -63,11 +63,13 @@ _HOME = {
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 _SUBMODULES = (
+    "ablate",
     "ann",
     "conversion",
     "data",
     "encoding",
     "functional",
+    "fused",
     "inspection",
     "interchange",
     "losses",
@@ -76,7 +78,9 @@ _SUBMODULES = (
     "parameters",
     "replay",
     "rules",
+    "study",
     "train",
+    "trials",
 )
 
 __all__ = [*sorted(_MODULE_OF), *_SUBMODULES]

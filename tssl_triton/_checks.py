@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -93,6 +94,13 @@ def check_count(name: str, value: object, lowest: int = 1) -> int:
     return value
 
 
+def check_shape(name: str, value: object) -> tuple[int, ...]:
+    """A sequence of sizes >= 1."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a sequence of integers >= 1, got {value!r}")
+    return tuple(check_count(f"every size in {name}", size) for size in value)
+
+
 def check_pair(name: str, value: object, lowest: int) -> tuple[int, int]:
     """One integer, or two for height and width."""
     values = (value, value) if isinstance(value, int) else value
@@ -103,8 +111,8 @@ def check_pair(name: str, value: object, lowest: int) -> tuple[int, int]:
 
 
 def check_finite(name: str, value: object) -> float:
-    """A finite number; a bool is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    """A finite number, NumPy's too; a bool is none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a finite number, got {value!r}")
     if not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value!r}")
@@ -115,6 +123,12 @@ def check_choice(name: str, value: object, accepted: tuple[str, ...]) -> str:
     if value not in accepted:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, accepted))}, got {value!r}")
     return str(value)
+
+
+def check_dtype(name: str, value: object) -> torch.dtype:
+    if not isinstance(value, torch.dtype):
+        raise TypeError(f"{name} must be a torch.dtype, got {value!r}")
+    return value
 
 
 def check_flag(name: str, value: object) -> bool:

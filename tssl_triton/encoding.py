@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tssl_triton._checks import check_count
+from tssl_triton._checks import check_count, check_dtype, check_shape
+from tssl_triton.parameters import checked_positive
 
 #: Target spike trains of the literature, for 5 time steps.
 PATTERNS: dict[str, tuple[int, ...]] = {
@@ -104,6 +105,7 @@ def target_pattern(
     fired = pattern_steps(pattern)
     steps = len(fired) if steps is None else steps
     check_count("steps", steps)
+    check_dtype("dtype", dtype)
 
     one_hot = torch.zeros(len(labels), classes, dtype=dtype, device=labels.device)
     one_hot.scatter_(1, labels[:, None], 1)
@@ -149,11 +151,9 @@ def bin_events(
     if units.is_floating_point() or units.dtype == torch.bool:
         raise TypeError(f"units must be a tensor of integers, got {units.dtype}")
     check_count("steps", steps)
-    shape = tuple(shape)
-    for size in shape:
-        check_count("every size in shape", size)
-    if not (math.isfinite(bin_width) and bin_width > 0):
-        raise ValueError(f"bin_width must be a finite number > 0, got {bin_width!r}")
+    shape = check_shape("shape", shape)
+    checked_positive("bin_width", bin_width)
+    check_dtype("dtype", dtype)
     features = math.prod(shape)
     if len(times):
         # float64 from here on: it holds every microsecond of a recording, float32 only the first 16 seconds.

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from . import _learnt_ops, _ops, _packed
-from ._checks import check_broadcastable, check_count, check_device, check_like, check_rank, check_sequence
+from ._checks import (
+    check_broadcastable,
+    check_count,
+    check_device,
+    check_dtype,
+    check_flag,
+    check_like,
+    check_rank,
+    check_sequence,
+)
 from ._layout import time_dense
 from ._learnt import CONSTANTS
 from ._ops import implementation
@@ -137,6 +146,7 @@ def lif(
     else:
         y = check_sequence("current", current)
         steps = len(y)
+    check_flag("synapse", synapse)
     start, settings = stacked(state, y), constants(params, checked_rule(rule))
     if dtype is not None and dtype != y.dtype:
         _check_inference(dtype, y, learnt)
@@ -270,6 +280,7 @@ def unpack_spikes(words: Tensor, steps: int, dtype: torch.dtype = torch.float32)
     check_rank("words", words, 1)
     check_device("words", words.device)
     check_count("steps", steps)
+    check_dtype("dtype", dtype)
     bits = 8 * words.element_size()
     if len(words) != word_count(steps) or steps > bits * len(words):
         raise ValueError(f"words must hold {steps} steps, got {len(words)} words of {bits} bits")

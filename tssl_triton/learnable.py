@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_choice, check_count
+from ._checks import check_choice, check_shape
 from ._learnt import CONSTANTS
 from .functional import LIFConstants
 from .parameters import LIFParameters
@@ -70,7 +70,7 @@ def checked_learn(learn: object) -> tuple[str, ...]:
     accepted = f"a sequence of names among {', '.join(map(repr, CONSTANTS))}"
     if isinstance(learn, str) or not isinstance(learn, Sequence):
         raise TypeError(f"learn must be {accepted}, got {learn!r}")
-    if len(set(learn)) != len(learn) or not set(learn) <= set(CONSTANTS):
+    if any(learn.count(name) > 1 or name not in CONSTANTS for name in learn):
         raise ValueError(f"learn must be {accepted}, each once, got {learn!r}")
     return tuple(learn)
 
@@ -86,4 +86,4 @@ def learnable(
         return LearnableConstants(params, learn)
     if shape is None:
         raise ValueError("shape must be given with per='neuron': the features of the neurons, such as (100,)")
-    return LearnableConstants(params, learn, [check_count("shape", size) for size in shape])
+    return LearnableConstants(params, learn, check_shape("shape", shape))

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tssl_triton._checks import check_finite
 from tssl_triton.functional import psc
 
 Reduction = Literal["sum", "mean", "none"]
@@ -85,6 +86,8 @@ def spike_count_loss(
     """
     _check_labelled(spikes, labels)
     steps = spikes.shape[0]
+    check_finite("desired", desired)
+    check_finite("undesired", undesired)
     if not 0 <= undesired <= desired <= steps:
         raise ValueError(
             "desired and undesired must satisfy 0 <= undesired <= desired <= T, "

@@ -57,7 +57,7 @@ class LIF(nn.Module):
         if not isinstance(params, LIFParameters):
             raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
         self.params = params
-        self.synapse = synapse
+        self.synapse = check_flag("synapse", synapse)
         self.rule = checked_rule(rule)
         self.constants = learnable(params, learn, per, shape)
         if not synapse and "tau_syn" in learn:
@@ -223,11 +223,11 @@ class SpikingLinear(_WeightedLIF):
         learn: Sequence[str] = (),
         per: str = "layer",
     ) -> None:
-        super().__init__(params, rule, recompute, fused, learn, per, (out_features,))
+        super().__init__(params, rule, recompute, fused, learn, per, (check_count("out_features", out_features),))
         self.in_features = check_count("in_features", in_features)
-        self.out_features = check_count("out_features", out_features)
+        self.out_features = out_features
         self.weight = initial_weight((out_features, in_features), weight_scale)
-        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(out_features)) if check_flag("bias", bias) else None
 
     def _map(self) -> _weighted.Map:
         return _weighted.Linear()
@@ -280,14 +280,14 @@ class SpikingConv2d(_WeightedLIF):
         learn: Sequence[str] = (),
         per: str = "layer",
     ) -> None:
-        super().__init__(params, rule, recompute, fused, learn, per, (out_channels, 1, 1))
+        super().__init__(params, rule, recompute, fused, learn, per, (check_count("out_channels", out_channels), 1, 1))
         self.in_channels = check_count("in_channels", in_channels)
-        self.out_channels = check_count("out_channels", out_channels)
+        self.out_channels = out_channels
         self.kernel_size = check_pair("kernel_size", kernel_size, 1)
         self.stride = check_pair("stride", stride, 1)
         self.padding = check_pair("padding", padding, 0)
         self.weight = initial_weight((out_channels, in_channels, *self.kernel_size), weight_scale)
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if check_flag("bias", bias) else None
 
     def _map(self) -> _weighted.Map:
         return _weighted.Conv2d(self.stride, self.padding)
@@ -373,6 +373,8 @@ class SpikingSequential(nn.Sequential):
     def forward(
         self, x: Input, state: Sequence[LIFState | None] | None = None, return_state: bool = False
     ) -> Input | tuple[Input, list[LIFState | None]]:
+        if state is not None and not isinstance(state, Sequence):
+            raise TypeError(f"state must be a sequence of one entry per layer, {len(self)}, got {type(state).__name__}")
         if state is not None and len(state) != len(self):
             raise ValueError(f"state must hold one entry per layer, {len(self)}, got {len(state)}")
         new_state: list[LIFState | None] = []

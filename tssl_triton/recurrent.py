@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _packed, _recurrent_ops, _weighted
-from ._checks import check_count, check_features, check_like, check_sequence
+from ._checks import check_count, check_features, check_flag, check_like, check_sequence
 from .encoding import StaticInput
 from .functional import LIFState, constants, stacked, stacked_constants
 from .modules import LIF, Input, each_step, initial_weight
@@ -75,7 +75,7 @@ class SpikingRecurrent(LIF):
         self.hidden = hidden
         self.weight = initial_weight((hidden, in_features), weight_scale)
         self.recurrent_weight = initial_weight((hidden, hidden), recurrent_scale, "recurrent_scale")
-        self.bias = nn.Parameter(torch.zeros(hidden)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(hidden)) if check_flag("bias", bias) else None
 
     def forward(  # type: ignore[override]
         self, x: Input, state: RecurrentState | None = None, return_state: bool = False
@@ -83,7 +83,7 @@ class SpikingRecurrent(LIF):
         """Spikes ``(T, B, hidden)`` for ``x (T, B, *)``, a `StaticInput` or `PackedSpikes`; with ``return_state`` the
         state after the last step too."""
         x = x.dense() if isinstance(x, PackedSpikes) else x
-        values, steps = (x.values[None], x.steps) if isinstance(x, StaticInput) else (x, len(x))
+        values, steps = (x.values[None], x.steps) if isinstance(x, StaticInput) else (x, len(check_sequence("x", x)))
         feed = self._product(values)
         start, before = self._start(state, feed)
         learnt = self._learnt()

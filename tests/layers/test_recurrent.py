@@ -279,6 +279,7 @@ def test_it_learns_what_only_memory_can_tell():
     [
         (lambda: SpikingRecurrent(0, 3), ValueError, "in_features must be an integer >= 1, got 0"),
         (lambda: SpikingRecurrent(3, 0), ValueError, "hidden must be an integer >= 1, got 0"),
+        (lambda: SpikingRecurrent(4, 3)(None), TypeError, r"x must be a tensor \(T, B, \*\), got NoneType"),
         (lambda: SpikingRecurrent(3, 3, recurrent_scale="2"), TypeError, "recurrent_scale must be a finite number"),
         (lambda: SpikingRecurrent(4, 3)(torch.zeros(5, 2, 3)), ValueError, "4 features in all, got 3 in shape"),
         (
