@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -158,6 +159,17 @@ def test_packing():
         (lambda: StaticInput(Y, 0), ValueError, "steps must be an integer >= 1, got 0"),
         (lambda: StaticInput([1.0], 5), TypeError, r"values must be a tensor \(B, \*features\), got list"),
         (lambda: SpikingLinear(4, 2)(Y), ValueError, r"x must be \(T, B, \*\) with 4 features in all, got 3 in shape"),
+        (
+            lambda: SpikingConv2d(1, 2, (3, 1))(torch.zeros(5, 2, 1, 2, 8)),
+            ValueError,
+            r"x must hold images that a kernel of \(3, 1\) fits into with padding \(0, 0\), got shape",
+        ),
+        (
+            lambda: SpikingLinear(3, 2)(Y.double()),
+            TypeError,
+            r"x must be torch\.float32 as the layer's weight is, got torch\.float64",
+        ),
+        (lambda: SpikingRecurrent(3, 2)(Y.half()), TypeError, r"x must be torch\.float32 .*, got torch\.float16"),
         (lambda: SpikingConv2d(1, 2, 3)(Y), ValueError, r"x must be \(T, B, 1, H, W\), got shape \(5, 2, 3\)"),
         (lambda: SpikePool2d(4)(torch.zeros(5, 2, 1, 3, 8)), ValueError, "with H >= 4 and W >= 4, got shape"),
         (lambda: LIF()(torch.zeros(3)), ValueError, "current must be time-major with at least 2 axes"),
@@ -184,3 +196,13 @@ def test_packing():
 def test_layers(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_numbers_of_numpy_s():
+    layer = SpikingLinear(np.prod((2, 3)), np.int32(4))
+    assert (type(layer.in_features), type(layer.out_features)) == (int, int)
+    assert SpikingConv2d(1, 2, np.int64(3)).kernel_size == (3, 3)
+    assert type(StaticInput(Y[0], np.int64(5)).steps) is int
+    assert SpikePool2d(2, scale=np.float32(1.5)).scale == 1.5
+    assert unpack_spikes(pack_spikes(Y), np.int64(5)).shape == Y.shape
+    assert lif(StaticInput(Y[0], np.int64(5))).shape == Y.shape

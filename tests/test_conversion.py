@@ -228,6 +228,15 @@ def test_errors_name_the_argument():
         convert(build_ann("P2-3", (1, 4, 4), 2, pool="max"), [1.0])
 
 
+@pytest.mark.parametrize(
+    "options", [{"padding_mode": "circular", "padding": 1}, {"groups": 2}, {"dilation": 2}, {"padding": "same"}]
+)
+def test_convolutions_that_a_spiking_layer_cannot_be(options):
+    ann = ANN([nn.Conv2d(2, 4, 3, **options), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3)], (2, 8, 8))
+    with pytest.raises(ConversionError, match=r"cannot be converted: Conv2d.*convolutions without groups"):
+        convert(ann, [1.0])
+
+
 def test_a_spiking_run_cannot_be_converted(trained):
     trainer = Trainer(resolve({"arch": "8", "device": "cpu"}, {}), trained.images)
     with pytest.raises(ConfigError, match=r"rule of the run must be 'ann' .* got 'tssl'"):

@@ -132,6 +132,18 @@ def test_bin_events_agrees_with_a_loop(dtype):
     assert spikes.shape == (20, 2, 3, 4)
 
 
+@pytest.mark.parametrize("bin_width", [0.1, 0.01, 0.005, 0.001, 1 / 3, 0.7])
+def test_an_event_on_the_border_of_two_bins_belongs_to_the_later_one(bin_width):
+    steps = 2000
+    times = torch.arange(steps, dtype=torch.float64) * bin_width
+    spikes = bin_events(times, torch.zeros(steps, dtype=torch.int64), (1,), bin_width, steps)
+    assert spikes.all()
+    before = torch.nextafter(times[1:], torch.zeros(()).double())
+    spikes = bin_events(before, torch.zeros(steps - 1, dtype=torch.int64), (1,), bin_width, steps)
+    assert spikes[:-1].all()
+    assert not spikes[-1].any()
+
+
 def test_bin_events_does_not_need_sorted_events():
     times, units = torch.tensor([5.0, 1.0, 3.0]), torch.tensor([0, 1, 2])
     order = torch.tensor([2, 0, 1])

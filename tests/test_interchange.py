@@ -85,6 +85,21 @@ def test_a_network_comes_back_as_it_was(network, through, tmp_path):
         assert torch.equal(got, want)
 
 
+def test_a_layer_that_comes_twice_is_written_twice():
+    torch.manual_seed(0)
+    shared = SpikingLinear(16, 16, weight_scale=3.0)
+    network = SpikingSequential(shared, shared, SpikingSequential(shared))
+    x = spike_trains((16,))
+    (spikes,) = network(x)[None]
+    assert_fires([spikes])
+    returned = from_nir(to_nir(network, (16,)))
+    assert len(returned) == 3
+    assert torch.equal(returned(x), spikes)
+    pool = SpikePool2d(2, "average")
+    graph = to_nir(SpikingSequential(pool, pool, SpikingLinear(8, 3)), (2, 8, 8))
+    assert sum(type(node).__name__ == "AvgPool2d" for node in graph.nodes.values()) == 2
+
+
 def test_a_graph_that_comes_back_is_written_the_same():
     shape, layers = made(convolutions)
     one = to_nir(layers, shape)

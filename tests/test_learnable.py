@@ -7,6 +7,8 @@ import pytest
 import torch
 from comparing import assert_close, relative_error
 from judging import draw_current
+from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from tssl_triton import (
     LIF,
@@ -102,6 +104,33 @@ def test_only_what_is_named_is_learnt():
     assert layer.constants().tau_mem is None
     assert list(layer.state_dict()) == ["weight", "constants.raw_threshold"]
     assert "threshold: ()" in repr(layer)
+
+
+class Bounded(nn.Module):
+    def forward(self, raw):
+        return raw.clamp(-3, 3)
+
+
+@pytest.mark.parametrize("how", ["parametrization", "pruning"])
+def test_values_that_something_else_makes_are_used(how):
+    layer, plain = (SpikingLinear(12, 5, PARAMS, weight_scale=3.0, learn=("tau_mem",)) for _ in range(2))
+    plain.load_state_dict(layer.state_dict())
+    if how == "parametrization":
+        parametrize.register_parametrization(layer.constants, "raw_tau_mem", Bounded())
+        original = layer.constants.parametrizations.raw_tau_mem.original
+    else:
+        prune.identity(layer.constants, "raw_tau_mem")
+        original = layer.constants.raw_tau_mem_orig
+    with torch.no_grad():
+        original.fill_(2.0)
+        plain.constants.raw_tau_mem.fill_(2.0)
+    x = draw_current((8, 2, 12)).float()
+    spikes, expected = layer(x), plain(x)
+    assert expected.any()
+    assert torch.equal(spikes, expected)
+    spikes.sum().backward()
+    expected.sum().backward()
+    assert torch.equal(original.grad, plain.constants.raw_tau_mem.grad)
 
 
 def test_state_dicts_and_copies():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -25,6 +25,12 @@ def check_sequence(name: str, x: object, lowest_rank: int = 2) -> Tensor:
     if x.shape[0] == 0:
         raise ValueError(f"{name} must hold at least one time step, got T = 0 in shape {tuple(x.shape)}")
     return x
+
+
+def check_same_dtype(name: str, x: Tensor, weight: Tensor) -> None:
+    """The type of the weights that x is multiplied by, unless autocast chooses one for both."""
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"{name} must be {weight.dtype} as the layer's weight is, got {x.dtype}; convert one of them")
 
 
 def check_rank(name: str, x: Tensor, lowest_rank: int) -> None:
@@ -86,12 +92,12 @@ def check_broadcastable(name: str, x: object, shape: tuple[int, ...], device: to
 
 
 def check_count(name: str, value: object, lowest: int = 1) -> int:
-    """An integer >= ``lowest``; a bool is none."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """An integer >= ``lowest``, NumPy's too; a bool is none."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer >= {lowest}, got {value!r}")
     if value < lowest:
         raise ValueError(f"{name} must be an integer >= {lowest}, got {value}")
-    return value
+    return int(value)
 
 
 def check_shape(name: str, value: object) -> tuple[int, ...]:
@@ -103,7 +109,7 @@ def check_shape(name: str, value: object) -> tuple[int, ...]:
 
 def check_pair(name: str, value: object, lowest: int) -> tuple[int, int]:
     """One integer, or two for height and width."""
-    values = (value, value) if isinstance(value, int) else value
+    values = (value, value) if isinstance(value, Integral) else value
     if not isinstance(values, (tuple, list)) or len(values) != 2:
         raise TypeError(f"{name} must be an integer >= {lowest} or a pair of them, got {value!r}")
     height, width = (check_count(name, v, lowest) for v in values)

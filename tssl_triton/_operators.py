@@ -13,6 +13,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,6 +57,7 @@ class Operator(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        _refuse_forward_mode(tensors)
         if kwargs or _followed(tensors):
             return self.registered(*args, **kwargs)
         if not torch.is_grad_enabled():
@@ -73,11 +75,23 @@ def operator(function: Callable[P, R]) -> Operator[P, R]:
     return Operator(function)
 
 
+def _refuse_forward_mode(tensors: list[Tensor]) -> None:
+    """Raise for a tensor with a tangent, which an operator would pass over in silence."""
+    if forward_ad._current_level < 0:
+        return
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise NotImplementedError(
+            "spiking neurons are not differentiated in forward mode (torch.func.jvp, torch.autograd.forward_ad): a "
+            "learning rule defines a gradient, which goes backwards; use backward() or torch.autograd.grad"
+        )
+
+
 def _followed(tensors: list[Tensor]) -> bool:
     """Whether someone is to see the operator as one: a compiler, a mode, a transform, a profiler, or a tensor that is
     not plain memory."""
     return (
         torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._are_functorch_transforms_active()

@@ -63,8 +63,8 @@ _records: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def remember(dense: Tensor, packed: Packed) -> None:
-    """Note that ``packed`` is the packed form of ``dense``."""
-    if not torch.compiler.is_compiling():
+    """Note that ``packed`` is the packed form of ``dense``; not of inference tensors, whose changes nobody counts."""
+    if not torch.compiler.is_compiling() and not dense.is_inference():
         _records[dense] = (dense._version, packed)
 
 
@@ -72,5 +72,8 @@ def recall(dense: Tensor) -> Packed | None:
     """The packed form of ``dense``, if it has one and has not been changed in place."""
     if torch.compiler.is_compiling():
         return None
-    version, packed = _records.get(dense, (None, None))
+    record = _records.get(dense)
+    if record is None:
+        return None
+    version, packed = record
     return packed if version == dense._version else None

@@ -131,8 +131,21 @@ class _SumPool2d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        steps, batch, *image = ctx.shape
-        return ctx.pool.spread(grad.flatten(0, 1), (steps * batch, *image)).view(ctx.shape), None
+        return _Spread2d.apply(grad, ctx.pool, ctx.shape), None
+
+
+class _Spread2d(torch.autograd.Function):
+    """The transpose of `_SumPool2d`, as that is its own."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, pool: SumPool, shape: torch.Size) -> Tensor:
+        ctx.pool = pool
+        steps, batch, *image = shape
+        return pool.spread(grad.flatten(0, 1), (steps * batch, *image)).view(shape)
+
+    @staticmethod
+    def backward(ctx: Any, x: Tensor) -> tuple[Tensor, None, None]:
+        return _SumPool2d.apply(x, ctx.pool), None, None
 
 
 def _adds_here(x: Tensor) -> bool:

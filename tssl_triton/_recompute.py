@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import _ops
 from ._autocast import Autocast
+from ._first_order import first_order
 from ._layout import time_dense
 from ._packed import Packed, recall, remember
 from ._weighted import Map, gradients, kept, rebuilt
@@ -95,7 +95,7 @@ class _Recomputing(torch.autograd.Function):
         return spikes, words, new_state
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad_spikes: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         weight, bias, start, words, *saved = ctx.saved_tensors
         if grad_spikes is None:

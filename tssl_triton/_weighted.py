@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ._autocast import Autocast
 from ._checks import check_images
+from ._first_order import final
 from ._packed import Packed, recall, remember
 from ._pooling import SumPool
 from .kernels.geometry import Geometry
@@ -183,7 +184,10 @@ class _Weighted(torch.autograd.Function):
         weight, *saved = ctx.saved_tensors
 
         def again() -> Tensor:
-            return rebuilt(ctx.packed, saved, ctx.dtype)
+            x = rebuilt(ctx.packed, saved, ctx.dtype)
+            # On a graph of gradients it would be a constant, which the input that it is rebuilt for is not.
+            constant = ctx.packed is not None and torch.is_grad_enabled() and ctx.needs_input_grad[0]
+            return final(x, weight, grad) if constant else x
 
         grads = gradients(ctx.function, grad, ctx.shape, again, weight, ctx.needs_input_grad[:3])
         return (*grads, None, None)
@@ -201,7 +205,8 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x = ctx.packed.rebuild(ctx.saved_tensors, ctx.dtype)
+        twice = torch.is_grad_enabled()
         with torch.enable_grad():
             x.requires_grad_()
-            (grad_x,) = torch.autograd.grad(ctx.function(x), x, grad)
+            (grad_x,) = torch.autograd.grad(ctx.function(x), x, grad, create_graph=twice)
         return (grad_x, None, None, *[None] * len(ctx.saved_tensors))

@@ -133,7 +133,7 @@ def convert(ann: ANN, scales: Sequence[float], initial: float = 0.0) -> Converte
 def _spiking(layer: nn.Module, before: float = 1.0, after: float = 1.0) -> nn.Module:
     """The spiking counterpart of a layer between activations of the scales ``before`` and ``after``."""
     bias = isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None
-    if isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str):
+    if isinstance(layer, nn.Conv2d) and _is_plain(layer):
         kernel, stride, padding = (
             check_pair("size", size, 0) for size in (layer.kernel_size, layer.stride, layer.padding)
         )
@@ -147,8 +147,15 @@ def _spiking(layer: nn.Module, before: float = 1.0, after: float = 1.0) -> nn.Mo
     if isinstance(layer, Pool2d) and layer.kind != "max":
         return SpikePool2d(layer.kernel_size, layer.kind, layer.scale)
     raise ConversionError(
-        f"cannot be converted: {layer!r}; pooling must be a sum or an average, layers those of an ANN"
+        f"cannot be converted: {layer!r}; pooling must be a sum or an average, layers those of an ANN, convolutions "
+        "without groups or dilation and padded with a number of zeros"
     )
+
+
+def _is_plain(layer: nn.Conv2d) -> bool:
+    """Whether a convolution does no more than a `SpikingConv2d` can."""
+    named_padding = isinstance(layer.padding, str) or layer.padding_mode != "zeros"
+    return not named_padding and layer.groups == 1 and all(step == 1 for step in layer.dilation)
 
 
 def _set_parameters(target: nn.Module, source: nn.Conv2d | nn.Linear, before: float, after: float) -> nn.Module:

@@ -39,7 +39,7 @@ class StaticInput:
             raise TypeError(f"values must be a tensor (B, *features), got {type(self.values).__name__}")
         if self.values.dim() < 2:
             raise ValueError(f"values must be (B, *features), got shape {tuple(self.values.shape)}")
-        check_count("steps", self.steps)
+        object.__setattr__(self, "steps", check_count("steps", self.steps))
 
     def dense(self) -> Tensor:
         """The same input spelled out over time, ``(T, B, *features)`` (a view, nothing is copied)."""
@@ -101,10 +101,10 @@ def target_pattern(
         raise TypeError(f"labels must be an int64 tensor (B,), got {given}")
     if labels.dim() != 1:
         raise ValueError(f"labels must be (B,), got shape {tuple(labels.shape)}")
-    check_count("classes", classes)
+    classes = check_count("classes", classes)
     fired = pattern_steps(pattern)
     steps = len(fired) if steps is None else steps
-    check_count("steps", steps)
+    steps = check_count("steps", steps)
     check_dtype("dtype", dtype)
 
     one_hot = torch.zeros(len(labels), classes, dtype=dtype, device=labels.device)
@@ -150,14 +150,13 @@ def bin_events(
         raise ValueError(f"times and units must have one entry per event, got {len(times)} and {len(units)}")
     if units.is_floating_point() or units.dtype == torch.bool:
         raise TypeError(f"units must be a tensor of integers, got {units.dtype}")
-    check_count("steps", steps)
+    steps = check_count("steps", steps)
     shape = check_shape("shape", shape)
     checked_positive("bin_width", bin_width)
     check_dtype("dtype", dtype)
     features = math.prod(shape)
+    times = times.to(torch.float64)  # which holds every microsecond of a recording, float32 only the first 16 seconds
     if len(times):
-        # float64 from here on: it holds every microsecond of a recording, float32 only the first 16 seconds.
-        times = times.to(torch.float64)
         if not bool((torch.isfinite(times) & (times >= 0)).all()):
             raise ValueError("times must be finite and >= 0")
         lowest, highest = int(units.min()), int(units.max())
@@ -165,7 +164,9 @@ def bin_events(
             raise ValueError(
                 f"units must be in [0, {features}) for shape {shape}, got values from {lowest} to {highest}"
             )
-    step = torch.floor(times.to(torch.float64) / bin_width)
+    step = torch.floor(times / bin_width)
+    # The quotient is rounded; an event on the border of two bins belongs to the later one.
+    step += ((step + 1) * bin_width <= times).double() - (step * bin_width > times).double()
     kept = step < steps
     spikes = torch.zeros(steps, features, dtype=dtype, device=times.device)
     spikes[step[kept].long(), units[kept].long()] = 1

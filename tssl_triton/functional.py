@@ -279,7 +279,7 @@ def unpack_spikes(words: Tensor, steps: int, dtype: torch.dtype = torch.float32)
         raise TypeError(f"words must be torch.int32, torch.int16 or torch.uint8, got {words.dtype}")
     check_rank("words", words, 1)
     check_device("words", words.device)
-    check_count("steps", steps)
+    steps = check_count("steps", steps)
     check_dtype("dtype", dtype)
     bits = 8 * words.element_size()
     if len(words) != word_count(steps) or steps > bits * len(words):

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import _fused_ops, _ops, _weighted
 from ._autocast import Autocast
 from ._checks import check_pair
 from ._composed import composed
+from ._first_order import first_order
 from ._packed import Packed, remember
 from .functional import LIFState, constants, stacked
 from .kernels.layout import cdiv
@@ -245,7 +245,7 @@ class _Product(torch.autograd.Function):
         return ghost(layer.function.shape(link.shape, weight.shape), weight.new_empty((), dtype=layer.dtype))
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, e: Tensor) -> tuple[Tensor | None, ...]:
         words, weight = ctx.saved_tensors
         layer, needed = ctx.layer, ctx.needs_input_grad
@@ -287,7 +287,7 @@ class _Neurons(torch.autograd.Function):
         return layer.features(spikes) if layer.dense else ghost(y.shape, spikes), packed, after
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 6

@@ -55,7 +55,7 @@ class LearnableConstants(nn.Module):
         return LIFConstants(*(self._constant(name) for name in CONSTANTS))
 
     def _constant(self, name: str) -> Tensor | None:
-        raw = self._parameters.get(f"raw_{name}")
+        raw = getattr(self, f"raw_{name}", None)  # a parameter, or what a parametrization makes of one
         if raw is None:
             return None
         value = raw.to(torch.promote_types(raw.dtype, torch.float32)).exp()

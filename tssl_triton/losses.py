@@ -108,8 +108,9 @@ def softmax_count_loss(spikes: Tensor, labels: Tensor, reduction: Reduction = "s
         TypeError, ValueError: naming the argument. A label out of range is an error that torch raises.
     """
     _check_labelled(spikes, labels)
-    counts = spikes.sum(0)
-    return _reduce(F.cross_entropy(counts, labels, reduction="none"), reduction)
+    chances = F.log_softmax(spikes.sum(0), dim=1)
+    # Not F.cross_entropy: it passes over labels of -100.
+    return _reduce(-chances.gather(1, labels[:, None]).squeeze(1), reduction)
 
 
 def predict(spikes: Tensor, by: Readout = "count", tau_syn: float | None = None) -> Tensor:

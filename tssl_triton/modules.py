@@ -6,15 +6,26 @@ take a ``state`` and return the new one with ``return_state=True``, so that a lo
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from . import _weighted, fused
-from ._checks import check_choice, check_count, check_features, check_finite, check_flag, check_pair, check_sequence
+from ._checks import (
+    check_choice,
+    check_count,
+    check_features,
+    check_finite,
+    check_flag,
+    check_pair,
+    check_same_dtype,
+    check_sequence,
+)
 from ._composed import composed
 from ._pooling import SumPool
 from .encoding import StaticInput
@@ -155,6 +166,7 @@ class _WeightedLIF(LIF):
 
     def _checked(self, x: Tensor) -> Tensor:
         self._check_shape(check_sequence("x", x).shape)
+        check_same_dtype("x", x, self.weight)
         return x
 
     def _fuses(self, spikes: PackedSpikes) -> bool:
@@ -223,7 +235,8 @@ class SpikingLinear(_WeightedLIF):
         learn: Sequence[str] = (),
         per: str = "layer",
     ) -> None:
-        super().__init__(params, rule, recompute, fused, learn, per, (check_count("out_features", out_features),))
+        out_features = check_count("out_features", out_features)
+        super().__init__(params, rule, recompute, fused, learn, per, (out_features,))
         self.in_features = check_count("in_features", in_features)
         self.out_features = out_features
         self.weight = initial_weight((out_features, in_features), weight_scale)
@@ -280,7 +293,8 @@ class SpikingConv2d(_WeightedLIF):
         learn: Sequence[str] = (),
         per: str = "layer",
     ) -> None:
-        super().__init__(params, rule, recompute, fused, learn, per, (check_count("out_channels", out_channels), 1, 1))
+        out_channels = check_count("out_channels", out_channels)
+        super().__init__(params, rule, recompute, fused, learn, per, (out_channels, 1, 1))
         self.in_channels = check_count("in_channels", in_channels)
         self.out_channels = out_channels
         self.kernel_size = check_pair("kernel_size", kernel_size, 1)
@@ -295,6 +309,11 @@ class SpikingConv2d(_WeightedLIF):
     def _check_shape(self, shape: Sequence[int]) -> None:
         if len(shape) != 5 or shape[2] != self.in_channels:
             raise ValueError(f"x must be (T, B, {self.in_channels}, H, W), got shape {tuple(shape)}")
+        if min(self._map().shape(shape, self.weight.shape)[3:]) < 1:
+            raise ValueError(
+                f"x must hold images that a kernel of {self.kernel_size} fits into with padding {self.padding}, "
+                f"got shape {tuple(shape)}"
+            )
 
     def extra_repr(self) -> str:
         sizes = f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
@@ -367,7 +386,12 @@ class SpikingSequential(nn.Sequential):
     """Layers one after the other.
 
     Called with ``return_state=True`` it returns the spikes and a list with one state per layer (None for layers
-    without neurons), which the next window is called with.
+    without neurons), which the next window is called with. A layer of your own has its state in it, too, where its
+    ``forward`` takes ``state`` and ``return_state`` as those of this package do.
+
+    Raises:
+        TypeError, ValueError: for a state that is no list of one entry per layer; and, where states are asked for, for
+            a module such as ``nn.Sequential`` that holds neurons but cannot be told of a state.
     """
 
     def forward(
@@ -389,7 +413,8 @@ class SpikingSequential(nn.Sequential):
             into = following if _hands_on(layer, following) else None
             pooled = isinstance(into, SpikePool2d)
             options = {} if into is None else {"into": into}
-            if not isinstance(layer, (LIF, SpikingSequential)):
+            asked = return_state or before is not None
+            if not isinstance(layer, (LIF, SpikingSequential)) and not (asked and _takes_state(k, layer)):
                 x, after = layer(x), None
             elif return_state:
                 x, after = layer(x, before, return_state=True, **options)
@@ -409,13 +434,31 @@ def _hands_on(layer: nn.Module, following: nn.Module | None) -> bool:
     return _is_plain(following) or (type(following) is SpikePool2d and following.kind != "max")
 
 
+def _takes_state(place: int, layer: nn.Module) -> bool:
+    """Whether the ``forward`` of a layer that is none of this package's takes a state and returns one when asked to.
+
+    Raises:
+        TypeError: if it does not although there are neurons in it.
+    """
+    original: nn.Module = getattr(layer, "_orig_mod", layer)  # of what torch.compile has wrapped
+    if {"state", "return_state"} <= inspect.signature(type(original).forward).parameters.keys():
+        return True
+    if any(isinstance(module, LIF) for module in layer.modules()):
+        raise TypeError(
+            f"layer {place}, {type(layer).__name__}, holds neurons but its forward takes no state and return_state; "
+            "put its layers into a SpikingSequential, or run the whole sequence at once, without states"
+        )
+    return False
+
+
 def _is_plain(layer: nn.Module) -> bool:
     return isinstance(layer, _WeightedLIF) and type(layer).forward is _WeightedLIF.forward
 
 
 def _hooked(module: nn.Module) -> bool:
+    """Whether someone else's code runs before, after or in place of ``forward``."""
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks)
+    return any(hooks) or "forward" in module.__dict__ or _has_any_global_hook()
 
 
 def each_step(x: Input, function: Callable[[Tensor], Tensor]) -> Input:

@@ -152,7 +152,7 @@ def build_network(
     """
     tokens = parse_architecture(architecture)
     shape = checked_shape(in_shape)
-    check_count("classes", classes)
+    classes = check_count("classes", classes)
     if not isinstance(dropout, (int, float)) or isinstance(dropout, bool):
         raise TypeError(f"dropout must be a number in [0, 1), got {dropout!r}")
     if not 0 <= dropout < 1:

@@ -21,8 +21,8 @@ class PackedSpikes:
     Args:
         words: packed spikes ``(ceil(T / 32), B, *)``, as `tssl_triton.pack_spikes` makes them.
         steps: number of time steps T.
-        link: what autograd sees, ``(T, B, *)``: the dense spikes themselves, or a tensor of their shape and dtype
-            without contents of its own (all its strides are 0), whose gradient is that of the spikes.
+        link: what autograd sees, ``(T, B, *)``: the dense spikes themselves, where this package made them, or a tensor
+            of their shape and dtype without contents of its own (all its strides are 0), whose gradient is theirs.
     """
 
     words: Tensor
@@ -40,7 +40,7 @@ class PackedSpikes:
         known = known_bits(spikes)
         if known is not None:
             return known
-        return cls(_ops.pack(spikes.detach(), word_dtype(len(spikes))), len(spikes), spikes)
+        return cls(_ops.pack(spikes.detach(), word_dtype(len(spikes))), len(spikes), _Link.apply(spikes))
 
     @property
     def shape(self) -> torch.Size:
@@ -69,6 +69,18 @@ def known_bits(spikes: Tensor) -> PackedSpikes | None:
     """The packed form of a spike train that this package made and nothing has changed since."""
     record = recall(spikes)
     return None if record is None or record.then else PackedSpikes(record.words, record.steps, spikes)
+
+
+class _Link(torch.autograd.Function):
+    """A link to given spikes, whose numbers nobody vouches for: the bits alone count from here on."""
+
+    @staticmethod
+    def forward(ctx: Any, spikes: Tensor) -> Tensor:
+        return ghost(tuple(spikes.shape), spikes)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
 
 
 class _Unpacked(torch.autograd.Function):

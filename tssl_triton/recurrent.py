@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _packed, _recurrent_ops, _weighted
-from ._checks import check_count, check_features, check_flag, check_like, check_sequence
+from ._checks import check_count, check_features, check_flag, check_like, check_same_dtype, check_sequence
 from .encoding import StaticInput
 from .functional import LIFState, constants, stacked, stacked_constants
 from .modules import LIF, Input, each_step, initial_weight
@@ -107,6 +107,7 @@ class SpikingRecurrent(LIF):
 
     def _product(self, x: Tensor) -> Tensor:
         check_features("x", check_sequence("x", x).shape, self.in_features)
+        check_same_dtype("x", x, self.weight)
         return _weighted.weighted(_weighted.Linear(), x, self.weight, self.bias)
 
     def _start(self, state: RecurrentState | None, feed: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -242,6 +242,32 @@ def test_functions_on_packed_spikes_agree_with_layers():
     assert torch.equal(layer(PackedSpikes.pack(dense)), layer(dense))
 
 
+def test_what_is_packed_counts_as_0_and_1():
+    values = torch.tensor([0.0, 0.5, -2.0, 1.0]).expand(5, 2, 4).contiguous().requires_grad_()
+    packed = PackedSpikes.pack(values)
+    expected = (values != 0).float()
+    assert torch.equal(packed.dense(), expected)
+    layer = SpikingLinear(4, 6, weight_scale=3.0, fused="always")
+    spikes = layer(packed)
+    assert spikes.any()
+    assert torch.equal(spikes, layer(expected))
+    (grad,) = torch.autograd.grad(spikes.sum(), values)
+    dense = expected.requires_grad_()
+    (other,) = torch.autograd.grad(layer(dense).sum(), dense)
+    assert other.any()
+    assert_close("gradient", grad, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_second_derivative_is_an_error(recompute):
+    spikes = SpikingLinear(6, 8)(5 * torch.rand(T, B, 6, generator=torch.Generator().manual_seed(1)))
+    layer = SpikingLinear(8, 4, weight_scale=3.0, fused="always", recompute=recompute)
+    (grad,) = torch.autograd.grad(layer(spikes).sum(), layer.weight, create_graph=True)
+    assert grad.any()
+    with pytest.raises(RuntimeError):
+        grad.square().sum().backward()
+
+
 def test_weights_changed_before_backward_are_an_error():
     net = network("always", recompute=True)
     out = net(encoding.static(images(), T)).sum()

@@ -79,8 +79,8 @@ def load(
         raise ValueError(
             f"augment must be False for {name}, for which no augmentation is defined; {', '.join(AUGMENTED)} has one"
         )
-    check_count("steps", steps)
-    check_count("downsample", downsample)
+    steps = check_count("steps", steps)
+    downsample = check_count("downsample", downsample)
     if check_finite("bin_ms", bin_ms) <= 0:
         raise ValueError(f"bin_ms must be > 0, got {bin_ms!r}")
     return LOADERS[name](Path(root), download, Options(augment, steps, float(bin_ms), downsample))

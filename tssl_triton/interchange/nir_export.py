@@ -76,7 +76,8 @@ def to_nir(network: SpikingSequential, in_shape: Sequence[int], dt: float = DT) 
 
 
 def _leaves(network: SpikingSequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    for name, layer in network.named_children():
+    for name, layer in network._modules.items():  # `named_children` would leave out a layer that comes again
+        assert layer is not None
         if isinstance(layer, SpikingSequential):
             yield from _leaves(layer, f"{prefix}{name}.")
         else:

@@ -1,0 +1,48 @@
+"""Gradients that have no gradient of their own: who asks for a second derivative is told so.
+
+PyTorch's ``once_differentiable`` tells only where the incoming gradient is on a graph itself. Elsewhere it returns
+numbers that look like constants, and what is added to a loss because of them has no effect.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Gradients = tuple[Tensor | None, ...]
+
+
+def first_order(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
+    """Decorator of a ``backward``, which runs without a graph; with ``create_graph=True`` its results are `final`."""
+
+    @functools.wraps(backward)
+    def wrapped(ctx: Any, *grads: Tensor | None) -> Gradients:
+        with torch.no_grad():
+            found = backward(ctx, *grads)
+        if not torch.is_grad_enabled():
+            return found
+        return tuple(None if x is None else final(x, *ctx.saved_tensors, *grads) for x in found)
+
+    return wrapped
+
+
+def final(x: Tensor, *of: Tensor | None) -> Tensor:
+    """``x``, a function ``of`` others, as a tensor that raises RuntimeError when it is differentiated."""
+    return _Final.apply(x.detach().requires_grad_(), *of)
+
+
+class _Final(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *of: Tensor | None) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        raise RuntimeError(
+            "spiking layers have a first derivative only: a learning rule defines no second one. Take gradients "
+            "without create_graph=True, or detach them before they enter a loss"
+        )
