@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
+
+from tssl_triton.cli import USER_ERRORS
 
 from . import gpu, latency, launches, loading, precision, static, sweep
 
@@ -23,7 +26,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     arguments = parser().parse_args()
-    arguments.run(arguments)
+    try:
+        arguments.run(arguments)
+    except USER_ERRORS as error:
+        sys.exit(f"python -m bench: error: {error}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 
 from tssl_triton._fused_ops import has_kernels
 
-from . import gpu_fused_gate, gpu_report
+from . import gpu_fused_gate, gpu_report, options
 from .events import Clock, clock_of, copy_bandwidth, flusher, measure
 from .gpu_cases import NEURON_STEPS, Case, all_cases, plan, short
 from .gpu_gate import complaints
@@ -71,7 +71,7 @@ def why_not(device: torch.device, command: str) -> str:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    device = torch.device(arguments.device)
+    device = arguments.device
     cases = [case for case in all_cases(device, arguments.neuron_steps, arguments.batch) if arguments.only in case.name]
     if arguments.dry_run:
         print(plan(cases))
@@ -114,28 +114,42 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.json:
             # After each case: what was measured outlives an interruption.
             whole = gpu_report.report(rows, failed, machine, bandwidth, arguments.rounds, LABELS)
-            write_json(Path(arguments.json), whole)
+            write_json(arguments.json, whole)
     print(gpu_report.table(rows, bandwidth))
     if compared := ratios(rows):
         print(f'\ncomposed layers by fused ones, times; * where fused="auto" fuses\n{compared}')
     if arguments.png:
         title = f"{machine.get('name', machine['device'])}, copy {bandwidth / 1e9:,.0f} GB/s, {machine['commit'][:12]}"
-        gpu_report.draw(rows, bandwidth, title, Path(arguments.png))
+        gpu_report.draw(rows, bandwidth, title, arguments.png)
     if failed:
         print("not measured:", *failed, sep="\n", file=sys.stderr)
         sys.exit(WRONG)
 
 
 def add_to(commands: Any) -> None:
+    count, file = options.count, options.output
     parser = commands.add_parser("gpu", help=__doc__.splitlines()[0], description=__doc__)
     parser.add_argument("--dry-run", action="store_true", help="list the cases and their bytes, measure nothing")
-    parser.add_argument("--device", default="cuda", help="cuda or cuda:N; cpu rehearses the command, for its tests")
-    parser.add_argument("--rounds", type=int, default=100, help="runs of each case")
+    parser.add_argument(
+        "--device", type=options.device, default="cuda", help="cuda or cuda:N; cpu rehearses the command, for its tests"
+    )
+    parser.add_argument("--rounds", type=count, default=100, help="runs of each case")
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases whose name contains TEXT")
-    parser.add_argument("--neuron-steps", type=int, default=NEURON_STEPS, help="size of the kernels' cases, T times N")
-    parser.add_argument("--batch", type=int, default=50, help="batch of the layers' and networks' cases")
-    parser.add_argument("--copy-bytes", type=int, default=1 << 30, help="size of the copy that gives the bandwidth")
+    parser.add_argument(
+        "--neuron-steps", type=count, default=NEURON_STEPS, help="size of the kernels' cases, T times N"
+    )
+    parser.add_argument("--batch", type=count, default=50, help="batch of the layers' and networks' cases")
+    parser.add_argument("--copy-bytes", type=count, default=1 << 30, help="size of the copy that gives the bandwidth")
     parser.add_argument("--no-model", action="store_true", help="predict by the copy alone, without compiling to count")
-    parser.add_argument("--json", nargs="?", const="bench-gpu.json", metavar="FILE", help="also write a report")
-    parser.add_argument("--png", nargs="?", const="bench-gpu.png", metavar="FILE", help="also draw a figure")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        type=file,
+        const=Path("bench-gpu.json"),
+        metavar="FILE",
+        help="also write a report",
+    )
+    parser.add_argument(
+        "--png", nargs="?", type=file, const=Path("bench-gpu.png"), metavar="FILE", help="also draw a figure"
+    )
     parser.set_defaults(run=run)

@@ -21,6 +21,7 @@ from typing import Any
 
 from tssl_triton.experiments import EXPERIMENTS
 
+from . import options
 from .tables import aligned, write_json
 from .timing import machine
 
@@ -98,15 +99,16 @@ def run(arguments: argparse.Namespace) -> None:
     found = rows(arguments.networks, arguments.batch)
     print(table(found))
     if arguments.json:
-        write_json(Path(arguments.json), {"machine": machine(), "rows": [asdict(row) for row in found]})
+        write_json(arguments.json, {"machine": machine(), "rows": [asdict(row) for row in found]})
 
 
 def add_to(commands: Any) -> None:
+    count, file = options.count, options.output
     parser = commands.add_parser("latency", help=__doc__.splitlines()[0], description=__doc__)
     parser.add_argument(
         "--networks", nargs="+", choices=EXPERIMENTS, default=["mnist", "fashion-mnist"], metavar="NAME",
         help=f"of {', '.join(EXPERIMENTS)} (default: mnist fashion-mnist)",
     )  # fmt: skip
-    parser.add_argument("--batch", type=int, default=50)
-    parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
+    parser.add_argument("--batch", type=count, default=50)
+    parser.add_argument("--json", type=file, metavar="FILE", help="also write the rows to FILE")
     parser.set_defaults(run=run)

@@ -29,7 +29,7 @@ from tssl_triton.data import DataSet
 from tssl_triton.run import load_data
 from tssl_triton.train import Trainer
 
-from . import drawn_sets
+from . import drawn_sets, options
 from .tables import aligned
 from .timing import machine
 
@@ -178,7 +178,9 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("loading", help=__doc__.splitlines()[0], description=__doc__)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS, metavar="NAME")
     parser.add_argument("--data-root", metavar="DIR", help="folder with MNIST and Fashion-MNIST; drawn if not given")
-    parser.add_argument("--batches", type=int, help="training steps that are timed (default: 30, dvs-gesture 6)")
+    parser.add_argument(
+        "--batches", type=options.count, help="training steps that are timed (default: 30, dvs-gesture 6)"
+    )
     parser.add_argument("--arch", help="network, without padding, in place of each set's own: how fast may a step be?")
     parser.add_argument("--device", default="auto", help="as in tssl train")
     parser.set_defaults(run=run)

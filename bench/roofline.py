@@ -7,6 +7,7 @@ the memory is the limit and the kernel runs at full bandwidth, right of it as ma
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .hardware import DEVICES, Device
@@ -17,7 +18,7 @@ LEAST, MOST = 0.02, 3.0  # of the axis, unless a kernel is further right
 OURS, PEER = "#1f5fa8", "#c2570c"
 
 
-def draw(rows: Sequence[Row], file: str) -> None:
+def draw(rows: Sequence[Row], file: Path) -> None:
     """One panel per device, one line per kernel, one point per type and number of steps."""
     import matplotlib
 

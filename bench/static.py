@@ -14,9 +14,9 @@ import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
+from . import options
 from .counting import UnexplainedLoopsError
 from .hardware import ARCHITECTURES, DEVICES, H100, Device, devices_of, occupancy
 from .tables import write_json
@@ -196,7 +196,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         devices = [asdict(device) for device in DEVICES]
         report = {"label": LABEL, "devices": devices, "rows": [asdict(row) for row in rows]}
-        write_json(Path(arguments.json), report)
+        write_json(arguments.json, report)
     if arguments.png:
         from .roofline import draw
 
@@ -204,13 +204,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def add_to(commands: Any) -> None:
+    count, file = options.count, options.output
     parser = commands.add_parser("static", help=(__doc__ or "").splitlines()[0], description=__doc__)
     parser.add_argument("--targets", nargs="+", choices=list(ARCHITECTURES), default=list(ARCHITECTURES))
-    parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS), metavar="T", help="time steps")
+    parser.add_argument("--steps", type=count, nargs="+", default=list(STEPS), metavar="T", help="time steps")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPE_NAMES, default=list(DTYPE_NAMES))
     parser.add_argument("--kernels", nargs="+", metavar="NAME", help="only kernels whose name contains NAME")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that compile")
-    parser.add_argument("--json", metavar="FILE", help="also write all figures to FILE")
-    parser.add_argument("--png", metavar="FILE", help="also draw the rooflines; needs matplotlib")
+    parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes that compile")
+    parser.add_argument("--json", type=file, metavar="FILE", help="also write all figures to FILE")
+    parser.add_argument("--png", type=file, metavar="FILE", help="also draw the rooflines; needs matplotlib")
     parser.add_argument("--markdown", action="store_true", help="print the tables for docs/performance.md")
     parser.set_defaults(run=run)

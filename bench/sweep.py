@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -23,27 +22,37 @@ from typing import Any
 
 import torch
 
+from tssl_triton.experiments import EXPERIMENTS
 from tssl_triton.rules import RULES
 
+from . import options
 from .cases import DTYPES
 from .contenders import CONTENDERS, Contender, available
 from .gpu import why_not
 from .graphs import capture
 from .peak import peak_memory
-from .sweep_report import CHANNELS_LAST, FLOOR, GRAPH, Row, compared, draw, exponents, report, table
+from .sweep_report import CHANNELS_LAST, FLOOR, GRAPH, Row, compared, draw, earlier_rows, exponents, report, table
 from .tables import write_json
 from .timing import interleaved, machine
-from .works import INFERENCE, LIF, MODES, TRAINING, WHAT, Size, Step, floor, neuron_steps, work
+from .works import IMAGE, INFERENCE, LIF, MODES, TRAINING, WHAT, Size, Step, floor, neuron_steps, work
 
 NEURONS = {LIF: 25_088, "linear": 512, "conv": 16_384}
 """Neurons of a sample where ``--neurons`` does not say: 32 maps of 28x28, 512, and 64 maps of 16x16."""
 
 
+def wrong_neurons(what: str, neurons: list[int]) -> str:
+    """What is wrong with ``--neurons``; empty if nothing is."""
+    if neurons and what in EXPERIMENTS:
+        return f"--neurons is of lif and layers: the network {what!r} has its own"
+    if what == "conv" and any(count % IMAGE**2 for count in neurons):
+        return f"--neurons of conv must be multiples of {IMAGE**2}, maps of {IMAGE}x{IMAGE}, got {neurons}"
+    return ""
+
+
 def sizes(arguments: argparse.Namespace) -> Iterator[Size]:
-    device = torch.device(arguments.device)
     neurons = arguments.neurons or [NEURONS.get(arguments.what)]
     for steps, batch, count, name in itertools.product(arguments.steps, arguments.batch, neurons, arguments.dtype):
-        yield Size(steps, batch, count, DTYPES[name], device, arguments.channels_last)
+        yield Size(steps, batch, count, DTYPES[name], arguments.device, arguments.channels_last)
 
 
 def measure(
@@ -95,9 +104,12 @@ def measure(
 
 
 def run(arguments: argparse.Namespace) -> int:
-    device = torch.device(arguments.device)
+    device = arguments.device
     if arguments.graph and device.type != "cuda":
-        sys.exit(f"--graph captures CUDA graphs: it needs --device cuda, not {arguments.device!r}")
+        sys.exit(f"--graph captures CUDA graphs: it needs --device cuda, not {str(device)!r}")
+    if problem := wrong_neurons(arguments.what, arguments.neurons or []):
+        sys.exit(problem)
+    earlier = options.earlier_report("--compare", arguments.compare, earlier_rows) if arguments.compare else None
     if missing_device := why_not(device, "sweep"):
         sys.exit(missing_device)
     contenders, missing = available(arguments.implementations)
@@ -119,38 +131,45 @@ def run(arguments: argparse.Namespace) -> int:
         for line in failed:
             print(line, flush=True)
         if arguments.json:
-            write_json(Path(arguments.json), report(rows, where))
+            write_json(arguments.json, report(rows, where))
     print("".join(f"\n{line}" for line in exponents(rows)))
     if arguments.png:
-        draw(rows, f"{arguments.what}: {where}", Path(arguments.png))
-    if not arguments.compare:
+        draw(rows, f"{arguments.what}: {where}", arguments.png)
+    if earlier is None:
         return 0
-    lines, slower = compared(rows, json.loads(Path(arguments.compare).read_text()), arguments.slower)
+    lines, slower = compared(rows, earlier, arguments.slower)
     print("\n".join(lines))
     return 1 if slower else 0
 
 
 def add_to(commands: Any) -> None:
+    count, file = options.count, options.output
     parser = commands.add_parser("sweep", help=__doc__.splitlines()[0], description=__doc__)
     parser.add_argument("what", choices=WHAT, metavar="WHAT", help=", ".join(WHAT))
     parser.add_argument("--mode", nargs="+", choices=MODES, default=[TRAINING])
-    parser.add_argument("--steps", nargs="+", type=int, default=[5], metavar="T", help="time steps (default: 5)")
-    parser.add_argument("--batch", nargs="+", type=int, default=[50], metavar="B", help="samples (default: 50)")
-    parser.add_argument("--neurons", nargs="+", type=int, metavar="N", help="neurons of a sample, of lif and layers")
+    parser.add_argument("--steps", nargs="+", type=count, default=[5], metavar="T", help="time steps (default: 5)")
+    parser.add_argument("--batch", nargs="+", type=count, default=[50], metavar="B", help="samples (default: 50)")
+    parser.add_argument(
+        "--neurons", nargs="+", type=count, metavar="N",
+        help=f"neurons of a sample, of lif and layers; those of conv come in maps of {IMAGE}x{IMAGE}",
+    )  # fmt: skip
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["fp32"], help="type of tensors (default: fp32)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument("--device", type=options.device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--rule", choices=RULES, default=RULES[0], help="this package's learning rule (default: tssl)")
     parser.add_argument(
         "--implementations", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME",
         help=f"of {', '.join(CONTENDERS)} (default: all)",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=7, help="rounds, in each of which every case has its turn")
+    parser.add_argument("--rounds", type=count, default=7, help="rounds, in each of which every case has its turn")
     parser.add_argument("--memory", action="store_true", help="peak memory too")
     parser.add_argument("--channels-last", action="store_true", help="channels of images last in memory, for all")
     parser.add_argument("--graph", action="store_true", help="each step as one CUDA graph; needs a GPU")
-    parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
-    parser.add_argument("--png", metavar="FILE", help="also draw them to FILE")
-    parser.add_argument("--compare", metavar="FILE", help="say what changed since an earlier --json; slower: status 1")
+    parser.add_argument("--json", type=file, metavar="FILE", help="also write the rows to FILE")
+    parser.add_argument("--png", type=file, metavar="FILE", help="also draw them to FILE")
+    parser.add_argument(
+        "--compare", type=Path, metavar="FILE",
+        help="say what changed since an earlier --json; slower: status 1",
+    )  # fmt: skip
     parser.add_argument(
         "--slower",
         type=float,

@@ -111,9 +111,15 @@ def report(rows: Sequence[Row], machine: str) -> dict[str, Any]:
     return {"machine": machine, "rows": [asdict(row) for row in rows]}
 
 
+def earlier_rows(old: dict[str, Any]) -> list[Row]:
+    """The rows of a report, which must say its machine too."""
+    str(old["machine"])
+    return [Row(**each) for each in old["rows"]]
+
+
 def compared(rows: Sequence[Row], old: dict[str, Any], slower: float) -> tuple[list[str], bool]:
     """This package's rows beside the same ones of an earlier report, and whether one is ``slower`` times as slow."""
-    earlier = {row.identity: row for row in (Row(**each) for each in old["rows"])}
+    earlier = {row.identity: row for row in earlier_rows(old)}
     lines = [f"compared with {old['machine']}"]
     worse = False
     for row in rows:

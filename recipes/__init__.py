@@ -14,6 +14,7 @@ if not __name__.startswith("tssl_triton."):
     raise ImportError(f"this folder installs as tssl_triton.recipes: import that instead of {__name__!r}")
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,10 @@ NAMES = (
 )
 
 TABLES = (1, 2, 3, 4)
+
+
+#: What results are filed under.
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 
 
 class RecipeError(ValueError):
@@ -111,6 +116,11 @@ def read(name: str) -> Recipe:
         path = FOLDER / f"{name}.toml"
     else:
         raise RecipeError(f"unknown recipe {name!r}: known are {', '.join(NAMES)}, and files that end in .toml")
+    if not FOLDER_NAME.fullmatch(path.stem):
+        raise RecipeError(
+            f"the name of recipe {path} is that of a folder too: it must be letters, digits and . _ = + -, beginning "
+            "with one of the former two"
+        )
     settings = _parse(path)
     paper = settings.pop("paper", None)
     try:

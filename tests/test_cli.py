@@ -1,5 +1,6 @@
 """The command line, in this process and as a process of its own that is killed and interrupted."""
 
+import errno
 import json
 import os
 import re
@@ -14,7 +15,8 @@ import pytest
 import torch
 from idx_files import write_image_set
 
-from tssl_triton import checkpoint, cli
+from tssl_triton import _cpp, checkpoint, cli
+from tssl_triton import run as run_module
 from tssl_triton.config import FIELD_TYPES
 
 TIMING = ("seconds", "images_per_second")
@@ -144,6 +146,12 @@ def test_train_prints_folder_epochs_and_accuracy(uninterrupted, tmp_path, capsys
     assert re.fullmatch(r"test accuracy \d+\.\d\d% after 2 epochs", out[-1])
 
 
+def test_learnt_constants_are_no_weights(tmp_path, capsys):
+    words = ("--learn", "tau_mem,threshold", "--per", "neuron", "--epochs", 0, "--run-dir", tmp_path / "run")
+    assert run("train", "--arch", "20", *words) == 0
+    assert "network 20, 1480 weights and 60 learnt constants, 5 steps" in capsys.readouterr().out
+
+
 def test_train_without_epochs(tmp_path, capsys):
     assert run("train", "--arch", "20", "--epochs", 0, "--run-dir", tmp_path / "run") == 0
     assert capsys.readouterr().out.endswith("no epochs to train\n")
@@ -155,6 +163,51 @@ def test_train_in_the_default_folder(tmp_path, monkeypatch, capsys):
     assert run("train", "--arch", "20", "--epochs", 1) == 0
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("digits-")
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda *_: "20260101-120000")
+    stem = tmp_path / "runs" / "digits-20260101-120000"
+    load = run_module.load_data
+
+    def overtaken(config):
+        stem.mkdir(parents=True, exist_ok=True)  # by another process, after this one has begun
+        (stem / "checkpoint.pt").touch()
+        return load(config)
+
+    monkeypatch.setattr(run_module, "load_data", overtaken)
+    for number in (2, 3):
+        assert run("train", "--arch", "20", "--epochs", 0) == 0
+        assert f"run folder runs/{stem.name}-{number}\n" in capsys.readouterr().out
+    assert run("train", "--arch", "20", "--epochs", 0, "--run-dir", tmp_path / "a b") == 0
+    monkeypatch.setattr(run_module, "_is_there", lambda folder: False)  # asked a moment too early
+    assert run("train", "--arch", "20", "--epochs", 0, "--run-dir", tmp_path / "a b") == 2
+    assert capsys.readouterr().err == (
+        f"tssl: error: run folder {tmp_path / 'a b'} exists already; go on with: tssl train --resume "
+        f"'{tmp_path / 'a b'}'; or name another one\n"
+    )
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_folder_that_is_no_run_cannot_be_gone_on_with(tmp_path, capsys):
+    assert run("train", "--arch", "20", "--run-dir", tmp_path) == 2
+    assert capsys.readouterr().err == f"tssl: error: run folder {tmp_path} exists already; name another one\n"
+
+
+def test_standard_error_may_be_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr", None)
+    assert run("train", "--arch", "20", "--epochs", 1, "--run-dir", tmp_path / "run") == 0
+
+
+def test_a_name_that_the_terminal_cannot_show(tmp_path):
+    folder = tmp_path / "länge"
+    command = [sys.executable, "-m", "tssl_triton", "train", "--arch", "20", "--epochs", "0", "--run-dir", str(folder)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "l\\xe4nge" in done.stdout
+    assert (folder / "checkpoint.pt").exists()
 
 
 def test_evaluate_prints_the_accuracy_of_the_run(uninterrupted, capsys):
@@ -175,6 +228,30 @@ def test_info_names_versions_devices_and_implementations(capsys):
     assert rows["python"].startswith(".".join(map(str, sys.version_info[:2])))
     assert "C++ compiler" in rows
     assert rows["cpu"].endswith("runs: eager")
+
+
+def test_info_knows_of_a_compiler_that_is_not_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("TSSL_CPU")
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    monkeypatch.setattr("tssl_triton._cpp._eager_reason", None)
+    _cpp._probe.cache_clear()
+    with pytest.warns(RuntimeWarning, match="/nowhere/c\\+\\+: not found"):
+        assert run("info") == 0
+    rows = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert rows["C++ compiler"] == "/nowhere/c++: not found"
+    assert rows["cpu"].endswith("runs: eager")
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    def write(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "checkpoint.pt"
+    path.write_text("before")
+    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{path}'")):
+        checkpoint.write_atomically(path, write)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_flag_beats_the_file(tmp_path):

@@ -195,6 +195,8 @@ def test_export_says_what_nir_cannot(tmp_path, capsys):
         (("--rule", "ann"), (), "a network of rule 'ann' has no spiking neurons to write as NIR"),
         (("--pool", "max"), (), "layer '1' (SpikePool2d): NIR has no maximum pooling"),
         ((), ("--dt", 0), "--dt must be a time in seconds > 0, got 0.0"),
+        ((), ("--dt", "inf"), "--dt must be a time in seconds > 0, got inf"),
+        ((), ("--out", "."), "--out must be a file, got the folder ."),
     ],
 )
 def test_export_errors(tmp_path, capsys, settings, words, message):

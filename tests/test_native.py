@@ -238,7 +238,7 @@ def compiling_process(tmp_path, script=STEP, **environment):
     """A process whose compiler notes when it is called; what it prints, and how often that was."""
     log, wrapper = tmp_path / "calls", tmp_path / "compiler"
     if not wrapper.exists():
-        wrapper.write_text(f'#!/bin/sh\necho call >> "{log}"\nexec {_cpp._compiler()[0]} "$@"\n')
+        wrapper.write_text(f'#!/bin/sh\necho call >> "{log}"\nexec {_cpp.compiler()[0]} "$@"\n')
         wrapper.chmod(0o755)
     log.write_text("")
     environment = {**os.environ, "CXX": str(wrapper), "TSSL_CACHE_DIR": str(tmp_path / "cache"), **environment}

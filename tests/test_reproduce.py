@@ -187,6 +187,18 @@ def test_two_recipes_of_one_name(tmp_path):
         reproduce.plan(["mnist", str(tmp_path / "mnist.toml")], tmp_path)
 
 
+def test_a_recipe_named_as_a_table(tmp_path):
+    (tmp_path / "table1.toml").write_text('dataset = "digits"\n')
+    with pytest.raises(ConfigError, match="2 targets are named table1, and each would write its report over"):
+        reproduce.plan([str(tmp_path / "table1.toml"), "table1"], tmp_path)
+
+
+def test_a_recipe_whose_name_is_no_folder_s(tmp_path):
+    (tmp_path / "my run.toml").write_text('dataset = "digits"\n')
+    with pytest.raises(RecipeError, match=r"the name of recipe .*my run\.toml is that of a folder too: it must be"):
+        reproduce.plan([str(tmp_path / "my run.toml")], tmp_path)
+
+
 def test_curves_of_trials_of_different_length(tmp_path):
     recipe = recipes.read("cifar10-cnn2")
     config = recipe.config(epochs=3)

@@ -1,6 +1,7 @@
 """`bench sweep`: contenders do the work that they are timed for, and the report says what was measured."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from bench.works import (
 )
 from tssl_triton import LIFParameters
 from tssl_triton.encoding import static
+from tssl_triton.experiments import EXPERIMENTS
 
 PEERS = ("spikingjelly", "spikingjelly+synapse", "spikingjelly+compile", "snntorch", "norse")
 
@@ -162,7 +164,8 @@ def test_what_cannot_run_is_said(capsys):
 
 @pytest.mark.parametrize("what", ["lif", "linear", "fashion-mnist"])
 def test_other_types(what, capsys):
-    assert sweep(what, *COMMON, "--batch", 1, "--neurons", 4, "--dtype", "bf16") == 0
+    neurons = [] if what in EXPERIMENTS else ["--neurons", 256 if what == "conv" else 4]
+    assert sweep(what, *COMMON, "--batch", 1, *neurons, "--dtype", "bf16") == 0
     said = capsys.readouterr().out
     assert "bf16" in said
     assert "failed" not in said
@@ -235,3 +238,31 @@ def test_sum_pooling_of_the_peers_is_the_paper_s():
     plain = network("mnist", CONTENDERS["plain"], Size(2, 1, None), "tssl")
     x = torch.rand(2, 1, 15, 24, 24)
     assert_close("pooled", plain[2](x), 1.1 * F.avg_pool2d(x.flatten(0, 1), 2, divisor_override=1).unflatten(0, (2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mnist", "--neurons", "100"], "--neurons is of lif and layers: the network 'mnist' has its own"),
+        (["conv", "--neurons", "256", "100"], "--neurons of conv must be multiples of 256, maps of 16x16"),
+        (["lif", "--neurons", "0"], "argument --neurons: must be an integer >= 1, got '0'"),
+        (["lif", "--steps", "five"], "argument --steps: must be an integer >= 1, got 'five'"),
+        (["lif", "--device", "foo"], "argument --device: must be cpu, cuda or cuda:N, got 'foo'"),
+        (["lif", "--json", "nowhere/x.json"], "argument --json: must be in a folder that is there"),
+        (["lif", "--png", "."], "argument --png: must be a file, got the folder '.'"),
+        (["lif", "--compare", "nowhere.json"], "--compare: cannot read 'nowhere.json': No such file"),
+        (["lif", "--compare", "empty.json"], "--compare must be what an earlier --json wrote, .*'machine'"),
+        (["lif", "--compare", "list.json"], "--compare must be what an earlier --json wrote"),
+        (["lif", "--compare", "text.json"], "--compare must be what an earlier --json wrote"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_measured(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("empty", '{"rows": []}'), ("list", "[1]"), ("text", "nothing")):
+        (tmp_path / f"{name}.json").write_text(content)
+    monkeypatch.setattr("sys.argv", ["bench", "sweep", *arguments])
+    monkeypatch.setattr("bench.sweep.measure", lambda *_: pytest.fail("something is measured"))
+    with pytest.raises(SystemExit) as ended:
+        bench_main.main()
+    said = ended.value.code if isinstance(ended.value.code, str) else capsys.readouterr().err
+    assert re.search(message, said)

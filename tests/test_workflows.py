@@ -89,7 +89,7 @@ def test_a_gpu_workflow(kind):
     (tested,) = (line for line in run if line[1:3] == ["-m", "pytest"])
     (report,) = (part.split("=")[1] for part in tested if part.startswith("--junitxml"))
     (upload,) = (step["with"]["path"] for step in steps(path) if "upload-artifact" in step.get("uses", ""))
-    assert upload.split() == [report, arguments.json, arguments.png]
+    assert upload.split() == [report, str(arguments.json), str(arguments.png)]
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,14 @@ _eager_reason: str | None = None
 
 
 def implementation() -> str:
-    """``"native"``, or ``"eager"`` where compiling failed before or ``TSSL_CPU=eager`` asks for it."""
-    return "eager" if _eager_reason or os.environ.get("TSSL_CPU") == "eager" else "native"
+    """``"native"``, or ``"eager"`` where compiling fails or ``TSSL_CPU=eager`` asks for it."""
+    return "eager" if compiled(_probe) is None else "native"
+
+
+@cache
+def _probe() -> ctypes.CDLL:
+    """The least that a compiler must be able to do."""
+    return library('extern "C" void nothing() {}\n')
 
 
 def compiled(make: Callable[[], Made]) -> Made | None:
@@ -71,7 +77,7 @@ def compiled(make: Callable[[], Made]) -> Made | None:
     That there is no compiler is said by a warning, once.
     """
     global _eager_reason
-    if implementation() == "eager":
+    if _eager_reason or os.environ.get("TSSL_CPU") == "eager":
         return None
     try:
         return make()
@@ -92,8 +98,8 @@ def library(source: str) -> ctypes.CDLL:
     Raises:
         CompileError: with the first line that the compiler says.
     """
-    compiler = _compiler()
-    made_of = "\0".join((source, *COMPILING, *_machine_flags(), *compiler, _age(compiler[0]), _processor()))
+    called = compiler()
+    made_of = "\0".join((source, *COMPILING, *_machine_flags(), *called, _age(called[0]), _processor()))
     path = _folder() / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.so"
     try:
         return ctypes.CDLL(str(path))
@@ -101,7 +107,7 @@ def library(source: str) -> ctypes.CDLL:
         pass
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            built, loaded = _built(compiler, source, Path(scratch))
+            built, loaded = _built(called, source, Path(scratch))
             built.replace(path)
     except OSError as error:
         raise CompileError(f"{path.parent}: {error}") from error
@@ -137,8 +143,12 @@ def _call(*command: str | Path) -> None:
         raise CompileError((said or [f"{command[0]} ended with status {done.returncode}"])[0].strip())
 
 
-def _compiler() -> list[str]:
-    """The C++ compiler: its path, and the arguments that CXX gives it."""
+def compiler() -> list[str]:
+    """The C++ compiler: its path, and the arguments that CXX gives it.
+
+    Raises:
+        CompileError: if it is not there.
+    """
     named = shlex.split(os.environ.get("CXX", ""))
     for candidate, *arguments in [named] if named else [[name] for name in COMPILERS]:
         found = shutil.which(candidate)

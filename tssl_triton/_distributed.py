@@ -102,13 +102,6 @@ class Processes:
         dist.all_reduce(seen, dist.ReduceOp.MAX)
         return [bool(flag) for flag in seen.tolist()]
 
-    def of_first(self, value: Value) -> Value:
-        """The first process's ``value``."""
-        values = [value]
-        if self.count > 1:
-            dist.broadcast_object_list(values, device=torch.device("cpu"))
-        return values[0]
-
     @contextlib.contextmanager
     def one_ahead(self) -> Iterator[None]:
         """A block that one process of each machine goes through before the others do, to prepare files for them."""

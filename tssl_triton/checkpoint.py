@@ -60,8 +60,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], suffix: st
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+            # As for a full disk, where the system does not say which file it was about.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     _sync_folder(path.parent)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
+import io
 import platform
 import shlex
-import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from tssl_triton import cli_export, cli_inspect, cli_studies, recipes, reproduce, sparsity
+from tssl_triton import _cpp, cli_export, cli_inspect, cli_studies, recipes, reproduce, sparsity
 from tssl_triton._distributed import Processes, joined, launched
 from tssl_triton._extras import MissingExtraError
 from tssl_triton._terminal import INTERRUPTED, PLACEMENT, add_settings, finish, say, voice
@@ -30,9 +29,9 @@ from tssl_triton.interchange import InterchangeError
 from tssl_triton.network import ArchitectureError
 from tssl_triton.recipes import RecipeError
 from tssl_triton.report import choose_display
-from tssl_triton.run import Run, default_folder, load_trainer
+from tssl_triton.run import Run, load_trainer
 from tssl_triton.tables import aligned
-from tssl_triton.train import TrainingError
+from tssl_triton.train import TrainingError, weights_and_constants
 
 #: Errors whose message is all a user needs. Anything else is a fault in the program and shows its traceback.
 USER_ERRORS = (
@@ -64,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 2 after an error, 130 after an interruption.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show must not end a training
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
     try:
@@ -97,19 +99,19 @@ def _train_with(processes: Processes, options: dict[str, Any]) -> int:
         say(f"resuming {run.folder}: {run.trainer.epoch} epochs and {run.trainer.batch} batches are done")
     else:
         config = resolve(options, read_toml(file) if file is not None else {})
-        folder = Path(folder) if folder is not None else default_folder(config)
-        run = Run.create(processes.of_first(folder), config, say)
+        run = Run.create(None if folder is None else Path(folder), config, say)
         say(f"run folder {run.folder}")
     trainer = run.trainer
     config = trainer.config
-    weights = sum(weight.numel() for weight in trainer.network.parameters())
+    weights, learnt = (sum(x.numel() for x in found) for found in weights_and_constants(trainer.network))
+    parameters = f"{weights} weights" + (f" and {learnt} learnt constants" if learnt else "")
     time = "no time steps" if config.rule == "ann" else f"{config.steps} steps"
     where = f"{trainer.device} ({implementation(trainer.device)})"
     if processes.count > 1:
         where = f"{processes.count} processes, each on its {trainer.device.type} ({implementation(trainer.device)})"
     say(
         f"{config.dataset}: {len(trainer.images.train_labels)} training and {len(trainer.images.test_labels)} test "
-        f"{trainer.images.noun}; network {config.arch}, {weights} weights, {time}, on {where}"
+        f"{trainer.images.noun}; network {config.arch}, {parameters}, {time}, on {where}"
     )
     if not run.train(display):
         say(f"interrupted in epoch {trainer.epoch + 1} after {trainer.batch} of {trainer.batches} batches; saved")
@@ -162,8 +164,7 @@ def _info(options: dict[str, Any]) -> int:
     rows = [(name, _version(name)) for name in ("tssl-triton", "torch", "triton", "numpy")]
     rows.append(("python", f"{platform.python_version()} ({platform.system()} {platform.machine()})"))
     rows += [(name, _version(name)) for name in ("scikit-learn", "torchvision", "tqdm", "matplotlib", "tensorboard")]
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++", "cl")), None)
-    rows.append(("C++ compiler", (shutil.which(compiler) or f"{compiler}, not found") if compiler else "none found"))
+    rows.append(("C++ compiler", _compiler()))
     rows.append(("cpu", f"{torch.get_num_threads()} threads; runs: {implementation(torch.device('cpu'))}"))
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
@@ -176,6 +177,13 @@ def _info(options: dict[str, Any]) -> int:
     for name, value in rows:
         say(f"{name:<{width}}  {value}")
     return 0
+
+
+def _compiler() -> str:
+    try:
+        return shlex.join(_cpp.compiler())
+    except _cpp.CompileError as error:
+        return str(error)
 
 
 def _version(package: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def add_command(commands: Any) -> None:
 def _export(options: dict[str, Any]) -> int:
     folder, out, kind, dt = (options.pop(name) for name in ("run", "out", "to", "dt"))
     path = Path(folder) / FORMATS[kind] if out is None else Path(out)
+    if path.is_dir():
+        raise InterchangeError(f"--out must be a file, got the folder {path}")
     trainer = load_trainer(Path(folder), options)
     if kind == "nir":
         _write_graph(trainer, path, dt)
@@ -55,7 +58,7 @@ def _write_graph(trainer: Trainer, path: Path, dt: float) -> None:
     network = trainer.network
     if not isinstance(network, SpikingSequential):
         raise InterchangeError(f"a network of rule {trainer.config.rule!r} has no spiking neurons to write as NIR")
-    if not dt > 0:
+    if not 0 < dt < math.inf:
         raise InterchangeError(f"--dt must be a time in seconds > 0, got {dt!r}")
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)

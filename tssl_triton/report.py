@@ -130,7 +130,7 @@ def choose_tracker(progress: str, say: Callable[[str], None] = print) -> Tracker
 
 
 def _shows_bar(progress: str, say: Callable[[str], None]) -> bool:
-    if progress == "lines" or (progress == "auto" and not sys.stderr.isatty()):
+    if progress == "lines" or (progress == "auto" and not (sys.stderr and sys.stderr.isatty())):
         return False
     try:
         require("tqdm", "train", "the progress bar")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,9 @@ def plan(names: Sequence[str], out: Path, trials: int | None = None, **changes: 
                 raise ConfigError(f"two recipes of different settings are named {recipe.name}")
             wanted = trials if trials is not None else 1 if target.figure else PAPER_TRIALS
             counts[recipe.name] = max(wanted, counts.get(recipe.name, 0))
+    for name, number in Counter(target.name for target in targets).items():
+        if number > 1:
+            raise ConfigError(f"{number} targets are named {name}, and each would write its report over the other's")
     return Plan(targets, out, configs, counts)
 
 

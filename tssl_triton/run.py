@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -55,29 +57,29 @@ class Run:
             scalars.writer()  # rather than fail after the first epoch
 
     @classmethod
-    def create(cls, folder: Path, config: TrainConfig, say: Callable[[str], None] = print) -> Run:
-        """Start a run in a new folder.
+    def create(cls, folder: Path | None, config: TrainConfig, say: Callable[[str], None] = print) -> Run:
+        """Start a run in a new folder; None is one under ``runs``, named after data set and time.
 
         Raises:
             ConfigError: if the folder exists already, or a setting does not fit.
             DataError, MissingExtraError: if the data set cannot be loaded, or tensorboard where it is to be used.
         """
-        if folder.exists() or folder.is_symlink():
-            raise ConfigError(
-                f"run folder {folder} exists already; go on with 'tssl train --resume {folder}' or name another one"
-            )
+        places = [folder] if folder is not None else _default_folders(config)
+        if folder is not None and _is_there(folder):
+            raise _exists_already(folder)
         trainer = Trainer(config, load_data(config))
-        run = cls(folder, trainer, say)
+        run = cls(places[0], trainer, say)
         state = trainer.state()
         if not trainer.processes.first:
             return run
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        parent = places[0].parent
+        parent.mkdir(parents=True, exist_ok=True)
         # Filled beside its place and then renamed: from its first moment the folder can be resumed.
-        nursery = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        nursery = Path(tempfile.mkdtemp(prefix=f".{places[0].name}.", dir=parent))
         try:
             nursery.chmod(0o755)
             run._write(nursery, state)
-            nursery.rename(folder)
+            run.folder = _renamed(nursery, places)
         finally:
             shutil.rmtree(nursery, ignore_errors=True)
         return run
@@ -222,11 +224,34 @@ def load_trainer(folder: Path, flags: dict[str, Any]) -> Trainer:
     return trainer
 
 
-def default_folder(config: TrainConfig) -> Path:
-    """A folder under ``runs`` that is not there yet, named after data set and time."""
+def _default_folders(config: TrainConfig) -> list[Path]:
+    """Folders under ``runs``, named after data set and time; the first that is not there is to be taken."""
     stem = f"{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    candidates = [Path("runs") / stem, *(Path("runs") / f"{stem}-{number}" for number in range(2, 1000))]
-    return next(folder for folder in candidates if not folder.exists())
+    return [Path("runs") / stem, *(Path("runs") / f"{stem}-{number}" for number in range(2, 1000))]
+
+
+def _renamed(folder: Path, places: Sequence[Path]) -> Path:
+    """The first of ``places`` that is free, which ``folder`` then has: another run may take one at any moment."""
+    for place in places:
+        if _is_there(place):
+            continue
+        try:
+            return folder.rename(place)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+    raise _exists_already(places[-1])
+
+
+def _is_there(folder: Path) -> bool:
+    return folder.exists() or folder.is_symlink()
+
+
+def _exists_already(folder: Path) -> ConfigError:
+    go_on = ""
+    if (folder / "checkpoint.pt").exists():
+        go_on = f"go on with: tssl train --resume {shlex.quote(str(folder))}; or "
+    return ConfigError(f"run folder {folder} exists already; {go_on}name another one")
 
 
 def _with_flags(saved: TrainConfig, flags: dict[str, Any], folder: Path) -> TrainConfig:

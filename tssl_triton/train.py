@@ -145,7 +145,7 @@ class Trainer:
         self.network = network.to(self.device)
         self._parallel = self.processes.parallel(self.network)
         kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
-        self._weights, constants = _weights_and_constants(self.network)
+        self._weights, constants = weights_and_constants(self.network)
         groups: list[dict[str, Any]] = [{"params": self._weights}]
         if constants:  # to decay them would be to draw time constants to 2 and thresholds to 1
             groups.append({"params": constants, "weight_decay": 0.0})
@@ -422,7 +422,7 @@ class Trainer:
         self.history = list(state["history"])
 
 
-def _weights_and_constants(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def weights_and_constants(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The parameters of a network: its weights, and what its neurons' learnt constants are made of."""
     layers = [module for module in network.modules() if isinstance(module, LearnableConstants)]
     constants = [parameter for layer in layers for parameter in layer.parameters()]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
+import shlex
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,14 +26,13 @@ from tssl_triton._extras import MissingExtraError
 from tssl_triton.checkpoint import CheckpointError
 from tssl_triton.config import MAY_CHANGE, ConfigError, TrainConfig, read_toml
 from tssl_triton.data import DataError
+from tssl_triton.recipes import FOLDER_NAME
 from tssl_triton.report import Display, Lines
 from tssl_triton.run import Run
 from tssl_triton.train import TrainingError
 
 #: What can go wrong with one trial while the others may well succeed.
 TRIAL_ERRORS = (CheckpointError, ConfigError, DataError, MissingExtraError, OSError, TrainingError)
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Trial:
     config: TrainConfig
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not FOLDER_NAME.fullmatch(self.name):
             raise ValueError(
                 f"name must be letters, digits and . _ = + -, beginning with one of the former two; got {self.name!r}"
             )
@@ -299,7 +298,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     except FileNotFoundError as error:
         raise CheckpointError(f"no metrics at {path}: {folder} is not the folder of a run") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"metrics {path} are damaged: {error}") from error
+        raise CheckpointError(
+            f"metrics {path} are damaged: {error}; the checkpoint has them too, and 'tssl train --resume "
+            f"{shlex.quote(str(folder))}' writes them anew"
+        ) from error
     return history
 
 
