@@ -34,15 +34,13 @@ Made = TypeVar("Made")
 TYPES = {
     torch.float32: "float",
     torch.float64: "double",
-    torch.float16: "_Float16",
-    torch.bfloat16: "bfloat16",
     torch.uint8: "uint8_t",
     torch.int16: "int16_t",
     torch.int32: "int32_t",
     torch.int64: "int64_t",
     torch.bool: "bool",
 }
-"""What C++ calls the types of tensors."""
+"""What C++ calls the types of tensors; it has none of 16 bits for reals that all compilers make vectors of."""
 
 COMPILERS = ("c++", "g++", "clang++")
 """Looked for in this order where the environment variable CXX names none."""

@@ -77,6 +77,9 @@ class Pooled(NamedTuple):
         return rows.reshape(-1, height, width, self.images.depth).permute(0, 3, 1, 2)
 
 
+HALVES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
+"""Reals of 16 bits: integers in memory, and in registers floats that have such a value. See the functions below."""
+
 Argument = Rows | Pooled | Tensor | int | None
 """Of a window: rows, one row ``(N,)``, or a number that is the same for all neurons. One at most is `Pooled`."""
 
@@ -164,8 +167,8 @@ class _Value:
         if dtype == self.tensor.dtype:
             return self.name
         if self.tensor.dtype == torch.bool:  # a choice and not a cast, of which GCC makes no vectors
-            return f"({self.name} ? ({TYPES[dtype]})1 : ({TYPES[dtype]})0)"
-        return f"({TYPES[dtype]}){self.name}"
+            return f"({self.name} ? ({_type(dtype)})1 : ({_type(dtype)})0)"
+        return _cast(self.name, dtype)
 
 
 class _Recorder(TorchDispatchMode):
@@ -198,8 +201,8 @@ class _Recorder(TorchDispatchMode):
             dtype, length = argument.tensor.dtype, argument.length
         rows = [torch.zeros(1, dtype=dtype) for _ in range(length)]
         for k, row in enumerate(rows):
-            name = f"a{place}_{k}"
-            self.head.append(f"{TYPES[dtype]}* const {name} = at<{TYPES[dtype]}>(words + {place}, {k});")
+            name, stored = f"a{place}_{k}", "uint16_t" if dtype in HALVES else TYPES[dtype]
+            self.head.append(f"{stored}* const {name} = at<{stored}>(words + {place}, {k});")
             self._rows[id(row)] = f"{name}[n]"
         self._examples += rows
         if isinstance(argument, Pooled):
@@ -237,17 +240,20 @@ class _Recorder(TorchDispatchMode):
 
     def _value(self, x: Tensor) -> _Value:
         if id(x) not in self._values:
-            self._note(x, self._rows[id(x)])
+            row = self._rows[id(x)]
+            self._note(x, f"from_{HALVES[x.dtype]}({row})" if x.dtype in HALVES else row)
         return self._values[id(x)]
 
     def _note(self, x: Tensor, expression: str) -> None:
         name = f"v{len(self.body)}"
-        self.body.append(f"const {TYPES[x.dtype]} {name} = {expression};")
+        self.body.append(f"const {_type(x.dtype)} {name} = {expression};")
         self._values[id(x)] = _Value(x, name)
 
     def _store(self, target: Tensor, value: str) -> None:
         self._note(target, value)
-        self.body.append(f"{self._rows[id(target)]} = {self._values[id(target)].name};")
+        name = self._values[id(target)].name
+        stored = f"to_{HALVES[target.dtype]}({name})" if target.dtype in HALVES else name
+        self.body.append(f"{self._rows[id(target)]} = {stored};")
 
     def source(self) -> str:
         part = PART.format(head="\n    ".join(self.head), body="\n        ".join(self.body))
@@ -264,11 +270,21 @@ class _Recorder(TorchDispatchMode):
         return PRELUDE + planes(argument.pool.size) + part + tiles
 
 
+def _type(dtype: torch.dtype) -> str:
+    """What a value is in registers."""
+    return "float" if dtype in HALVES else TYPES[dtype]
+
+
+def _cast(value: str, dtype: torch.dtype) -> str:
+    """A value converted to a type."""
+    return f"as_{HALVES[dtype]}({value})" if dtype in HALVES else f"({TYPES[dtype]}){value}"
+
+
 def _literal(number: float | bool, dtype: torch.dtype) -> str:
     if not dtype.is_floating_point:
         return f"({TYPES[dtype]}){int(number)}"
     value = float(number)
-    return f"({TYPES[dtype]})({value.hex() if math.isfinite(value) else f'{math.copysign(1, value)} / 0.0'})"
+    return _cast(f"({value.hex() if math.isfinite(value) else f'{math.copysign(1, value)} / 0.0'})", dtype)
 
 
 # --- operations -------------------------------------------------------------------------------------------------
@@ -314,12 +330,13 @@ def _expression(func: Any, recorder: _Recorder, args: Any, options: Any, result:
     if options.get("alpha", 1) != 1:
         raise NotImplementedError(f"no C++ for {func} with alpha; write the product out")
     if func in _BINARY:
-        return f"({TYPES[dtype]})(" + _BINARY[func].format(of(args[0], dtype), of(args[1], dtype)) + ")"
+        return _cast(f"({_BINARY[func].format(of(args[0], dtype), of(args[1], dtype))})", dtype)
     if func in _COMPARISONS:
         common = torch.result_type(args[0], args[1])
         return _COMPARISONS[func].format(of(args[0], common), of(args[1], common))
     if func in _UNARY:
-        return _UNARY[func].format(of(args[0], dtype))
+        result_of_one = _UNARY[func].format(of(args[0], dtype))
+        return _cast(f"({result_of_one})", dtype) if dtype in HALVES else result_of_one
     if func is aten.where.self:
         return f"{of(args[0], torch.bool)} ? {of(args[1], dtype)} : {of(args[2], dtype)}"
     if func is aten.clamp.default:
@@ -361,17 +378,39 @@ template <class To, class From> static inline To bits_of(From x) {
     return y;
 }
 
-// Half of a float; to the nearest and ties to even, as PyTorch rounds. NaN stays NaN.
-struct bfloat16 {
-    uint16_t bits;
-    bfloat16() = default;
-    inline bfloat16(float x) {
-        const uint32_t all = bits_of<uint32_t>(x);
-        const uint32_t rounded = (all + 0x7fffu + ((all >> 16) & 1u)) >> 16;
-        bits = (uint16_t)(x != x ? 0x7fc0u : rounded);
-    }
-    inline operator float() const { return bits_of<float>((uint32_t)bits << 16); }
-};
+// Reals of 16 bits as floats. `as` takes the nearest, ties to even, as PyTorch does, and NaN stays NaN; `to` takes
+// the bits of what has such a value already. Choices in place of branches: a compiler makes vectors of them.
+static inline float from_bfloat16(uint16_t bits) { return bits_of<float>((uint32_t)bits << 16); }
+static inline uint16_t to_bfloat16(float x) { return (uint16_t)(bits_of<uint32_t>(x) >> 16); }
+static inline float as_bfloat16(float x) {
+    const uint32_t bits = bits_of<uint32_t>(x);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+    return bits_of<float>(x != x ? 0x7fc00000u : rounded);
+}
+
+// Below 2^-14 a float16 is a multiple of 2^-24, which is what a float between 1/2 and 1 is.
+static inline float from_float16(uint16_t half) {
+    const uint32_t size = half & 0x7fffu, normal = (size << 13) + (112u << 23);
+    const uint32_t all = size >= 0x7c00u ? normal + (112u << 23) : normal;
+    const uint32_t bits = size < 0x400u ? bits_of<uint32_t>((float)(int32_t)size * 0x1p-24f) : all;
+    return bits_of<float>(bits | (uint32_t)(half & 0x8000u) << 16);
+}
+static inline float as_float16(float x) {
+    const uint32_t bits = bits_of<uint32_t>(x), size = bits & 0x7fffffffu;
+    const uint32_t normal = (size + 0xfffu + ((size >> 13) & 1u)) & 0xffffe000u;
+    const uint32_t small = bits_of<uint32_t>((bits_of<float>(size) + 0.5f) - 0.5f);
+    const uint32_t finite = size < 0x38800000u ? small : normal;
+    const uint32_t all = size >= 0x477ff000u ? 0x7f800000u : finite;  // from 65520 on it is infinite
+    return bits_of<float>((size > 0x7f800000u ? 0x7fc00000u : all) | (bits & 0x80000000u));
+}
+static inline uint16_t to_float16(float x) {
+    const uint32_t bits = bits_of<uint32_t>(x), size = bits & 0x7fffffffu;
+    const uint32_t normal = (size - (112u << 23)) >> 13;
+    const uint32_t small = (uint32_t)(int32_t)(bits_of<float>(size < 0x38800000u ? size : 0u) * 0x1p24f);
+    const uint32_t finite = size < 0x38800000u ? small : normal;
+    const uint32_t all = size > 0x7f800000u ? 0x7e00u : size == 0x7f800000u ? 0x7c00u : finite;
+    return (uint16_t)(all | (bits >> 16 & 0x8000u));
+}
 
 template <class T> static inline T absolute(T x) { return x < 0 ? -x : x; }
 template <class T> static inline T at_least(T x, T lowest) { return x < lowest ? lowest : x; }
