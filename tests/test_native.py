@@ -187,7 +187,23 @@ def relative_error_each(mine, want):
 def test_conversions_round_as_pytorch_does(narrow):
     generator = torch.Generator().manual_seed(0)
     bits = torch.randint(-(2**31), 2**31, (100_003,), generator=generator, dtype=torch.int64).to(torch.int32)
-    x = torch.cat([bits.view(torch.float32), torch.randn(1000), torch.tensor([0.0, -0.0, 1.00390625, 1.01171875])])
+    edges = [
+        0.0,
+        -0.0,
+        1.00390625,
+        1.01171875,
+        65504.0,
+        65519.99,
+        65520.0,
+        2.0**-14,
+        2.0**-24,
+        2.0**-25,
+        1.0001 * 2**-25,
+    ]
+    small = (torch.rand(1000, generator=generator) - 0.5) * 2**-13
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(narrow).float()
+    x = torch.cat([bits.view(torch.float32), torch.randn(1000), small, every, torch.tensor(edges)])
+    x = torch.where(x.abs() < 2**-126, 0.0, x)  # subnormal numbers of float32 are 0 in a loop
     down, up = torch.empty(1, len(x), dtype=narrow), torch.empty(1, len(x))
     run_loop(lambda given, out: out[0].copy_(given[0]), Rows(x[None], 0, 1), Rows(down, 0, 1))
     run_loop(lambda given, out: out[0].copy_(given[0]), Rows(down, 0, 1), Rows(up, 0, 1))

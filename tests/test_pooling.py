@@ -24,6 +24,9 @@ pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="this process runs the Triton kernels instead"
 )
 
+#: Of the last place, with a float32 sum in another order before it.
+ROUNDING = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
+
 SIZES = [(1, 1), (2, 2), (3, 2), (4, 4), (12, 12)]
 SHAPES = [(5, 2, 3, 24, 24), (3, 2, 1, 13, 17), (5, 1, 2, 12, 12)]
 
@@ -44,21 +47,36 @@ def draw(shape, dtype=torch.float32, channels_last=False, scale=1.0):
     return values.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, shape[:2])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_sums_and_their_transpose(compiled, size, shape, channels_last, dtype):
     pool = SumPool(size, 1.1)
     x = draw(shape, dtype, channels_last).requires_grad_()
-    want_x = x.detach().clone().requires_grad_()
+    want_x = x.detach().to(torch.promote_types(dtype, torch.float32)).requires_grad_()
     sums = pool(x)
     want = 1.1 * torch.nn.functional.avg_pool2d(want_x.flatten(0, 1), size, divisor_override=1)
-    torch.testing.assert_close(sums.flatten(0, 1), want)
+    torch.testing.assert_close(sums.flatten(0, 1), want.to(dtype), rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
     grad = draw(sums.shape, dtype, channels_last)
     sums.backward(grad)
-    want.backward(grad.flatten(0, 1))
-    torch.testing.assert_close(x.grad, want_x.grad)
+    want.backward(grad.flatten(0, 1).to(want.dtype))
+    torch.testing.assert_close(x.grad, want_x.grad.to(dtype), rtol=ROUNDING[dtype], atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_compiled_or_not_the_bits_are_the_same(monkeypatch, dtype, channels_last):
+    x = draw((3, 2, 4, 13, 17), dtype, channels_last, scale=30.0)
+    results = []
+    for how in ("native", "eager"):
+        monkeypatch.setenv("TSSL_CPU", how)
+        leaf = x.detach().requires_grad_()
+        sums = SumPool((3, 2), 1.1)(leaf)
+        sums.backward(draw(sums.shape, dtype, channels_last))
+        results.append((sums.detach(), leaf.grad))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -67,8 +85,9 @@ def test_sums_and_their_transpose(compiled, size, shape, channels_last, dtype):
 def test_sums_of_bits(monkeypatch, size, steps, words, channels_last):
     monkeypatch.delenv("TSSL_CPU", raising=False)
     pool = SumPool(size, 1.1)
-    spikes = (draw((steps, 2, 3, 13, 18), channels_last=channels_last) > 0.5).float()
-    assert torch.equal(pool.of_bits(pack_spikes(spikes, words), steps, torch.float32), pool(spikes))
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        spikes = (draw((steps, 2, 3, 13, 18), channels_last=channels_last) > 0.5).to(dtype)
+        assert torch.equal(pool.of_bits(pack_spikes(spikes, words), steps, dtype), pool(spikes))
 
 
 def test_layouts_that_are_neither(compiled):
@@ -83,6 +102,9 @@ CASES = [  # steps, of the layer, of the pooling, type, channels last, the same 
     (9, {"stride": 2, "params": LIFParameters(reset="subtract", warmup="silent")}, {"kind": "average"}, torch.float32,
      False, False),
     (5, {"rule": "stbp", "bias": True}, {"kernel_size": (5, 4)}, torch.float32, True, False),
+    (5, {}, {}, torch.bfloat16, False, True),
+    (11, {}, {"kind": "average"}, torch.bfloat16, True, False),
+    (5, {}, {"kernel_size": 3}, torch.float16, False, False),
 ]  # fmt: skip
 
 

@@ -22,9 +22,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import _cpp
+from . import _cpp, _halves
 from ._cpp import TYPES
+from ._halves import HALVES
 from ._pooling import Sizes, SumPool, planes
+from .kernels.layout import arithmetic_dtype
 
 aten = torch.ops.aten
 
@@ -76,9 +78,6 @@ class Pooled(NamedTuple):
         """Rows as ``(R * planes, depth, height, width)``."""
         return rows.reshape(-1, height, width, self.images.depth).permute(0, 3, 1, 2)
 
-
-HALVES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
-"""Reals of 16 bits: integers in memory, and in registers floats that have such a value. See the functions below."""
 
 Argument = Rows | Pooled | Tensor | int | None
 """Of a window: rows, one row ``(N,)``, or a number that is the same for all neurons. One at most is `Pooled`."""
@@ -167,7 +166,7 @@ class _Value:
         if dtype == self.tensor.dtype:
             return self.name
         if self.tensor.dtype == torch.bool:  # a choice and not a cast, of which GCC makes no vectors
-            return f"({self.name} ? ({_type(dtype)})1 : ({_type(dtype)})0)"
+            return f"({self.name} ? ({_halves.register(dtype)})1 : ({_halves.register(dtype)})0)"
         return _cast(self.name, dtype)
 
 
@@ -201,7 +200,7 @@ class _Recorder(TorchDispatchMode):
             dtype, length = argument.tensor.dtype, argument.length
         rows = [torch.zeros(1, dtype=dtype) for _ in range(length)]
         for k, row in enumerate(rows):
-            name, stored = f"a{place}_{k}", "uint16_t" if dtype in HALVES else TYPES[dtype]
+            name, stored = f"a{place}_{k}", _halves.memory(dtype)
             self.head.append(f"{stored}* const {name} = at<{stored}>(words + {place}, {k});")
             self._rows[id(row)] = f"{name}[n]"
         self._examples += rows
@@ -246,7 +245,7 @@ class _Recorder(TorchDispatchMode):
 
     def _note(self, x: Tensor, expression: str) -> None:
         name = f"v{len(self.body)}"
-        self.body.append(f"const {_type(x.dtype)} {name} = {expression};")
+        self.body.append(f"const {_halves.register(x.dtype)} {name} = {expression};")
         self._values[id(x)] = _Value(x, name)
 
     def _store(self, target: Tensor, value: str) -> None:
@@ -258,21 +257,24 @@ class _Recorder(TorchDispatchMode):
     def source(self) -> str:
         part = PART.format(head="\n    ".join(self.head), body="\n        ".join(self.body))
         if self._pooled is None:
-            return PRELUDE + part + ALL
+            return _halves.SOURCE + PRELUDE + part + ALL
         place, argument = self._pooled
-        real = TYPES[argument.tensor.dtype]
-        options = {"place": place, "length": argument.length, "end": self.words, "real": real}
-        written = argument.written
-        moved = (AFTER if written else BEFORE).format(
-            scale=_literal(argument.pool.scale, argument.tensor.dtype), **options
+        dtype, written = argument.tensor.dtype, argument.written
+        options = {
+            "place": place,
+            "length": argument.length,
+            "end": self.words,
+            "numbers": _halves.numbers(dtype),
+            "scale": _literal(argument.pool.scale, arithmetic_dtype(dtype)),
+        }
+        moved = (AFTER if written else BEFORE).format(**options)
+        tiles = TILES.format(
+            before="" if written else moved,
+            after=moved if written else "",
+            rows="Register" if written else "Memory",
+            **options,
         )
-        tiles = TILES.format(before="" if written else moved, after=moved if written else "", **options)
-        return PRELUDE + planes(argument.pool.size) + part + tiles
-
-
-def _type(dtype: torch.dtype) -> str:
-    """What a value is in registers."""
-    return "float" if dtype in HALVES else TYPES[dtype]
+        return _halves.SOURCE + PRELUDE + planes(argument.pool.size) + part + tiles
 
 
 def _cast(value: str, dtype: torch.dtype) -> str:
@@ -371,47 +373,6 @@ struct Flushing {
 };
 #endif
 
-template <class To, class From> static inline To bits_of(From x) {
-    static_assert(sizeof(To) == sizeof(From), "the same number of bits");
-    To y;
-    std::memcpy(&y, &x, sizeof y);
-    return y;
-}
-
-// Reals of 16 bits as floats. `as` takes the nearest, ties to even, as PyTorch does, and NaN stays NaN; `to` takes
-// the bits of what has such a value already. Choices in place of branches: a compiler makes vectors of them.
-static inline float from_bfloat16(uint16_t bits) { return bits_of<float>((uint32_t)bits << 16); }
-static inline uint16_t to_bfloat16(float x) { return (uint16_t)(bits_of<uint32_t>(x) >> 16); }
-static inline float as_bfloat16(float x) {
-    const uint32_t bits = bits_of<uint32_t>(x);
-    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
-    return bits_of<float>(x != x ? 0x7fc00000u : rounded);
-}
-
-// Below 2^-14 a float16 is a multiple of 2^-24, which is what a float between 1/2 and 1 is.
-static inline float from_float16(uint16_t half) {
-    const uint32_t size = half & 0x7fffu, normal = (size << 13) + (112u << 23);
-    const uint32_t all = size >= 0x7c00u ? normal + (112u << 23) : normal;
-    const uint32_t bits = size < 0x400u ? bits_of<uint32_t>((float)(int32_t)size * 0x1p-24f) : all;
-    return bits_of<float>(bits | (uint32_t)(half & 0x8000u) << 16);
-}
-static inline float as_float16(float x) {
-    const uint32_t bits = bits_of<uint32_t>(x), size = bits & 0x7fffffffu;
-    const uint32_t normal = (size + 0xfffu + ((size >> 13) & 1u)) & 0xffffe000u;
-    const uint32_t small = bits_of<uint32_t>((bits_of<float>(size) + 0.5f) - 0.5f);
-    const uint32_t finite = size < 0x38800000u ? small : normal;
-    const uint32_t all = size >= 0x477ff000u ? 0x7f800000u : finite;  // from 65520 on it is infinite
-    return bits_of<float>((size > 0x7f800000u ? 0x7fc00000u : all) | (bits & 0x80000000u));
-}
-static inline uint16_t to_float16(float x) {
-    const uint32_t bits = bits_of<uint32_t>(x), size = bits & 0x7fffffffu;
-    const uint32_t normal = (size - (112u << 23)) >> 13;
-    const uint32_t small = (uint32_t)(int32_t)(bits_of<float>(size < 0x38800000u ? size : 0u) * 0x1p24f);
-    const uint32_t finite = size < 0x38800000u ? small : normal;
-    const uint32_t all = size > 0x7f800000u ? 0x7e00u : size == 0x7f800000u ? 0x7c00u : finite;
-    return (uint16_t)(all | (bits >> 16 & 0x8000u));
-}
-
 template <class T> static inline T absolute(T x) { return x < 0 ? -x : x; }
 template <class T> static inline T at_least(T x, T lowest) { return x < lowest ? lowest : x; }
 template <class T> static inline T at_most(T x, T highest) { return x > highest ? highest : x; }
@@ -462,21 +423,24 @@ extern "C" void window(int64_t neurons, int32_t threads, const int64_t* words) {
 }
 """
 
-# As `part` counts neurons from the first of all, the address that it is given for a tile lies as far before it.
+# `sums` are sums of columns, or a row of what is spread. As `part` counts neurons from the first of all, the address
+# that it is given for a tile lies as far before it.
 TILES = """
 extern "C" void window(int64_t neurons, int32_t threads, const int64_t* words) {{
     const Images x = {{words[{end}], words[{end} + 1], words[{end} + 2], words[{end} + 3]}};
     const int64_t together = std::max<int64_t>(1, 1024 / x.plane()), tiles = (x.planes + together - 1) / together;
     #pragma omp parallel num_threads(threads) if(threads > 1)
     {{
-        std::vector<{real}> dense({length} * together * x.plane()), sums(x.rows() * x.used());
+        using Numbers = {numbers};
+        std::vector<Numbers::Memory> dense({length} * together * x.plane());
+        std::vector<Numbers::{rows}> sums(x.rows() * x.used());
         std::vector<int64_t> mine(words, words + {end});
         #pragma omp for schedule(static)
         for (int64_t tile = 0; tile < tiles; ++tile) {{
             const int64_t plane = tile * together, planes = std::min(together, x.planes - plane);
             const int64_t first = plane * x.plane(), size = planes * x.plane();
-            mine[{place}] = reinterpret_cast<int64_t>(dense.data()) - first * (int64_t)sizeof({real});
-            mine[{place} + 1] = size * (int64_t)sizeof({real});
+            mine[{place}] = reinterpret_cast<int64_t>(dense.data()) - first * (int64_t)sizeof(Numbers::Memory);
+            mine[{place} + 1] = size * (int64_t)sizeof(Numbers::Memory);
             {before}
             part(first, first + size, mine.data());
             {after}
@@ -487,18 +451,18 @@ extern "C" void window(int64_t neurons, int32_t threads, const int64_t* words) {
 
 BEFORE = """
             for (int64_t k = 0; k < {length}; ++k) {{
-                const {real}* pooled = at<{real}>(words + {place}, k) + plane * x.pooled();
+                const Numbers::Memory* pooled = at<Numbers::Memory>(words + {place}, k) + plane * x.pooled();
                 for (int64_t p = 0; p < planes; ++p)
-                    spread_plane<{real}>(
+                    spread_plane<Numbers>(
                         pooled + p * x.pooled(), dense.data() + k * size + p * x.plane(), x, {scale}, sums.data());
             }}
 """
 
 AFTER = """
             for (int64_t k = 0; k < {length}; ++k) {{
-                {real}* pooled = at<{real}>(words + {place}, k) + plane * x.pooled();
+                Numbers::Memory* pooled = at<Numbers::Memory>(words + {place}, k) + plane * x.pooled();
                 for (int64_t p = 0; p < planes; ++p)
-                    add_plane<{real}>(
+                    add_plane<Numbers, Numbers>(
                         dense.data() + k * size + p * x.plane(), pooled + p * x.pooled(), x, {scale}, sums.data());
             }}
 """

@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _cpp
+from . import _cpp, _halves
+from .kernels.layout import arithmetic_dtype
 
-REALS = (torch.float32, torch.float64)
-"""Types whose windows are summed here; sums of 16-bit numbers are PyTorch's, which rounds them once."""
+REALS = (torch.float32, torch.float64, *_halves.HALVES)
+"""Types whose windows are summed here; those of 16 bits in float32, and rounded once."""
 
 Function = Literal["add", "spread", "count"]
 
@@ -52,7 +53,7 @@ class SumPool:
             return F.avg_pool2d(x, self.size, divisor_override=1).mul_(self.scale)
         run = self._function("add", x, x.dtype)
         if run is None:
-            return _strip_sums(x, self.size) * self.scale
+            return (_strip_sums(x.to(arithmetic_dtype(x.dtype)), self.size) * self.scale).to(x.dtype)
         sums = self.pooled(x, len(x), x.dtype)
         run(x, sums, Sizes.of(x))
         return sums
@@ -186,8 +187,8 @@ def _spread_strips(grad: Tensor, shape: Sequence[int], size: tuple[int, int]) ->
 @functools.cache
 def _compiled(function: Function, size: tuple[int, int], source: torch.dtype, target: torch.dtype) -> Any:
     """One of the functions below, compiled for windows of ``size`` and these types."""
-    entry = ENTRY.format(source=_cpp.TYPES[source], target=_cpp.TYPES[target])
-    call = _cpp.library("".join((planes(size), FUNCTIONS[function], entry))).pool
+    entry = ENTRY.format(source=_halves.numbers(source), target=_halves.numbers(target))
+    call = _cpp.library("".join((_halves.SOURCE, planes(size), FUNCTIONS[function], entry))).pool
     call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 5, ctypes.c_double, ctypes.c_int32]
     call.restype = None
     return call
@@ -218,111 +219,126 @@ struct Images {
 };
 
 // The sums of all windows of a plane, times `scale`, from the sums of their columns.
-template <class T> static inline void add_columns(const T* sums, T* out, Images x, T scale) {
+template <class T>
+static inline void add_columns(const Register<T>* sums, Memory<T>* out, Images x, Register<T> scale) {
     const int64_t windows = x.rows() * x.columns();
     if (x.depth == 1) {
         #pragma omp simd
         for (int64_t w = 0; w < windows; ++w) {
-            T sum = sums[w * window_width];
+            Register<T> sum = sums[w * window_width];
             for (int64_t j = 1; j < window_width; ++j) sum += sums[w * window_width + j];
-            out[w] = sum * scale;
+            out[w] = T::written(sum * scale);
         }
         return;
     }
     for (int64_t w = 0; w < windows; ++w) {
-        const T* from = sums + w * window_width * x.depth;
-        T* to = out + w * x.depth;
+        const Register<T>* from = sums + w * window_width * x.depth;
+        Memory<T>* to = out + w * x.depth;
         #pragma omp simd
         for (int64_t c = 0; c < x.depth; ++c) {
-            T sum = from[c];
+            Register<T> sum = from[c];
             for (int64_t j = 1; j < window_width; ++j) sum += from[j * x.depth + c];
-            to[c] = sum * scale;
+            to[c] = T::written(sum * scale);
         }
     }
 }
 
 // One plane pooled; `sums` has room for the sums of its columns.
-template <class T> static inline void add_plane(const T* in, T* out, Images x, T scale, T* sums) {
+template <class From, class T>
+static inline void add_plane(
+    const Memory<From>* in, Memory<T>* out, Images x, Register<T> scale, Register<T>* sums
+) {
     for (int64_t r = 0; r < x.rows(); ++r) {
-        const T* row = in + r * window_height * x.row();
-        T* sum = sums + r * x.used();
+        const Memory<From>* row = in + r * window_height * x.row();
+        Register<T>* sum = sums + r * x.used();
         #pragma omp simd
         for (int64_t w = 0; w < x.used(); ++w) {
-            T all = row[w];
-            for (int64_t i = 1; i < window_height; ++i) all += row[i * x.row() + w];
+            Register<T> all = From::read(row[w]);
+            for (int64_t i = 1; i < window_height; ++i) all += From::read(row[i * x.row() + w]);
             sum[w] = all;
         }
     }
-    add_columns(sums, out, x, scale);
+    add_columns<T>(sums, out, x, scale);
 }
 
 // The transpose: each window's gradient, times `scale`, at each of its elements; `wide` has room for one row of each.
-template <class T> static inline void spread_plane(const T* grad, T* out, Images x, T scale, T* wide) {
+template <class T>
+static inline void spread_plane(
+    const Memory<T>* grad, Memory<T>* out, Images x, Register<T> scale, Memory<T>* wide
+) {
     const int64_t windows = x.rows() * x.columns();
     if (x.depth == 1) {
         #pragma omp simd
         for (int64_t w = 0; w < windows; ++w) {
-            const T value = grad[w] * scale;
+            const Memory<T> value = T::written(T::read(grad[w]) * scale);
             for (int64_t j = 0; j < window_width; ++j) wide[w * window_width + j] = value;
         }
     } else {
         for (int64_t w = 0; w < windows * window_width; ++w) {
             #pragma omp simd
             for (int64_t c = 0; c < x.depth; ++c)
-                wide[w * x.depth + c] = grad[w / window_width * x.depth + c] * scale;
+                wide[w * x.depth + c] = T::written(T::read(grad[w / window_width * x.depth + c]) * scale);
         }
     }
     for (int64_t h = 0; h < x.rows() * window_height; ++h) {
-        const T* from = wide + h / window_height * x.used();
-        T* to = out + h * x.row();
+        const Memory<T>* from = wide + h / window_height * x.used();
+        Memory<T>* to = out + h * x.row();
         #pragma omp simd
         for (int64_t w = 0; w < x.used(); ++w) to[w] = from[w];
         for (int64_t w = x.used(); w < x.row(); ++w) to[w] = 0;
     }
-    std::fill(out + x.rows() * window_height * x.row(), out + x.plane(), (T)0);
+    std::fill(out + x.rows() * window_height * x.row(), out + x.plane(), (Memory<T>)0);
 }
 """
 
 FUNCTIONS: dict[Function, str] = {
     "add": """
 template <class From, class T>
-static void run(const From* in, T* out, Images x, int64_t, T scale, int32_t threads) {
+static void run(
+    const Memory<From>* in, Memory<T>* out, Images x, int64_t, Register<T> scale, int32_t threads
+) {
     #pragma omp parallel num_threads(threads) if(threads > 1 && x.many(1 << 15))
     {
-        std::vector<T> sums(x.rows() * x.used());
+        std::vector<Register<T>> sums(x.rows() * x.used());
         #pragma omp for schedule(static)
         for (int64_t plane = 0; plane < x.planes; ++plane)
-            add_plane(in + plane * x.plane(), out + plane * x.pooled(), x, scale, sums.data());
+            add_plane<From, T>(in + plane * x.plane(), out + plane * x.pooled(), x, scale, sums.data());
     }
 }
 """,
     "spread": """
 template <class From, class T>
-static void run(const From* grad, T* out, Images x, int64_t, T scale, int32_t threads) {
+static void run(
+    const Memory<T>* grad, Memory<T>* out, Images x, int64_t, Register<T> scale, int32_t threads
+) {
     #pragma omp parallel num_threads(threads) if(threads > 1 && x.many(1 << 15))
     {
-        std::vector<T> wide(x.rows() * x.used());
+        std::vector<Memory<T>> wide(x.rows() * x.used());
         #pragma omp for schedule(static)
         for (int64_t plane = 0; plane < x.planes; ++plane)
-            spread_plane(grad + plane * x.pooled(), out + plane * x.plane(), x, scale, wide.data());
+            spread_plane<T>(grad + plane * x.pooled(), out + plane * x.plane(), x, scale, wide.data());
     }
 }
 """,
     "count": """
 template <class Word, class T>
-static void run(const Word* words, T* out, Images x, int64_t steps, T scale, int32_t threads) {
+static void run(
+    const Memory<Word>* words, Memory<T>* out, Images x, int64_t steps, Register<T> scale,
+    int32_t threads
+) {
     #pragma omp parallel num_threads(threads) if(threads > 1 && x.many(1 << 13))
     {
-        std::vector<T> dense(x.plane()), sums(x.rows() * x.used());
-        T* const spikes = dense.data();
+        using Spikes = Plain<Register<T>>;
+        std::vector<Register<T>> dense(x.plane()), sums(x.rows() * x.used());
+        Register<T>* const spikes = dense.data();
         #pragma omp for schedule(static)
         for (int64_t plane = 0; plane < x.planes; ++plane) {
             for (int64_t t = 0; t < steps; ++t) {
-                const Word* image = words + ((t / 32) * x.planes + plane) * x.plane();
+                const Memory<Word>* image = words + ((t / 32) * x.planes + plane) * x.plane();
                 const int bit = t % 32;
                 #pragma omp simd
-                for (int64_t n = 0; n < x.plane(); ++n) spikes[n] = (T)(int32_t)(image[n] >> bit & 1);
-                add_plane(spikes, out + (t * x.planes + plane) * x.pooled(), x, scale, sums.data());
+                for (int64_t n = 0; n < x.plane(); ++n) spikes[n] = (Register<T>)(int32_t)(image[n] >> bit & 1);
+                add_plane<Spikes, T>(spikes, out + (t * x.planes + plane) * x.pooled(), x, scale, sums.data());
             }
         }
     }
@@ -333,9 +349,9 @@ static void run(const Word* words, T* out, Images x, int64_t steps, T scale, int
 # `steps` is of what `count` reads.
 ENTRY = """
 extern "C" void pool(
-    const {source}* from, {target}* to, int64_t planes, int64_t height, int64_t width, int64_t depth, int64_t steps,
-    double scale, int32_t threads
+    const {source}::Memory* from, {target}::Memory* to, int64_t planes, int64_t height, int64_t width, int64_t depth,
+    int64_t steps, double scale, int32_t threads
 ) {{
-    run(from, to, {{planes, height, width, depth}}, steps, ({target})scale, threads);
+    run<{source}, {target}>(from, to, {{planes, height, width, depth}}, steps, ({target}::Register)scale, threads);
 }}
 """
