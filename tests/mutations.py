@@ -21,6 +21,7 @@ SURROGATE, SURROGATE_LOOP = "kernels/surrogate.py", "tssl_triton/_cpu_surrogate.
 TSSL_LOOP = "tssl_triton/_cpu_tssl.py"
 OPERATORS = "tssl_triton/_operators.py"
 CPP, LOOPS, POOLING = "tssl_triton/_cpp.py", "tssl_triton/_loops.py", "tssl_triton/_pooling.py"
+HALVES = "tssl_triton/_halves.py"
 POOLED = "tssl_triton/_pooled_ops.py"
 LEARNT, RECURRENT = "tssl_triton/_learnt.py", "tssl_triton/_recurrent_ops.py"
 FUSED, TILES, GRADIENT, LAYER = (
@@ -161,15 +162,19 @@ MUTATIONS = (
     Mutation("native: last neurons left out", LOOPS, "end < neurons ? end : neurons", "end <= neurons ? end : first"),
     Mutation("native: one row for all", LOOPS, "words[0] + k * words[1]", "words[0]"),
     Mutation("native: exponential without its rest", LOOPS, "+ k * 2.12194440e-4f", ""),
-    Mutation("native: bfloat16 cut off", LOOPS, "0x7fffu + ((all >> 16) & 1u)", "0u"),
-    Mutation("native: tiles of other neurons", LOOPS, "- first * (int64_t)sizeof({real})", ""),
+    Mutation("native: bfloat16 cut off", HALVES, "0x7fffu + ((bits >> 16) & 1u)", "0u"),
+    Mutation("native: float16 cut off", HALVES, "0xfffu + ((size >> 13) & 1u)", "0u"),
+    Mutation("native: small float16 read as large", HALVES, "size < 0x400u ?", "size < 0u ?"),
+    Mutation("native: float16 without end", HALVES, "size >= 0x477ff000u ? 0x7f800000u : finite", "finite"),
+    Mutation("native: small float16 rounded as large", HALVES, "+ 0.5f) - 0.5f)", "))"),
+    Mutation("native: tiles of other neurons", LOOPS, "- first * (int64_t)sizeof(Numbers::Memory)", ""),
     Mutation(
         "native: planes of a tile pooled as one", LOOPS, "k * size + p * x.plane(), pooled +", "k * size, pooled +"
     ),
     Mutation("native: spread over the first plane", LOOPS, "k * size + p * x.plane(), x", "k * size, x"),
     Mutation("pooling: edge not cleared", POOLING, "for (int64_t w = x.used(); w < x.row(); ++w) to[w] = 0;", ""),
     Mutation("pooling: bits of the first word", POOLING, "((t / 32) * x.planes + plane)", "plane"),
-    Mutation("pooling: gradient not scaled", POOLING, "const T value = grad[w] * scale", "const T value = grad[w]"),
+    Mutation("pooling: gradient not scaled", POOLING, "= T::written(T::read(grad[w]) * scale)", "= grad[w]"),
     Mutation("pooling: packed form forgotten", POOLED, ".followed_by(pool)", ""),
     Mutation(
         "pooling: state forgotten",
@@ -200,7 +205,7 @@ def installed(target: Path, file: str) -> Path:
 def is_green(target: Path, file: str, learnt: bool = False) -> bool:
     """Whether the tests of ``file``, or of what is ``learnt`` in it, pass in the mode that runs it."""
     loops = LOOP, TSSL_LOOP, SURROGATE_LOOP, LEARNT, RECURRENT, OPERATORS
-    native = CPP, LOOPS, POOLING, POOLED
+    native = CPP, LOOPS, HALVES, POOLING, POOLED
     mode = {} if file in native else {"TSSL_CPU": "eager"} if file in loops else {"TRITON_INTERPRET": "1"}
     if file in native:
         tests = NATIVE_TESTS
