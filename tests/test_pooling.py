@@ -47,10 +47,13 @@ def draw(shape, dtype=torch.float32, channels_last=False, scale=1.0):
     return values.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, shape[:2])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    # Each pair is compiled twice: every size in one type, and every type in one size.
+    [*((size, torch.float32) for size in SIZES), *(((3, 2), dtype) for dtype in ROUNDING if dtype != torch.float32)],
+)
 def test_sums_and_their_transpose(compiled, size, shape, channels_last, dtype):
     pool = SumPool(size, 1.1)
     x = draw(shape, dtype, channels_last).requires_grad_()
@@ -85,7 +88,7 @@ def test_compiled_or_not_the_bits_are_the_same(monkeypatch, dtype, channels_last
 def test_sums_of_bits(monkeypatch, size, steps, words, channels_last):
     monkeypatch.delenv("TSSL_CPU", raising=False)
     pool = SumPool(size, 1.1)
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16) if size == (2, 2) else (torch.float32,):
         spikes = (draw((steps, 2, 3, 13, 18), channels_last=channels_last) > 0.5).to(dtype)
         assert torch.equal(pool.of_bits(pack_spikes(spikes, words), steps, dtype), pool(spikes))
 
@@ -103,8 +106,6 @@ CASES = [  # steps, of the layer, of the pooling, type, channels last, the same 
      False, False),
     (5, {"rule": "stbp", "bias": True}, {"kernel_size": (5, 4)}, torch.float32, True, False),
     (5, {}, {}, torch.bfloat16, False, True),
-    (11, {}, {"kind": "average"}, torch.bfloat16, True, False),
-    (5, {}, {"kernel_size": 3}, torch.float16, False, False),
 ]  # fmt: skip
 
 
