@@ -44,6 +44,7 @@ TABLES = (1, 2, 3, 4)
 
 #: What results are filed under.
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+FOLDER_NAME_WORDS = "letters, digits and . _ = + -, beginning with one of the former two"
 
 
 class RecipeError(ValueError):
@@ -117,10 +118,7 @@ def read(name: str) -> Recipe:
     else:
         raise RecipeError(f"unknown recipe {name!r}: known are {', '.join(NAMES)}, and files that end in .toml")
     if not FOLDER_NAME.fullmatch(path.stem):
-        raise RecipeError(
-            f"the name of recipe {path} is that of a folder too: it must be letters, digits and . _ = + -, beginning "
-            "with one of the former two"
-        )
+        raise RecipeError(f"the name of recipe {path} is that of a folder too: it must be {FOLDER_NAME_WORDS}")
     settings = _parse(path)
     paper = settings.pop("paper", None)
     try:

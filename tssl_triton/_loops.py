@@ -355,8 +355,6 @@ def _expression(func: Any, recorder: _Recorder, args: Any, options: Any, result:
 
 PRELUDE = """\
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 #if defined(__SSE2__)
 #include <xmmintrin.h>
 

@@ -136,7 +136,7 @@ class _SumPool2d(torch.autograd.Function):
 
 
 class _Spread2d(torch.autograd.Function):
-    """The transpose of `_SumPool2d`, as that is its own."""
+    """The transpose of `_SumPool2d`, whose transpose that is in turn."""
 
     @staticmethod
     def forward(ctx: Any, grad: Tensor, pool: SumPool, shape: torch.Size) -> Tensor:

@@ -29,7 +29,7 @@ from tssl_triton.interchange import InterchangeError
 from tssl_triton.network import ArchitectureError
 from tssl_triton.recipes import RecipeError
 from tssl_triton.report import choose_display
-from tssl_triton.run import Run, load_trainer
+from tssl_triton.run import Run, load_trainer, resuming
 from tssl_triton.tables import aligned
 from tssl_triton.train import TrainingError, weights_and_constants
 
@@ -115,7 +115,7 @@ def _train_with(processes: Processes, options: dict[str, Any]) -> int:
     )
     if not run.train(display):
         say(f"interrupted in epoch {trainer.epoch + 1} after {trainer.batch} of {trainer.batches} batches; saved")
-        say(f"go on with: {_program()} train --resume {shlex.quote(str(run.folder))}")
+        say(f"go on with: {resuming(run.folder, _program())}")
         return INTERRUPTED
     if trainer.history:
         say(f"test accuracy {trainer.history[-1]['test_accuracy']:.2%} after {trainer.epoch} epochs")

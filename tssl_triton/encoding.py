@@ -103,8 +103,7 @@ def target_pattern(
         raise ValueError(f"labels must be (B,), got shape {tuple(labels.shape)}")
     classes = check_count("classes", classes)
     fired = pattern_steps(pattern)
-    steps = len(fired) if steps is None else steps
-    steps = check_count("steps", steps)
+    steps = len(fired) if steps is None else check_count("steps", steps)
     check_dtype("dtype", dtype)
 
     one_hot = torch.zeros(len(labels), classes, dtype=dtype, device=labels.device)

@@ -83,8 +83,8 @@ class SpikingRecurrent(LIF):
         """Spikes ``(T, B, hidden)`` for ``x (T, B, *)``, a `StaticInput` or `PackedSpikes`; with ``return_state`` the
         state after the last step too."""
         x = x.dense() if isinstance(x, PackedSpikes) else x
-        values, steps = (x.values[None], x.steps) if isinstance(x, StaticInput) else (x, len(check_sequence("x", x)))
-        feed = self._product(values)
+        feed = self._product(x.values[None] if isinstance(x, StaticInput) else x)
+        steps = x.steps if isinstance(x, StaticInput) else len(feed)
         start, before = self._start(state, feed)
         learnt = self._learnt()
         rows = None if learnt is None else stacked_constants(learnt, self.params, feed)

@@ -247,10 +247,15 @@ def _is_there(folder: Path) -> bool:
     return folder.exists() or folder.is_symlink()
 
 
+def resuming(folder: Path, program: str = "tssl") -> str:
+    """The command that goes on with the run in ``folder``, as a shell takes it."""
+    return f"{program} train --resume {shlex.quote(str(folder))}"
+
+
 def _exists_already(folder: Path) -> ConfigError:
     go_on = ""
     if (folder / "checkpoint.pt").exists():
-        go_on = f"go on with: tssl train --resume {shlex.quote(str(folder))}; or "
+        go_on = f"go on with: {resuming(folder)}; or "
     return ConfigError(f"run folder {folder} exists already; {go_on}name another one")
 
 

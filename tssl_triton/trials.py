@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,9 +25,9 @@ from tssl_triton._extras import MissingExtraError
 from tssl_triton.checkpoint import CheckpointError
 from tssl_triton.config import MAY_CHANGE, ConfigError, TrainConfig, read_toml
 from tssl_triton.data import DataError
-from tssl_triton.recipes import FOLDER_NAME
+from tssl_triton.recipes import FOLDER_NAME, FOLDER_NAME_WORDS
 from tssl_triton.report import Display, Lines
-from tssl_triton.run import Run
+from tssl_triton.run import Run, resuming
 from tssl_triton.train import TrainingError
 
 #: What can go wrong with one trial while the others may well succeed.
@@ -52,9 +51,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         if not FOLDER_NAME.fullmatch(self.name):
-            raise ValueError(
-                f"name must be letters, digits and . _ = + -, beginning with one of the former two; got {self.name!r}"
-            )
+            raise ValueError(f"name must be {FOLDER_NAME_WORDS}; got {self.name!r}")
 
     def folder(self, out: Path) -> Path:
         """Where the trial's run is kept."""
@@ -299,8 +296,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         raise CheckpointError(f"no metrics at {path}: {folder} is not the folder of a run") from error
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"metrics {path} are damaged: {error}; the checkpoint has them too, and 'tssl train --resume "
-            f"{shlex.quote(str(folder))}' writes them anew"
+            f"metrics {path} are damaged: {error}; the checkpoint has them too, written anew by: {resuming(folder)}"
         ) from error
     return history
 

@@ -17,6 +17,7 @@ def test_a_copy_moves_eight_bytes_an_element(neurons):
         "x_ptr": Traffic(loaded=4 * neurons, distinct_loaded=4 * neurons),
         "y_ptr": Traffic(stored=4 * neurons, distinct_stored=4 * neurons),
     }
+    assert sum(t.loaded + t.stored for t in counted.values()) == 8 * neurons
 
 
 def test_what_is_read_twice_is_accessed_twice_and_moved_once():
