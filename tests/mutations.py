@@ -23,6 +23,7 @@ OPERATORS = "tssl_triton/_operators.py"
 CPP, LOOPS, POOLING = "tssl_triton/_cpp.py", "tssl_triton/_loops.py", "tssl_triton/_pooling.py"
 HALVES = "tssl_triton/_halves.py"
 POOLED = "tssl_triton/_pooled_ops.py"
+CHAIN, NEURONS, PRODUCTS = "tssl_triton/_chain.py", "tssl_triton/_neurons.py", "tssl_triton/_spike_products.py"
 LEARNT, RECURRENT = "tssl_triton/_learnt.py", "tssl_triton/_recurrent_ops.py"
 FUSED, TILES, GRADIENT, LAYER = (
     "kernels/fused.py",
@@ -39,6 +40,7 @@ NEURON_TESTS = [
 RULE_TESTS = ["tests/ops/test_rules.py"]
 LEARNT_TESTS = ["tests/ops/test_learnt.py", "tests/layers/test_recurrent.py"]
 NATIVE_TESTS = ["tests/test_pooling.py", "tests/test_native.py"]
+CHAIN_TESTS = ["tests/test_chain.py", "tests/test_spike_products.py", "tests/test_pooling.py"]
 FUSED_TESTS = ["tests/ops/test_fused.py", "tests/layers/test_fused_layers.py"]
 
 
@@ -175,12 +177,30 @@ MUTATIONS = (
     Mutation("pooling: edge not cleared", POOLING, "for (int64_t w = x.used(); w < x.row(); ++w) to[w] = 0;", ""),
     Mutation("pooling: bits of the first word", POOLING, "((t / 32) * x.planes + plane)", "plane"),
     Mutation("pooling: gradient not scaled", POOLING, "= T::written(T::read(grad[w]) * scale)", "= grad[w]"),
-    Mutation("pooling: packed form forgotten", POOLED, ".followed_by(pool)", ""),
+    Mutation("pooling: packed form forgotten", NEURONS, "packed.followed_by(self.pool)", "packed"),
     Mutation(
         "pooling: state forgotten",
         POOLED,
         "        checkpoints,\n        state,",
         "        checkpoints,\n        None,",
+    ),
+    Mutation("chain: y kept when it is none any more", CHAIN, "= ctx.own[k], None", "= ctx.own[k], ctx.own[k]"),
+    Mutation("chain: hooks not asked", CHAIN, "default_hooks(False) is not None", "default_hooks(False) is ..."),
+    Mutation("chain: spikes of the same layer", CHAIN, "4 * (k - 1) + 1]", "4 * k + 1]"),
+    Mutation("chain: weights of no layer wait", CHAIN, "grads[2 * k : 2 * k + 2] = found()[1:]", "found()"),
+    Mutation("chain: pooled spikes taken for bits", CHAIN, "neurons.pool is None and following", "following"),
+    Mutation("chain: errors of rest", NEURONS, "if state is not None or self.steps", "if self.steps"),
+    Mutation("spike products: first steps of a word", PRODUCTS, "((uint32_t)word >> bit)", "((uint32_t)word)"),
+    Mutation("spike products: last window alone", PRODUCTS, "*self._how(t), t > 0)", "*self._how(t), 0)"),
+    Mutation(
+        "spike products: all steps the first", PRODUCTS, "add(sums[t], spikes[t], w)", "add(sums[t], spikes[0], w)"
+    ),
+    Mutation("spike products: parts of inputs overlap", PRODUCTS, "(Active)(first << 8)", "(Active)0"),
+    Mutation(
+        "spike products: outputs beyond the last",
+        PRODUCTS,
+        "if (there >= LANES) *(Vector*)to = x;",
+        "if (true) *(Vector*)to = x;",
     ),
     Mutation("operators: gradient forgotten", OPERATORS, "if not torch.is_grad_enabled()", "if True"),
     Mutation("operators: modes not asked", OPERATORS, "torch._C._len_torch_dispatch_stack() > 0", "False"),
@@ -205,10 +225,12 @@ def installed(target: Path, file: str) -> Path:
 def is_green(target: Path, file: str, learnt: bool = False) -> bool:
     """Whether the tests of ``file``, or of what is ``learnt`` in it, pass in the mode that runs it."""
     loops = LOOP, TSSL_LOOP, SURROGATE_LOOP, LEARNT, RECURRENT, OPERATORS
-    native = CPP, LOOPS, HALVES, POOLING, POOLED
-    mode = {} if file in native else {"TSSL_CPU": "eager"} if file in loops else {"TRITON_INTERPRET": "1"}
+    native, chain = (CPP, LOOPS, HALVES, POOLING, POOLED), (CHAIN, NEURONS, PRODUCTS)
+    mode = {} if file in (*native, *chain) else {"TSSL_CPU": "eager"} if file in loops else {"TRITON_INTERPRET": "1"}
     if file in native:
         tests = NATIVE_TESTS
+    elif file in chain:
+        tests = CHAIN_TESTS
     elif file == OPERATORS:
         tests = ["tests/test_operators.py"]
     elif file in (LEARNT, RECURRENT) or learnt:
@@ -246,7 +268,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder).resolve()
         copy_project(target)
-        for file in (KERNEL, LOOP, SURROGATE, SURROGATE_LOOP, FUSED, LEARNT, OPERATORS, LOOPS):
+        for file in (KERNEL, LOOP, SURROGATE, SURROGATE_LOOP, FUSED, LEARNT, OPERATORS, LOOPS, CHAIN):
             if not is_green(target, file):
                 print(f"the tests of {file} are red without any mutation")
                 return 1

@@ -25,13 +25,13 @@ class Noting(TorchDispatchMode):
 def dispatched(monkeypatch):
     """The operators that go through the dispatcher."""
     seen = []
-    followed = _operators._followed
+    followed = _operators.followed
 
     def noting(args):
         seen.append(followed(args))
         return seen[-1]
 
-    monkeypatch.setattr(_operators, "_followed", noting)
+    monkeypatch.setattr(_operators, "followed", noting)
     return seen
 
 

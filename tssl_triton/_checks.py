@@ -51,12 +51,12 @@ def check_features(name: str, shape: Sequence[int], features: int) -> None:
         )
 
 
-def check_images(name: str, x: Tensor, size: tuple[int, int]) -> None:
-    """Images ``(T, B, C, H, W)`` that a window of ``size`` fits into."""
+def check_images(name: str, shape: Sequence[int], size: tuple[int, int]) -> None:
+    """The shape ``(T, B, C, H, W)`` of images that a window of ``size`` fits into."""
     height, width = size
-    if x.dim() != 5 or x.shape[3] < height or x.shape[4] < width:
+    if len(shape) != 5 or shape[3] < height or shape[4] < width:
         raise ValueError(
-            f"{name} must be (T, B, C, H, W) with H >= {height} and W >= {width}, got shape {tuple(x.shape)}"
+            f"{name} must be (T, B, C, H, W) with H >= {height} and W >= {width}, got shape {tuple(shape)}"
         )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from . import _pooled_ops, _recompute, _weighted
+from . import _chain, _pooled_ops, _weighted
+from ._neurons import Neurons, on_cpu
 from ._pooling import SumPool
 from .encoding import StaticInput
 from .functional import LIFConstants, LIFState, lif
@@ -30,18 +30,17 @@ def composed(
 
     Neurons with ``learnt`` constants do not recompute. With ``pool`` the spikes are pooled.
     """
-    values, steps = (x.values[None], x.steps) if isinstance(x, StaticInput) else (x, len(x))
-    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (values, weight, bias))
-    if recompute and learns:
-        layer = _recompute.Layer(function, steps, True, params, rule)
-        spikes, after = _recompute.run(layer, values, weight, bias, state, carry)
+    values, steps = (x.values.unsqueeze(0), x.steps) if isinstance(x, StaticInput) else (x, len(x))
+    if learnt is None and (recompute or on_cpu(values.device)):
+        shape = function.shape(values.shape, weight.shape)
+        apart = pool is not None and not _pooled_ops.fits(shape, values.device, pool)
+        link = _chain.Link(function, Neurons(steps, params, rule, None if apart else pool), recompute)
+        spikes, (after,) = _chain.run([link], values, [weight, bias], [state], carry)
+        return (_weighted.pooled(spikes, pool) if apart and pool is not None else spikes), after
+    y = _weighted.weighted(function, values, weight, bias)
+    current = StaticInput(y.squeeze(0), steps) if isinstance(x, StaticInput) else y
+    if carry:
+        spikes, after = lif(current, params, state, return_state=True, rule=rule, learnt=learnt)
     else:
-        y = _weighted.weighted(function, values, weight, bias)
-        current = StaticInput(y.squeeze(0), steps) if isinstance(x, StaticInput) else y
-        if pool is not None and learnt is None and _pooled_ops.fits(y, pool):
-            return _pooled_ops.pooled_lif(current, params, state, rule, pool, carry)
-        if carry:
-            spikes, after = lif(current, params, state, return_state=True, rule=rule, learnt=learnt)
-        else:
-            spikes, after = lif(current, params, state, rule=rule, learnt=learnt), None
-    return spikes if pool is None else _weighted.pooled(spikes, pool), after
+        spikes, after = lif(current, params, state, rule=rule, learnt=learnt), None
+    return (spikes if pool is None else _weighted.pooled(spikes, pool)), after

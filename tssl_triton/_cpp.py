@@ -90,14 +90,15 @@ def compiled(make: Callable[[], Made]) -> Made | None:
         return None
 
 
-def library(source: str) -> ctypes.CDLL:
-    """The library that ``source`` compiles to.
+def library(source: str, *flags: str) -> ctypes.CDLL:
+    """The library that ``source`` compiles to, with ``flags`` besides those of all.
 
     Raises:
         CompileError: with the first line that the compiler says.
     """
     called = compiler()
-    made_of = "\0".join((source, *COMPILING, *_machine_flags(), *called, _age(called[0]), _processor()))
+    flags = (*COMPILING, *_machine_flags(), *flags)
+    made_of = "\0".join((source, *flags, *called, _age(called[0]), _processor()))
     path = _folder() / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.so"
     try:
         return ctypes.CDLL(str(path))
@@ -105,18 +106,17 @@ def library(source: str) -> ctypes.CDLL:
         pass
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            built, loaded = _built(called, source, Path(scratch))
+            built, loaded = _built(called, flags, source, Path(scratch))
             built.replace(path)
     except OSError as error:
         raise CompileError(f"{path.parent}: {error}") from error
     return loaded
 
 
-def _built(compiler: Sequence[str], source: str, scratch: Path) -> tuple[Path, ctypes.CDLL]:
+def _built(compiler: Sequence[str], flags: Sequence[str], source: str, scratch: Path) -> tuple[Path, ctypes.CDLL]:
     """A library that loads, made in the folder ``scratch``, and loaded."""
     text, compiled = scratch / "loop.cpp", scratch / "loop.o"
     text.write_text(source)
-    flags = [*COMPILING, *_machine_flags()]
     try:
         _call(*compiler, *flags, "-fopenmp", "-c", text, "-o", compiled)
     except CompileError:  # such as Apple's clang++, which has no OpenMP: one thread then

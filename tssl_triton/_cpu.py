@@ -25,7 +25,7 @@ from . import _cpp
 from ._cpu_surrogate import membrane_error
 from ._cpu_tssl import crossing_error, tssl_error
 from ._learnt import Neuron, Step, add_errors, constant_errors, neuron
-from ._loops import Argument, Kind, Loop, Pooled, Rows, kind
+from ._loops import Argument, Call, Kind, Loop, Pooled, Rows, kind
 from ._pooling import Sizes, SumPool
 from .kernels.layout import WINDOW, WORD, arithmetic_dtype
 from .parameters import LIFParameters
@@ -61,7 +61,7 @@ def _lif_forward_window(
     recipe: _Recipe,
     currents: Steps,
     state: Steps | None,
-    spikes: Steps,
+    spikes: Steps | None,
     word: Tensor | None,
     bit: Tensor | None,
     new_state: Steps | None,
@@ -76,7 +76,8 @@ def _lif_forward_window(
         fired = u > p.threshold
         s = fired.to(i.dtype)
         v = after_reset(p, u, fired)
-        spikes[k].copy_(s if spikes[k].is_floating_point() else fired.to(torch.int32))
+        if spikes is not None:
+            spikes[k].copy_(s if spikes[k].is_floating_point() else fired.to(torch.int32))
         if recipe.packed:
             bits = bits | (fired.to(torch.int32) << k)
         if recipe.carried:
@@ -230,17 +231,7 @@ def lif_forward(
     # Where one input serves all steps its row is given for each: the same compiled window serves both.
     stride = 1 if len(current) == steps else 0
     if steps <= WINDOW and state is None and new_state is None:
-        word = None if words is None else words[0]
-        rows = (
-            Rows(current, 0, steps, stride),
-            None,
-            _images(spikes, 0, steps, pooling, written=True),
-            word,
-            None,
-            None,
-            learnt,
-        )
-        _run(_lif_forward_window, recipe, *rows)
+        _run(_lif_forward_window, recipe, *_forward_rows(current, spikes, words, steps, pooling), learnt)
         return
     state = _zeros(3, current) if state is None else state
     before = _all(state)
@@ -295,16 +286,7 @@ def lif_backward(
     )
     any_spike = functools.reduce(torch.bitwise_or, words) if rule is None and params.warmup == "silent" else None
     if steps <= WINDOW and state is None and carry is None:
-        rows = (
-            _images(grad_spikes, 0, steps, pooling),
-            _all(current),
-            words[0],
-            None,
-            any_spike,
-            None,
-            None,
-            _all(grad_current),
-        )
+        rows = _backward_rows(grad_spikes, current, words, any_spike, grad_current, pooling)
         _run(_lif_backward_window, recipe, *rows, *learnt)
         return
     errors = _all(_zeros(2, current) if carry is None else carry)
@@ -342,6 +324,11 @@ def psc(
     A ``state (1, N)`` of None is 0; a ``new_state (1, N)`` of None is not written.
     """
     steps, params = len(inputs), _filter(tau_syn)
+    if steps <= WINDOW and state is None and new_state is None:
+        call = _cpp.compiled(lambda: _filter_call(steps, inputs.shape[1], inputs.dtype, tau_syn, reverse))
+        if call is not None:
+            call(inputs.data_ptr(), outputs.data_ptr())
+            return
     carried = None
     if steps > WINDOW or state is not None or new_state is not None:
         carried = _zeros(1, inputs) if new_state is None else new_state.zero_()
@@ -349,14 +336,28 @@ def psc(
             carried.copy_(state)
     for t in range(0, steps, WINDOW):
         n = min(WINDOW, steps - t)
-        first, stride = (steps - 1 - t, -1) if reverse else (t, 1)
-        rows = Rows(inputs, first, n, stride), _all(carried), Rows(outputs, first, n, stride)
-        _run(_psc_window, _Recipe(n, inputs.dtype, params), *rows)
+        _run(_psc_window, _Recipe(n, inputs.dtype, params), *_filter_rows(inputs, outputs, carried, t, n, reverse))
+
+
+def _filter_rows(
+    inputs: Tensor, outputs: Tensor, carried: Tensor | None, t: int, length: int, reverse: bool
+) -> tuple[Argument, ...]:
+    first, stride = (len(inputs) - 1 - t, -1) if reverse else (t, 1)
+    return Rows(inputs, first, length, stride), _all(carried), Rows(outputs, first, length, stride)
 
 
 @functools.cache
 def _filter(tau_syn: float) -> LIFParameters:
     return LIFParameters(tau_syn=tau_syn)
+
+
+@functools.lru_cache(maxsize=256)
+def _filter_call(steps: int, neurons: int, dtype: torch.dtype, tau_syn: float, reverse: bool) -> Call:
+    """One window from rest, of input and output at some addresses."""
+    rows = torch.empty(steps, neurons, dtype=dtype, device="meta")
+    return _call(
+        _psc_window, _Recipe(steps, dtype, _filter(tau_syn)), _filter_rows(rows, rows, None, 0, steps, reverse)
+    )
 
 
 def pack(spikes: Tensor, words: Tensor) -> None:
@@ -391,6 +392,105 @@ def _checkpoint(checkpoints: Tensor | None, t: int) -> Rows | None:
 
 def _zeros(rows: int, like: Tensor) -> Tensor:
     return torch.zeros(rows, like.shape[1], dtype=arithmetic_dtype(like.dtype), device=like.device)
+
+
+# --- one window, again and again --------------------------------------------------------------------------------
+
+
+class Single:
+    """Runs of one window from rest that differ in nothing but their numbers, as a training loop makes them.
+
+    What `lif_forward` and `lif_backward` find out at each call is found out once here; then a call takes five
+    microseconds. Tensors are told by their addresses.
+
+    Args:
+        current: an input of them, ``(T, N)`` or ``(1, N)``; only its shape and type count, as of the next two.
+        spikes: what becomes of it, ``(T, N)`` or ``(T, N')`` with ``pooling``, T at most `WINDOW`.
+        words: the packed spikes, ``(1, N)``.
+        params: constants of the neurons.
+        rule: the learning rule; None is TSSL-BP.
+        pooling: how spikes are pooled.
+    """
+
+    def __init__(
+        self,
+        current: Tensor,
+        spikes: Tensor,
+        words: Tensor,
+        params: LIFParameters,
+        rule: Surrogate | None,
+        pooling: Pooling | None,
+    ) -> None:
+        steps, dtype = spikes.shape[0], current.dtype
+        self._tensors, self._pooling = (current, spikes, words), pooling
+        self._recipe = _Recipe(steps, dtype, params, static=current.shape[0] < steps, rule=rule)
+        self._looks_ahead = rule is None and params.warmup == "silent"
+
+    def forward(self, current: int, spikes: int | None, words: int | None) -> None:
+        """Write spikes and packed spikes, both or one of them."""
+        if words is None:
+            assert spikes is not None
+            self._inference(current, spikes)
+        elif spikes is None:
+            self._packing(current, words)
+        else:
+            self._forward(current, spikes, words)
+
+    def backward(self, grad_spikes: int, current: int, words: int, grad_current: int) -> None:
+        """Write the gradient of current, which may be in its place."""
+        any_spike = (words,) if self._looks_ahead else ()
+        self._backward(grad_spikes, current, words, *any_spike, grad_current)
+
+    @functools.cached_property
+    def _forward(self) -> Call:
+        return self._forward_call(*self._tensors)
+
+    @functools.cached_property
+    def _inference(self) -> Call:
+        return self._forward_call(*self._tensors[:2], None)
+
+    @functools.cached_property
+    def _packing(self) -> Call:
+        current, _, words = self._tensors
+        return self._forward_call(current, None, words)
+
+    def _forward_call(self, current: Tensor, spikes: Tensor | None, words: Tensor | None) -> Call:
+        recipe = self._recipe._replace(packed=words is not None, static=False, rule=None)
+        rows = _forward_rows(current, spikes, words, recipe.steps, self._pooling)
+        return _call(_lif_forward_window, recipe, (*rows, None))
+
+    @functools.cached_property
+    def _backward(self) -> Call:
+        current, spikes, words = self._tensors
+        any_spike = words[0] if self._looks_ahead else None
+        rows = _backward_rows(spikes, current, words, any_spike, current, self._pooling)
+        return _call(_lif_backward_window, self._recipe, (*rows, None, None))
+
+
+def _call(window: Callable[..., None], recipe: _Recipe, arguments: Sequence[Argument]) -> Call:
+    return Call(_loop(window, recipe, arguments), arguments)
+
+
+def _forward_rows(
+    current: Tensor, spikes: Tensor | None, words: Tensor | None, steps: int, pooling: Pooling | None
+) -> tuple[Argument, ...]:
+    """Arguments of a forward window that is the whole run, from rest, but for learnt constants."""
+    stride = 1 if current.shape[0] == steps else 0
+    images = None if spikes is None else _images(spikes, 0, steps, pooling, written=True)
+    return Rows(current, 0, steps, stride), None, images, None if words is None else words[0], None, None
+
+
+def _backward_rows(
+    grad_spikes: Tensor,
+    current: Tensor,
+    words: Tensor,
+    any_spike: Tensor | None,
+    grad_current: Tensor,
+    pooling: Pooling | None,
+) -> tuple[Argument, ...]:
+    """Arguments of its backward window, but for learnt constants and their gradients."""
+    images = _images(grad_spikes, 0, grad_spikes.shape[0], pooling)
+    return images, _all(current), words[0], None, any_spike, None, None, _all(grad_current)
 
 
 # --- compiling --------------------------------------------------------------------------------------------------

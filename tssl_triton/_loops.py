@@ -70,7 +70,10 @@ class Pooled(NamedTuple):
         """Pool and store what has been written."""
         if self.written:
             _, height, width, _ = self.images
-            sums = self.pool.sums(self._as_images(torch.stack(list(rows)), height, width))
+            dense = rows[0].new_empty(self.length, rows[0].numel())
+            for row, values in zip(dense, rows, strict=True):  # not stacked: autocast would have a say in that
+                row.copy_(values)
+            sums = self.pool.sums(self._as_images(dense, height, width))
             target = self.tensor[self.first : self.first + self.length]
             target.copy_(sums.permute(0, 2, 3, 1).reshape(target.shape))
 
@@ -112,34 +115,68 @@ class Loop:
 
     def __init__(self, window: Callable[..., None], arguments: Sequence[Argument]) -> None:
         source, self.statements = recorded(window, arguments)
-        self._call = _cpp.library(source).window
-        self._call.argtypes = [ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p]
-        self._call.restype = None
+        self.window = _cpp.library(source).window
+        self.window.argtypes = [ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p]
+        self.window.restype = None
 
     def __call__(self, arguments: Sequence[Argument]) -> None:
         """Run it on all neurons of the arguments, on as many threads as PyTorch uses and the work is worth."""
-        words: list[int] = []
+        Call(self, arguments)(*addresses(arguments))
+
+
+class Call:
+    """A loop's calls with arguments of the same sizes, which differ in nothing but where these are in memory.
+
+    Args:
+        loop: what is called.
+        arguments: those of one call.
+    """
+
+    def __init__(self, loop: Loop, arguments: Sequence[Argument]) -> None:
+        self._window = loop.window
+        self._words: list[int] = []
+        self._places: list[int] = []
         images: Sequence[int] = ()
-        neurons = 0
+        self._neurons = 0
         for argument in arguments:
+            if argument is None:
+                continue
+            if isinstance(argument, int):
+                self._words += argument, 0
+                continue
+            self._places.append(len(self._words))
+            if isinstance(argument, Tensor):
+                self._words += 0, 0
+                continue
+            width = argument.tensor.shape[1] * argument.tensor.itemsize
+            step = argument.step if isinstance(argument, Rows) else 1
+            self._words += argument.first * width, step * width
             if isinstance(argument, Rows):
-                tensor, first, _, step = argument
-                neurons = tensor.shape[1]
-                width = neurons * tensor.itemsize
-                words += tensor.data_ptr() + first * width, step * width
-            elif isinstance(argument, Pooled):
+                self._neurons = argument.tensor.shape[1]
+            else:
                 images = argument.images
-                width = argument.tensor.shape[1] * argument.tensor.itemsize
-                words += argument.tensor.data_ptr() + argument.first * width, width
-            elif isinstance(argument, int):
-                words += argument, 0
-            elif argument is not None:
-                words += argument.data_ptr(), 0
-        words += images
-        threads = 1 + neurons * self.statements // WORTH_A_THREAD
-        if threads > 1:
-            threads = min(threads, torch.get_num_threads())
-        self._call(neurons, threads, (ctypes.c_int64 * len(words))(*words))
+        self._words += images
+        self._array = ctypes.c_int64 * len(self._words)
+        self._worth = 1 + self._neurons * loop.statements // WORTH_A_THREAD
+
+    def __call__(self, *addresses: int) -> None:
+        """Run it on what lies there: one address for each argument that is rows, or a row."""
+        words = self._words.copy()
+        for place, start in zip(self._places, addresses, strict=True):
+            words[place] += start
+        threads = self._worth if self._worth == 1 else min(self._worth, torch.get_num_threads())
+        self._window(self._neurons, threads, self._array(*words))
+
+
+def addresses(arguments: Sequence[Argument]) -> list[int]:
+    """Where the tensors of arguments begin."""
+    found = []
+    for argument in arguments:
+        if isinstance(argument, (Rows, Pooled)):
+            found.append(argument.tensor.data_ptr())
+        elif isinstance(argument, Tensor):
+            found.append(argument.data_ptr())
+    return found
 
 
 def recorded(window: Callable[..., None], arguments: Sequence[Argument]) -> tuple[str, int]:

@@ -9,6 +9,7 @@ function itself, under the same autograd formula. Both ways run the same code an
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -58,7 +59,7 @@ class Operator(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         _refuse_forward_mode(tensors)
-        if kwargs or _followed(tensors):
+        if kwargs or followed(tensors) or torch.autograd._profiler_enabled():
             return self.registered(*args, **kwargs)
         if not torch.is_grad_enabled():
             return self._function(*args)  # type: ignore[call-arg]
@@ -86,15 +87,21 @@ def _refuse_forward_mode(tensors: list[Tensor]) -> None:
         )
 
 
-def _followed(tensors: list[Tensor]) -> bool:
-    """Whether someone is to see the operator as one: a compiler, a mode, a transform, a profiler, or a tensor that is
-    not plain memory."""
+def followed(tensors: list[Tensor]) -> bool:
+    """Whether someone is to have the operator as one: a compiler, a mode, a transform, or a tensor that is not plain
+    memory."""
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._are_functorch_transforms_active()
-        or torch.autograd._profiler_enabled()
         or any(type(tensor) not in _PLAIN or tensor.is_meta for tensor in tensors)
     )
+
+
+def shown(name: str) -> AbstractContextManager[Any]:
+    """A block that a profiler sees as the operator of this name."""
+    if torch.autograd._profiler_enabled():
+        return torch.profiler.record_function(f"{NAMESPACE}::{name}")
+    return nullcontext()

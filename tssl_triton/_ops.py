@@ -148,7 +148,7 @@ def fill_backward(
     **options: Any,
 ) -> None:
     """Have an implementation's ``run`` write ``grad_current`` from the gradient of spikes, in their layout, and what
-    forward kept; it takes ``options`` as they are."""
+    forward kept; it takes ``options`` as they are. On a CPU ``grad_current`` may be ``current`` itself."""
     run(
         grad_spikes=flat(grad_spikes),
         current=flat(current),

@@ -3,46 +3,37 @@
 A layer's spikes are the largest tensor of a convolutional network, and its pooling is memory traffic alone. Here the
 neurons' loop works on a few planes of an image at a time: on their way out it packs the spikes and pools them, and on
 the way back it spreads the pooled gradient over the windows, all within a processor's cache. The numbers are those of
-`_ops.lif_forward` and `SumPool` one after the other, bit for bit.
+`_ops.lif_forward` and `SumPool` one after the other, bit for bit. `tssl_triton._neurons` calls them; on autograd's
+graph they are a part of a layer's node.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import _cpu, _ops, _packed
+from . import _cpu, _ops
 from ._layout import empty_rows, time_dense
 from ._operators import operator
-from ._pooling import REALS, Sizes, SumPool, are_images, memory_format
-from .encoding import StaticInput
-from .functional import LIFState, constants, stacked
+from ._pooling import Sizes, SumPool, are_images, memory_format
 from .parameters import LIFParameters
-from .rules import Rule
+from .rules import Surrogate
 
 
-def fits(current: Tensor, pool: SumPool) -> bool:
-    """Whether the operators below take such an input ``(T, B, C, H, W)``; under a compiler all is left to it."""
-    if torch.compiler.is_compiling() or _ops.interpreting() or current.device.type != "cpu" or current.dim() != 5:
+def fits(shape: Sequence[int], device: torch.device, pool: SumPool) -> bool:
+    """Whether the operators below take an input of this shape there; under a compiler all is left to it."""
+    if torch.compiler.is_compiling() or _ops.interpreting() or device.type != "cpu" or len(shape) != 5:
         return False
-    large_enough = current.shape[3] >= pool.size[0] and current.shape[4] >= pool.size[1]
-    return current.dtype in REALS and large_enough and are_images(current[0])
+    return min(shape) > 0 and shape[3] >= pool.size[0] and shape[4] >= pool.size[1]
 
 
-def pooled_lif(
-    current: Tensor | StaticInput, params: LIFParameters, state: LIFState | None, rule: Rule, pool: SumPool, carry: bool
-) -> tuple[Tensor, LIFState | None]:
-    """`lif` and then ``pool``, for an input that `fits`; with ``carry`` the state after it too."""
-    y, steps = (current.values[None], current.steps) if isinstance(current, StaticInput) else (current, len(current))
-    keep = torch.is_grad_enabled() and y.requires_grad
-    pooled, words, _, new_state = lif_pool_forward(
-        time_dense(y), stacked(state, y), steps, keep, carry, *pool.size, pool.scale, *constants(params, rule)
-    )
-    if keep:
-        _packed.remember(pooled, _packed.Packed(words.detach(), steps).followed_by(pool))
-    return pooled, LIFState(*new_state.detach().unbind(0)) if carry else None
+def dense_images(current: Tensor) -> Tensor:
+    """``current (T, B, C, H, W)`` itself where its images are dense, channels first or last, else a copy."""
+    current = time_dense(current)
+    return current if are_images(current[0]) else current.contiguous()
 
 
 @operator
@@ -69,7 +60,7 @@ def lif_pool_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `_ops.lif_forward`, with the pooled spikes ``(T, B, C, H', W')`` in the place of the spikes."""
     pool = SumPool((window_height, window_width), scale)
-    pooled, words, checkpoints, new_state = _outputs(current, steps, keep, carry, pool)
+    pooled, words, checkpoints, new_state = outputs(current, steps, keep, carry, pool)
     _ops.fill_forward(
         _cpu.lif_forward,
         current,
@@ -96,12 +87,13 @@ def _(
     scale: float,
     *_: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _outputs(current, steps, keep, carry, SumPool((window_height, window_width), scale))
+    return outputs(current, steps, keep, carry, SumPool((window_height, window_width), scale))
 
 
-def _outputs(
+def outputs(
     current: Tensor, steps: int, keep: bool, carry: bool, pool: SumPool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pooled spikes, packed spikes, checkpoints and new state, not yet filled."""
     images = current[0]
     pooled = pool.pooled(images, steps * len(images), current.dtype).unflatten(0, (steps, -1))
     return pooled, *_ops.beside_spikes(current, steps, keep, carry)
@@ -131,6 +123,26 @@ def lif_pool_backward(
 ) -> Tensor:
     """Gradient with respect to ``current``, in its shape, of the gradient of the pooled spikes."""
     grad_current = empty_rows(current.shape[0], current, current.dtype)
+    params = _ops.parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
+    pool = SumPool((window_height, window_width), scale)
+    rule = _ops.told_rule(window, width, peak, reset_gradient)
+    fill_backward(grad_pooled, current, words, checkpoints, state, grad_current, params=params, rule=rule, pool=pool)
+    return grad_current
+
+
+def fill_backward(
+    grad_pooled: Tensor,
+    current: Tensor,
+    words: Tensor,
+    checkpoints: Tensor,
+    state: Tensor | None,
+    grad_current: Tensor,
+    *,
+    params: LIFParameters,
+    rule: Surrogate | None,
+    pool: SumPool,
+) -> None:
+    """Write ``grad_current``, which may be ``current`` itself, from the gradient of pooled spikes."""
     grads = grad_pooled.flatten(0, 1).contiguous(memory_format=memory_format(current[0]))
     _ops.fill_backward(
         _cpu.lif_backward,
@@ -140,32 +152,13 @@ def lif_pool_backward(
         checkpoints,
         state,
         grad_current,
-        params=_ops.parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant),
+        params=params,
         synapse=True,
-        rule=_ops.told_rule(window, width, peak, reset_gradient),
-        pooling=(SumPool((window_height, window_width), scale), Sizes.of(current[0])),
+        rule=rule,
+        pooling=(pool, Sizes.of(current[0])),
     )
-    return grad_current
 
 
 @lif_pool_backward.register_fake
 def _(grad_pooled: Tensor, current: Tensor, *_: Any) -> Tensor:
     return empty_rows(current.shape[0], current, current.dtype)
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    current, state, _steps, _keep, _carry, *settings = inputs
-    _, words, checkpoints, _ = output
-    ctx.save_for_backward(current, words, checkpoints, state)
-    ctx.settings = settings
-    ctx.set_materialize_grads(False)
-
-
-def _gradient(ctx: Any, grad_pooled: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    grad_current = None
-    if grad_pooled is not None:
-        grad_current = lif_pool_backward(grad_pooled, *ctx.saved_tensors, *ctx.settings)
-    return (grad_current, *[None] * 18)
-
-
-lif_pool_forward.register_autograd(_gradient, setup_context=_setup)

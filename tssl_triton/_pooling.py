@@ -79,7 +79,7 @@ class SumPool:
         """What the sums of ``batch`` images like those of ``x (B, C, H, W)`` go into, in their memory format."""
         _, channels, height, width = x.shape
         shape = batch, channels, *self.windows(height, width)
-        return torch.empty(shape, dtype=dtype, memory_format=memory_format(x))
+        return torch.empty(shape, dtype=dtype, device=x.device, memory_format=memory_format(x))
 
     def _function(self, function: Function, x: Tensor, dtype: torch.dtype) -> Callable[..., None] | None:
         """What calls the compiled function with tensors, to make something of ``dtype`` from x; None if x is not plain

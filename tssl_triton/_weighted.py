@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import _spike_products
 from ._autocast import Autocast
 from ._checks import check_images
 from ._first_order import final
@@ -23,6 +24,21 @@ from ._pooling import SumPool
 from .kernels.geometry import Geometry
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+class Input(NamedTuple):
+    """The input ``(T, B, *)`` of a map.
+
+    Args:
+        shape, dtype: of the dense input.
+        packed: its packed form, where it has one.
+        dense: the dense input, made when it is asked for.
+    """
+
+    shape: Sequence[int]
+    dtype: torch.dtype
+    packed: Packed | None
+    dense: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,22 +52,17 @@ class Linear:
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x.flatten(2), weight, bias)
 
-    def gradients(
-        self,
-        grad: Tensor,
-        shape: torch.Size,
-        again: Callable[[], Tensor],
-        weight: Tensor,
-        needed: Sequence[bool],
-    ) -> Gradients:
-        """Gradients of input, weight and bias, those ``needed``; ``again()`` is the input, of ``shape``."""
+    def gradients(self, grad: Tensor, x: Input, weight: Tensor, needed: Sequence[bool]) -> Gradients:
+        """Gradients of input, weight and bias, those ``needed``."""
         rows = grad.flatten(0, 1)
         grad_x = grad_weight = grad_bias = None
         if needed[0]:
-            grad_x = (rows @ weight.to(grad.dtype)).view(shape)
+            grad_x = (rows @ weight.to(grad.dtype)).view(x.shape)
         if needed[1]:
-            x = again().to(grad.dtype)
-            grad_weight = (rows.t() @ x.flatten(2).flatten(0, 1)).to(weight.dtype)
+            grad_weight = None if x.packed is None else _spike_products.weight_gradient(grad, x.packed, weight)
+            if grad_weight is None:
+                dense = x.dense().to(grad.dtype)
+                grad_weight = (rows.t() @ dense.flatten(2).flatten(0, 1)).to(weight.dtype)
         if needed[2]:
             grad_bias = rows.sum(0).to(weight.dtype)
         return grad_x, grad_weight, grad_bias
@@ -72,22 +83,15 @@ class Conv2d:
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x.flatten(0, 1), weight, bias, self.stride, self.padding).unflatten(0, x.shape[:2])
 
-    def gradients(
-        self,
-        grad: Tensor,
-        shape: torch.Size,
-        again: Callable[[], Tensor],
-        weight: Tensor,
-        needed: Sequence[bool],
-    ) -> Gradients:
-        """Gradients of input, weight and bias, those ``needed``; ``again()`` is the input, of ``shape``."""
+    def gradients(self, grad: Tensor, x: Input, weight: Tensor, needed: Sequence[bool]) -> Gradients:
+        """Gradients of input, weight and bias, those ``needed``."""
         # A GPU accumulates in float32. A CPU would add one sample's 16-bit gradient to the next one's in 16 bits, ten
         # times as far from the truth as one rounding is.
         narrow = grad.device.type == "cpu" and grad.dtype in (torch.float16, torch.bfloat16)
         accumulated = torch.float32 if narrow else grad.dtype
         grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
             grad.flatten(0, 1).to(accumulated),
-            again().flatten(0, 1).to(grad.dtype).to(accumulated),
+            x.dense().flatten(0, 1).to(grad.dtype).to(accumulated),
             weight.to(grad.dtype).to(accumulated),
             [weight.shape[0]],
             self.stride,
@@ -99,7 +103,7 @@ class Conv2d:
             list(needed),
         )
         return (
-            None if grad_x is None else grad_x.to(grad.dtype).view(shape),
+            None if grad_x is None else grad_x.to(grad.dtype).view(x.shape),
             None if grad_weight is None else grad_weight.to(weight.dtype),
             None if grad_bias is None else grad_bias.to(weight.dtype),
         )
@@ -108,17 +112,23 @@ class Conv2d:
 Map = Linear | Conv2d
 
 
-def gradients(
-    function: Map,
-    grad: Tensor,
-    shape: torch.Size,
-    again: Callable[[], Tensor],
-    weight: Tensor,
-    needed: Sequence[bool],
-) -> Gradients:
+def gradients(function: Map, grad: Tensor, x: Input, weight: Tensor, needed: Sequence[bool]) -> Gradients:
     """The gradients of ``function`` in the dtype of ``grad``, which is forward's: an autocast of now is not."""
     with Autocast(grad.device.type).again():
-        return function.gradients(grad, shape, again, weight, needed)
+        return function.gradients(grad, x, weight, needed)
+
+
+def product(function: Map, x: Tensor, packed: Packed | None, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``function(x, weight, bias)``, from the packed form of x where there is one and that is faster."""
+    y = of_bits(function, packed, weight, bias)
+    return function(x, weight, bias) if y is None else y
+
+
+def of_bits(function: Map, packed: Packed | None, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """The product from packed spikes alone; None where that is not faster."""
+    if packed is None or not isinstance(function, Linear):
+        return None
+    return _spike_products.product(packed, weight, bias)
 
 
 def weighted(function: Map, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -140,13 +150,13 @@ def rebuilt(packed: Packed | None, saved: Sequence[Tensor], dtype: torch.dtype) 
 
 def pooled(x: Tensor, pool: SumPool) -> Tensor:
     """``pool`` of ``x (T, B, C, H, W)``."""
-    check_images("x", x, pool.size)
+    check_images("x", x.shape, pool.size)
     return _followed(x, pool(x), pool)
 
 
 def max_pool2d(x: Tensor, size: tuple[int, int]) -> Tensor:
     """The maximum over each window of ``size``, for ``x (T, B, C, H, W)``."""
-    check_images("x", x, size)
+    check_images("x", x.shape, size)
 
     def pool(dense: Tensor) -> Tensor:
         return F.max_pool2d(dense.flatten(0, 1), size).unflatten(0, dense.shape[:2])
@@ -177,19 +187,21 @@ class _Weighted(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(weight, *kept(x, packed))
         ctx.function, ctx.packed, ctx.shape, ctx.dtype = function, packed, x.shape, x.dtype
-        return function(x, weight, bias)
+        return product(function, x, packed, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *saved = ctx.saved_tensors
 
-        def again() -> Tensor:
+        # On a graph of gradients it would be a constant, which the input that it is rebuilt for is not.
+        constant = ctx.packed is not None and torch.is_grad_enabled() and ctx.needs_input_grad[0]
+
+        def dense() -> Tensor:
             x = rebuilt(ctx.packed, saved, ctx.dtype)
-            # On a graph of gradients it would be a constant, which the input that it is rebuilt for is not.
-            constant = ctx.packed is not None and torch.is_grad_enabled() and ctx.needs_input_grad[0]
             return final(x, weight, grad) if constant else x
 
-        grads = gradients(ctx.function, grad, ctx.shape, again, weight, ctx.needs_input_grad[:3])
+        x = Input(ctx.shape, ctx.dtype, None if constant else ctx.packed, dense)
+        grads = gradients(ctx.function, grad, x, weight, ctx.needs_input_grad[:3])
         return (*grads, None, None)
 
 

@@ -249,9 +249,9 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, e: Tensor) -> tuple[Tensor | None, ...]:
         words, weight = ctx.saved_tensors
         layer, needed = ctx.layer, ctx.needs_input_grad
-        grad_x, grad_weight, grad_bias = _weighted.gradients(
-            layer.function, e, ctx.shape, lambda: ghost(ctx.shape, e), weight, (needed[0], False, needed[3])
-        )
+        x = _weighted.Input(ctx.shape, ctx.dtype, None, lambda: ghost(ctx.shape, e))
+        needed_here = needed[0], False, needed[3]
+        grad_x, grad_weight, grad_bias = _weighted.gradients(layer.function, e, x, weight, needed_here)
         if needed[2]:
             grad_weight = _fused_ops.spike_weight_gradient(
                 layer.images(e), layer.images(words), layer.kernel(weight), layer.steps, *layer.strides()

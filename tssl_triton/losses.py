@@ -15,7 +15,7 @@ batch size B) or ``"none"`` (one number per sample, ``(B,)``).
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -137,7 +137,21 @@ def predict(spikes: Tensor, by: Readout = "count", tau_syn: float | None = None)
 
 
 def _half_squares(difference: Tensor, reduction: Reduction) -> Tensor:
-    return _reduce(0.5 * difference.square().sum((0, 2)), reduction)
+    return _reduce(_HalfSquares.apply(difference), reduction)
+
+
+class _HalfSquares(torch.autograd.Function):
+    """Half the sum of squares over steps and neurons, ``(B,)``, as one node where autograd would have three."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square().sum((0, 2)).mul_(0.5)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad[:, None] * x
 
 
 def _reduce(per_sample: Tensor, reduction: Reduction) -> Tensor:

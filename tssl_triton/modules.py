@@ -9,24 +9,27 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from . import _weighted, fused
+from . import _chain, _weighted, fused
 from ._checks import (
     check_choice,
     check_count,
     check_features,
     check_finite,
     check_flag,
+    check_images,
     check_pair,
     check_same_dtype,
     check_sequence,
 )
 from ._composed import composed
+from ._neurons import Neurons, on_cpu
 from ._pooling import SumPool
 from .encoding import StaticInput
 from .functional import LIFConstants, LIFState, lif
@@ -403,25 +406,88 @@ class SpikingSequential(nn.Sequential):
             raise ValueError(f"state must hold one entry per layer, {len(self)}, got {len(state)}")
         new_state: list[LIFState | None] = []
         layers = list(self)
-        pooled = False
-        for k, (layer, following) in enumerate(zip(layers, [*layers[1:], None], strict=True)):
-            if pooled:  # by the layer before
-                pooled = False
-                new_state.append(None)
-                continue
-            before = None if state is None else state[k]
-            into = following if _hands_on(layer, following) else None
-            pooled = isinstance(into, SpikePool2d)
-            options = {} if into is None else {"into": into}
-            asked = return_state or before is not None
-            if not isinstance(layer, (LIF, SpikingSequential)) and not (asked and _takes_state(k, layer)):
-                x, after = layer(x), None
-            elif return_state:
-                x, after = layer(x, before, return_state=True, **options)
+        while layers:
+            place = len(new_state)
+            before = None if state is None else state[place]
+            chain = _chained(layers, x)
+            if len(chain) > 1:
+                x, after = _run_chain(chain, x, None if state is None else state[place:], return_state)
             else:
-                x, after = layer(x, before, **options), None
-            new_state.append(after)
+                into = layers[1] if len(layers) > 1 and _hands_on(*layers[:2]) else None
+                x, own = self._call(place, layers[0], x, before, return_state, into)
+                after = [own, None] if isinstance(into, SpikePool2d) else [own]
+            new_state += after
+            del layers[: len(after)]
         return (x, new_state) if return_state else x
+
+    def _call(
+        self, place: int, layer: nn.Module, x: Input, state: LIFState | None, carry: bool, into: nn.Module | None
+    ) -> tuple[Input, LIFState | None]:
+        """One layer, which may know what its spikes go ``into``."""
+        options = {} if into is None else {"into": into}
+        asked = carry or state is not None
+        if not isinstance(layer, (LIF, SpikingSequential)) and not (asked and _takes_state(place, layer)):
+            return layer(x), None
+        if carry:
+            return layer(x, state, return_state=True, **options)
+        return layer(x, state, **options), None
+
+
+class _Part(NamedTuple):
+    """A layer of a chain, and the pooling of its spikes."""
+
+    layer: _WeightedLIF
+    pool: SumPool | None
+
+
+def _chained(layers: Sequence[nn.Module], x: Input) -> list[_Part]:
+    """The first of ``layers`` that can run as one node: those with weights, and each one's pooling."""
+    found: list[_Part] = []
+    values = x.values if isinstance(x, StaticInput) else x.words if isinstance(x, PackedSpikes) else x
+    if not on_cpu(values.device) or not values.numel():
+        return found
+    for layer in layers:
+        if _hooked(layer):
+            break
+        if isinstance(layer, _WeightedLIF) and _is_plain(layer) and layer.constants is None:
+            found.append(_Part(layer, None))
+        elif type(layer) is SpikePool2d and layer.sums is not None and found and found[-1].pool is None:
+            found[-1] = found[-1]._replace(pool=layer.sums)
+        else:
+            break
+    return found
+
+
+def _run_chain(
+    parts: Sequence[_Part], x: Input, states: Sequence[LIFState | None] | None, carry: bool
+) -> tuple[Tensor, list[LIFState | None]]:
+    """What comes out of such layers, and a state for each module: None of a pooling, and of all unless ``carry``."""
+    values, steps = (x.values.unsqueeze(0), x.steps) if isinstance(x, StaticInput) else (x, x.shape[0])
+    values = values.dense() if isinstance(values, PackedSpikes) else values
+    shape: Sequence[int] = check_sequence("x", values).shape
+    links: list[_chain.Link] = []
+    parameters: list[Tensor | None] = []
+    given: list[LIFState | None] = []
+    place = 0
+    for layer, pool in parts:
+        weight = layer.weight
+        layer._check_shape(shape)
+        check_same_dtype("x", values, weight)
+        function = layer._map()
+        shape = (steps, *function.shape(shape, weight.shape)[1:])
+        if pool is not None:
+            check_images("x", shape, pool.size)
+        links.append(_chain.Link(function, Neurons(steps, layer.params, layer.rule, pool), layer.recompute))
+        if pool is not None:
+            shape = (*shape[:3], *pool.windows(*shape[3:]))
+        parameters += weight, layer.bias
+        given.append(None if states is None else states[place])
+        place += 1 if pool is None else 2
+    spikes, after = _chain.run(links, values, parameters, given, carry)
+    found: list[LIFState | None] = []
+    for (_, pool), state in zip(parts, after, strict=True):
+        found += [state] if pool is None else [state, None]
+    return spikes, found
 
 
 def _hands_on(layer: nn.Module, following: nn.Module | None) -> bool:

@@ -1,0 +1,226 @@
+"""Weighted spiking layers one after the other as one node on autograd's graph.
+
+Every layer that recomputes is such a chain of its own, and on a CPU the layers of a `SpikingSequential` are one, as far
+as nobody looks in between: a small network takes as long for calls of Python as for its products, and a chain has one
+node where its layers would have two each. What it keeps for backward beside the weights is, for each layer,
+
+* its own spikes, packed, which the next layer's weight gradient reads as well;
+* its weighted input y, 4 bytes per neuron-step, and for long runs a checkpoint of the state per window, 1.5 bytes more,
+  unless the layer recomputes;
+
+and of the first one's input the packed form, where that is a spike train of this package, else the tensor itself.
+
+Nobody else knows y. So once backward has read it, the gradient of y is written in its place, and what a layer has no
+more use for is gone before the layer below begins. Who then walks back once more, over a graph that was retained, has y
+worked out again, as a layer that recomputes has it each time. The product is the same function of the same numbers in
+the same memory order and under the same autocast setting, so that y, and with it every gradient, is what it was, bit
+for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from ._autocast import Autocast
+from ._first_order import first_order
+from ._neurons import Neurons
+from ._packed import Packed, recall, remember
+from ._spike_products import may_take
+from ._weighted import Gradients, Input, Linear, Map, gradients, kept, of_bits, rebuilt
+from .functional import LIFState, stacked
+
+
+class Link(NamedTuple):
+    """What a layer is besides its tensors.
+
+    Args:
+        function: its map from input and weights to y.
+        neurons: what y goes into; the input holds as many steps, or one that serves all.
+        recompute: whether y is worked out again in backward instead of kept.
+    """
+
+    function: Map
+    neurons: Neurons
+    recompute: bool
+
+    def weighted(self, x: Input, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The neurons' weighted input y: from packed spikes where that is faster, or else from dense ones."""
+        y = of_bits(self.function, x.packed, weight, bias)
+        return self.neurons.dense(self.function(x.dense(), weight, bias)) if y is None else y
+
+    def takes_bits(self, steps: int, batch: int, weight: Tensor) -> bool:
+        """Whether packed spikes may be all that this layer needs of the one before."""
+        return isinstance(self.function, Linear) and may_take(steps, batch, weight)
+
+
+Parameters = Sequence[Tensor | None]
+"""Weight and bias of each layer in turn."""
+
+
+def _of(parameters: Parameters, k: int) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of layer k."""
+    return cast(Tensor, parameters[2 * k]), parameters[2 * k + 1]
+
+
+def run(
+    links: Sequence[Link], x: Tensor, parameters: Parameters, states: Sequence[LIFState | None], carry: bool
+) -> tuple[Tensor, list[LIFState | None]]:
+    """What comes out of the last layer for ``x``, ``(T, B, *)`` or ``(1, B, *)``; with ``carry`` each layer's state."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):
+        spikes, words, *after = _Node.apply(x, states, links, carry, recall(x), *parameters)
+        remember(spikes, links[-1].neurons.packed(words))
+    else:
+        spikes, layers = _forward(links, x, parameters, states, False, carry)
+        after = [layer.after for layer in layers if carry]
+    return spikes, [LIFState(*state.unbind(0)) for state in after] if carry else [None] * len(links)
+
+
+class _Layer(NamedTuple):
+    """What is left of a layer after forward: of its input the shape and type; and what it has to itself for backward,
+    y and checkpoints, where it keeps them."""
+
+    shape: Sequence[int]
+    dtype: torch.dtype
+    start: Tensor | None
+    words: Tensor | None
+    own: tuple[Tensor, Tensor | None] | None
+    after: Tensor | None
+
+
+def _forward(
+    links: Sequence[Link],
+    x: Tensor,
+    parameters: Parameters,
+    states: Sequence[LIFState | None],
+    keep: bool,
+    carry: bool,
+) -> tuple[Tensor, list[_Layer]]:
+    layers = []
+    given = _given(x)
+    del x
+    for k, (link, state) in enumerate(zip(links, states, strict=True)):
+        weight, bias = _of(parameters, k)
+        y = link.weighted(given, weight, bias)
+        shape, dtype = given.shape, given.dtype
+        del given  # the spikes of the layer before have done their part
+        neurons, start = link.neurons, stacked(state, y)
+        dense = k + 1 == len(links) or not _goes_as_bits(neurons, y, links[k + 1], _of(parameters, k + 1)[0])
+        spikes, words, checkpoints, after = neurons.forward(y, start, keep, carry, dense)
+        own = (y, checkpoints) if keep and not link.recompute else None
+        layers.append(_Layer(shape, dtype, start, words, own, after))
+        given = _fired(neurons, y, spikes, words)
+        del y, checkpoints, own, spikes
+    return given.dense(), layers
+
+
+def _goes_as_bits(neurons: Neurons, y: Tensor, following: Link, weight: Tensor) -> bool:
+    """Whether the next layer may take the neurons' spikes packed."""
+    return neurons.pool is None and following.takes_bits(neurons.steps, y.shape[1], weight)
+
+
+def _given(x: Tensor) -> Input:
+    return Input(x.shape, x.dtype, recall(x), lambda: x)
+
+
+def _fired(neurons: Neurons, y: Tensor, spikes: Tensor | None, words: Tensor | None) -> Input:
+    """What comes out of neurons, as an input: spikes, or their sums, or what is to be had from words."""
+    packed = None if words is None or not len(words) else neurons.packed(words)
+    if spikes is not None:
+        return Input(spikes.shape, spikes.dtype, packed, lambda: spikes)
+    assert packed is not None
+    return Input((neurons.steps, *y.shape[1:]), y.dtype, packed, partial(packed.rebuild, packed.tensors(), y.dtype))
+
+
+# What a node saves: weight and bias of each layer; four tensors for each, start and words, and y and checkpoints where
+# they are watched; and what it keeps of its input.
+
+
+class _Node(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        states: Sequence[LIFState | None],
+        links: Sequence[Link],
+        carry: bool,
+        packed: Packed | None,
+        *parameters: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        spikes, layers = _forward(links, x, parameters, states, True, carry)
+        # Saved tensors are watched: weights or an input that change in place before backward are an error there. What
+        # nobody else knows can do without, and can go early, unless someone has hooks on what is saved.
+        hooks = torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+        ctx.own = [None if hooks else layer.own for layer in layers]
+        saved: list[Tensor | None] = [*parameters]
+        for layer in layers:
+            saved += layer.start, layer.words, *((hooks and layer.own) or (None, None))
+        ctx.save_for_backward(*saved, *kept(x, packed))
+        ctx.links, ctx.packed, ctx.autocast = links, packed, Autocast.now(x.device.type)
+        ctx.inputs = [(layer.shape, layer.dtype) for layer in layers]
+        after = [layer.after for layer in layers if carry]
+        ctx.mark_non_differentiable(layers[-1].words, *after)
+        ctx.set_materialize_grads(False)
+        return spikes, layers[-1].words, *after
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        count, saved = len(ctx.links), ctx.saved_tensors
+        of_x, of_parameters = ctx.needs_input_grad[0], ctx.needs_input_grad[5:]
+        grads: list[Tensor | None] = [None] * (2 * count)
+        waiting: list[tuple[int, Callable[[], Gradients]]] = []
+
+        def settle() -> None:
+            while waiting:
+                k, found = waiting.pop()
+                grads[2 * k : 2 * k + 2] = found()[1:]
+
+        above = [grad]  # in a list, where it can be taken from by who needs it last
+        del grad
+        for k in reversed(range(count)):
+            if above[0] is None:
+                break
+            x, errors = _errors(ctx, saved, k, above)
+            settle()
+            function, weight = ctx.links[k].function, saved[2 * k]
+            needed = of_x or any(of_parameters[: 2 * k]), *of_parameters[2 * k : 2 * k + 2]
+            if isinstance(function, Linear):
+                # The gradient of the input first, and those of weights once the layer below has made use of it: there
+                # need not be room for all of them at once.
+                above = [gradients(function, errors, x, weight, (needed[0], False, False))[0]]
+                waiting.append((k, partial(gradients, function, errors, x, weight, (False, *needed[1:]))))
+            else:
+                of_input, *grads[2 * k : 2 * k + 2] = gradients(function, errors, x, weight, needed)
+                above = [of_input]
+                del of_input
+            del errors, x
+        settle()
+        return above.pop(), None, None, None, None, *grads
+
+
+def _errors(ctx: Any, saved: tuple[Any, ...], k: int, above: list[Tensor | None]) -> tuple[Input, Tensor]:
+    """The input of layer k, and the gradient of its y from that of its spikes, which is taken from ``above``."""
+    link, (shape, dtype), count = ctx.links[k], ctx.inputs[k], len(ctx.links)
+    start, words, y, checkpoints = saved[2 * count + 4 * k :][:4]
+    if k == 0:
+        packed, of_input = ctx.packed, saved[6 * count :]
+    else:
+        of_input = (saved[2 * count + 4 * (k - 1) + 1],)
+        packed = ctx.links[k - 1].neurons.packed(*of_input)
+    x = Input(shape, dtype, packed, cache(lambda: rebuilt(packed, of_input, dtype)))
+    watched = y is not None
+    if ctx.own[k] is not None:
+        (y, checkpoints), ctx.own[k] = ctx.own[k], None
+    elif not watched:
+        with ctx.autocast.again():
+            y = link.weighted(x, *_of(saved, k))
+        checkpoints = None
+    grad = above.pop()
+    assert grad is not None
+    above.clear()
+    return x, link.neurons.backward(grad, y, words, checkpoints, start, overwrite=not watched)
