@@ -7,7 +7,7 @@ import sys
 
 from tssl_triton.cli import USER_ERRORS
 
-from . import gpu, latency, launches, loading, precision, static, sweep
+from . import gpu, latency, launches, loading, precision, products, static, sweep
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
     latency.add_to(commands)
     loading.add_to(commands)
     precision.add_to(commands)
+    products.add_to(commands)
     static.add_to(commands)
     gpu.add_to(commands)
     return whole

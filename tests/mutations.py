@@ -188,7 +188,6 @@ MUTATIONS = (
     Mutation("chain: hooks not asked", CHAIN, "default_hooks(False) is not None", "default_hooks(False) is ..."),
     Mutation("chain: spikes of the same layer", CHAIN, "4 * (k - 1) + 1]", "4 * k + 1]"),
     Mutation("chain: weights of no layer wait", CHAIN, "grads[2 * k : 2 * k + 2] = found()[1:]", "found()"),
-    Mutation("chain: pooled spikes taken for bits", CHAIN, "neurons.pool is None and following", "following"),
     Mutation("chain: errors of rest", NEURONS, "if state is not None or self.steps", "if self.steps"),
     Mutation("spike products: first steps of a word", PRODUCTS, "((uint32_t)word >> bit)", "((uint32_t)word)"),
     Mutation("spike products: last window alone", PRODUCTS, "*self._how(t), t > 0)", "*self._how(t), 0)"),

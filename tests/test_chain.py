@@ -1,6 +1,7 @@
 """Layers as one node on autograd's graph: the numbers of layers one by one, and what happens to what a node keeps."""
 
 import os
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -90,6 +91,21 @@ def test_states_pass_through_a_chain(compiled):
         runs.append([torch.cat(parts), torch.cat([row.flatten() for row in found]), *gradients(net)])
     assert_identical(runs)
     assert torch.equal(network()(draw(12)), runs[0][0])
+
+
+def test_a_state_without_a_state_afterwards(compiled):
+    _, state = network()(draw(6), return_state=True)
+    runs = []
+    for carry in (False, True):
+        net = network()
+        # Hooks on saved tensors have the gradient worked out by the operator.
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x) if carry else nullcontext():
+            found = net(draw(5), state, return_state=carry)
+        spikes = found[0] if carry else found
+        backward_of(spikes)
+        runs.append([spikes.detach(), *gradients(net)])
+    assert_identical(runs)
+    assert not torch.equal(runs[0][0], network()(draw(5)))
 
 
 def test_without_gradients_too(compiled, chains):

@@ -32,12 +32,12 @@ BUSY = 0.6
 measured with 400 inputs and outputs, at T = 5 and on AVX-512."""
 
 
-def product(packed: Packed, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+def product(packed: Packed, weight: Tensor, bias: Tensor | None, busy: float = BUSY) -> Tensor | None:
     """``(T, B, out)``, the product of spikes ``(T, B, *)`` with ``weight (out, in)``, plus ``bias``; None where a dense
     product is to be taken."""
     if not _fits(packed, weight) or (bias is not None and bias.dtype != weight.dtype):
         return None
-    run = _Run.of(packed, weight)
+    run = _Run.of(packed, weight, busy)
     if run is None:
         return None
     y = torch.empty(packed.steps, run.batch, run.outputs, dtype=weight.dtype)
@@ -47,11 +47,11 @@ def product(packed: Packed, weight: Tensor, bias: Tensor | None) -> Tensor | Non
     return y if bias is None else y.add_(bias)
 
 
-def weight_gradient(grad: Tensor, packed: Packed, weight: Tensor) -> Tensor | None:
+def weight_gradient(grad: Tensor, packed: Packed, weight: Tensor, busy: float = BUSY) -> Tensor | None:
     """``(out, in)``, the sum over steps and samples of ``grad (T, B, out)`` times spikes; None as for `product`."""
     if not _fits(packed, weight) or grad.dtype != weight.dtype:
         return None
-    run = _Run.of(packed, weight)
+    run = _Run.of(packed, weight, busy)
     if run is None:
         return None
     gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
@@ -85,7 +85,7 @@ class _Run:
         self._lists = torch.empty(self.batch, self.inputs + 1, dtype=torch.int32)
 
     @classmethod
-    def of(cls, packed: Packed, weight: Tensor) -> _Run | None:
+    def of(cls, packed: Packed, weight: Tensor, busy: float) -> _Run | None:
         """None where there is no compiler, or where too many neurons fire."""
         words, steps = packed.words, packed.steps
         windows, active = [], 0
@@ -97,7 +97,7 @@ class _Run:
             place = words.data_ptr() + (t // WORD) * words[0].numel() * words.itemsize
             active += library.active(place, words[0].numel(), t % WORD)
             windows.append((library, place, t))
-        if active > BUSY * words[0].numel() * len(windows):
+        if active > busy * words[0].numel() * len(windows):
             return None
         return cls(windows, words, weight)
 

@@ -137,21 +137,24 @@ def predict(spikes: Tensor, by: Readout = "count", tau_syn: float | None = None)
 
 
 def _half_squares(difference: Tensor, reduction: Reduction) -> Tensor:
-    return _reduce(_HalfSquares.apply(difference), reduction)
+    if reduction == "sum":
+        return _HalfSquares.apply(difference, True)
+    return _reduce(_HalfSquares.apply(difference, False), reduction)
 
 
 class _HalfSquares(torch.autograd.Function):
-    """Half the sum of squares over steps and neurons, ``(B,)``, as one node where autograd would have three."""
+    """Half the sum of squares, of the ``whole`` or of each sample, as one node where autograd would have three."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, whole: bool) -> Tensor:
         ctx.save_for_backward(x)
-        return x.square().sum((0, 2)).mul_(0.5)
+        squares = x.square()
+        return (squares.sum() if whole else squares.sum((0, 2))).mul_(0.5)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        return grad[:, None] * x
+        return (grad[:, None] if grad.dim() else grad) * x, None
 
 
 def _reduce(per_sample: Tensor, reduction: Reduction) -> Tensor:

@@ -1,0 +1,152 @@
+"""``python -m bench products``: what products of spikes from their bits take on a CPU, beside dense ones.
+
+A layer's spikes are drawn so that a given share of its neurons fires at all in a window of time, each of these at
+every other step. Then both ways take the same two products in turns: that of forward, spikes times weights, and
+the weights' gradient, which the dense way first makes dense spikes for, as a layer's backward does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tssl_triton.kernels.layout import WINDOW, word_dtype
+
+from tssl_triton import pack_spikes
+from tssl_triton._packed import Packed
+from tssl_triton._spike_products import BUSY, may_take, product, weight_gradient
+
+from . import options
+from .tables import aligned, write_json
+from .timing import interleaved, machine
+
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds of each product at one share of neurons that fire, from bits and dense."""
+
+    share: float
+    product: float
+    dense_product: float
+    gradient: float
+    dense_gradient: float
+
+
+def drawn(share: float, steps: int, batch: int, inputs: int) -> torch.Tensor:
+    """Spikes ``(T, B, inputs)`` of which in each window that share of neurons fires, at every other step or so."""
+    generator = torch.Generator().manual_seed(0)
+    windows = -(-steps // WINDOW)
+    fires = torch.rand(windows, 1, batch, inputs, generator=generator) < share
+    spikes = torch.rand(windows, WINDOW, batch, inputs, generator=generator) < 0.5
+    spikes[:, 0] |= ~spikes.any(1)  # who is to fire does
+    return (spikes & fires).flatten(0, 1)[:steps].float()
+
+
+def cases(share: float, steps: int, batch: int, inputs: int, outputs: int) -> dict[str, Callable[[], object]]:
+    """The four products, by the names of `Row`."""
+    spikes = drawn(share, steps, batch, inputs)
+    packed = Packed(pack_spikes(spikes, word_dtype(steps)), steps)
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(outputs, inputs, generator=generator)
+    grad = torch.randn(steps, batch, outputs, generator=generator)
+
+    def dense_gradient() -> torch.Tensor:
+        dense = packed.rebuild(packed.tensors(), weight.dtype)
+        return grad.flatten(0, 1).t() @ dense.flatten(0, 1)
+
+    return {
+        "product": lambda: product(packed, weight, None, busy=1.0),
+        "dense_product": lambda: F.linear(spikes, weight),
+        "gradient": lambda: weight_gradient(grad, packed, weight, busy=1.0),
+        "dense_gradient": dense_gradient,
+    }
+
+
+def rows(arguments: argparse.Namespace) -> list[Row]:
+    found = []
+    sizes = arguments.steps, arguments.batch, arguments.inputs, arguments.outputs
+    for share in arguments.shares:
+        print(f"{share:.0%} of neurons", file=sys.stderr)
+        found.append(Row(share, **interleaved(cases(share, *sizes), arguments.rounds)))
+    return found
+
+
+def table(found: Sequence[Row]) -> str:
+    heads = ["neurons that fire", "product, ms", "dense", "ratio", "gradient, ms", "dense", "ratio"]
+    lines = []
+    for row in found:
+        cells = [f"{row.share:.0%}"]
+        for ours, dense in ((row.product, row.dense_product), (row.gradient, row.dense_gradient)):
+            cells += f"{1e3 * ours:.2f}", f"{1e3 * dense:.2f}", f"{ours / dense:.2f}"
+        lines.append(cells)
+    return aligned(heads, lines)
+
+
+def draw(found: Sequence[Row], title: str, path: Path) -> None:
+    """A PNG: both products over the share of neurons that fire."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.5, 3.8), layout="constrained")
+    for panel, name in zip(figure.subplots(1, 2, sharey=True), ("product", "gradient"), strict=True):
+        shares = [100 * row.share for row in found]
+        panel.plot(shares, [1e3 * getattr(row, name) for row in found], marker="o", markersize=3, label="from bits")
+        dense = [1e3 * getattr(row, f"dense_{name}") for row in found]
+        panel.plot(shares, dense, "--", color="0.5", marker="o", markersize=3, label="dense")
+        panel.axvline(100 * BUSY, color="0.3", lw=0.8)
+        panel.annotate(" dense from here on", (100 * BUSY, 0), va="bottom", fontsize="small")
+        panel.set(xlabel="neurons that fire in a window, %", ylim=(0, None), title=name)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize="small", loc="upper left")
+    figure.axes[0].set_ylabel("ms")
+    figure.suptitle(title, fontsize="medium")
+    figure.savefig(path, dpi=120)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    weight = torch.empty(arguments.outputs, arguments.inputs)
+    if not may_take(arguments.steps, arguments.batch, weight):
+        sys.exit("these sizes are left to dense products: see tssl_triton/_spike_products.py for the least ones")
+    size = f"{arguments.inputs} inputs, {arguments.outputs} outputs, T = {arguments.steps}, batch {arguments.batch}"
+    print(f"{size}, fp32; medians of {arguments.rounds} interleaved rounds on {machine()}")
+    found = rows(arguments)
+    print(table(found))
+    if arguments.json:
+        write_json(arguments.json, {"machine": machine(), "size": size, "rows": [asdict(row) for row in found]})
+    if arguments.png:
+        draw(found, f"Products of spikes: {size}", arguments.png)
+
+
+def share(text: str) -> float:
+    """A number in (0, 1]."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number in (0, 1], got {text!r}")
+    return number
+
+
+def add_to(commands: Any) -> None:
+    count, file = options.count, options.output
+    parser = commands.add_parser("products", help=__doc__.splitlines()[0], description=__doc__)
+    parser.add_argument("--inputs", type=count, default=400)
+    parser.add_argument("--outputs", type=count, default=400)
+    parser.add_argument("--steps", type=count, default=5, metavar="T")
+    parser.add_argument("--batch", type=count, default=100, metavar="B")
+    parser.add_argument(
+        "--shares", type=share, nargs="+", default=SHARES, metavar="S",
+        help="shares of the inputs' neurons that fire in a window (default: 0.05 to 0.8)",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=count, default=21)
+    parser.add_argument("--json", type=file, metavar="FILE", help="also write the rows to FILE")
+    parser.add_argument("--png", type=file, metavar="FILE", help="also draw them to FILE")
+    parser.set_defaults(run=run)
