@@ -186,14 +186,12 @@ MUTATIONS = (
     ),
     Mutation("chain: y kept when it is none any more", CHAIN, "= ctx.own[k], None", "= ctx.own[k], ctx.own[k]"),
     Mutation("chain: hooks not asked", CHAIN, "default_hooks(False) is not None", "default_hooks(False) is ..."),
-    Mutation("chain: spikes of the same layer", CHAIN, "4 * (k - 1) + 1]", "4 * k + 1]"),
+    Mutation("chain: spikes of the same layer", CHAIN, "OF_A_LAYER * (k - 1) + 1", "OF_A_LAYER * k + 1"),
     Mutation("chain: weights of no layer wait", CHAIN, "grads[2 * k : 2 * k + 2] = found()[1:]", "found()"),
     Mutation("chain: errors of rest", NEURONS, "if state is not None or self.steps", "if self.steps"),
     Mutation("spike products: first steps of a word", PRODUCTS, "((uint32_t)word >> bit)", "((uint32_t)word)"),
     Mutation("spike products: last window alone", PRODUCTS, "*self._how(t), t > 0)", "*self._how(t), 0)"),
-    Mutation(
-        "spike products: all steps the first", PRODUCTS, "add(sums[t], spikes[t], w)", "add(sums[t], spikes[0], w)"
-    ),
+    Mutation("spike products: all steps the first", PRODUCTS, "factor * spikes[t], w)", "factor * spikes[0], w)"),
     Mutation("spike products: parts of inputs overlap", PRODUCTS, "(Active)(first << 8)", "(Active)0"),
     Mutation(
         "spike products: outputs beyond the last",

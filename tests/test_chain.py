@@ -78,6 +78,48 @@ def test_a_chain_has_the_numbers_of_its_layers(compiled, chains, steps, static, 
     assert chains == [4, 1, 1, 1, 1]
 
 
+def dropping(hooked, training=True):
+    """Dropout behind layers of each kind, behind a pooling, and at the end; the same masks each time."""
+    options = {"weight_scale": 4.0}
+    torch.manual_seed(3)
+    net = SpikingSequential(
+        SpikingConv2d(2, 4, 3, **options),
+        SpikePool2d(2),
+        TimeSharedDropout(0.3),
+        SpikingConv2d(4, 5, 2, **options),
+        TimeSharedDropout(0.3),
+        SpikingLinear(45, 20, **options),
+        TimeSharedDropout(0.3),
+        SpikingLinear(20, 6, **options),
+        TimeSharedDropout(0.3),
+    ).train(training)
+    for layer in net if hooked else ():
+        layer.register_forward_hook(lambda *given: None)
+    torch.manual_seed(4)
+    return net
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("steps", [5, 19])
+def test_dropout_in_a_chain(compiled, chains, steps, training, channels_last):
+    runs, order = [], torch.channels_last if channels_last else torch.contiguous_format
+    for hooked in (False, True):
+        x = draw(steps).flatten(0, 1).contiguous(memory_format=order).unflatten(0, (steps, 3))
+        runs.append(results(dropping(hooked, training).to(memory_format=order), x, steps))
+    assert_identical(runs)
+    assert chains == [4, 1, 1, 1, 1]
+    assert (runs[0][0] > 1).any() == training
+
+
+def test_the_graph_of_dropped_spikes_can_be_walked_twice(compiled):
+    net = dropping(False)
+    spikes = net(draw(5))
+    grad = torch.randn_like(spikes)
+    first, second = (torch.autograd.grad(spikes, list(net.parameters()), grad, retain_graph=True) for _ in range(2))
+    assert_identical([[spikes.detach(), *first], [spikes.detach(), *second]])
+
+
 def test_states_pass_through_a_chain(compiled):
     runs = []
     for hooked in (False, True):
@@ -121,7 +163,8 @@ def test_without_gradients_too(compiled, chains):
     [
         ([SpikingLinear(8, 6), SpikingLinear(6, 5), SpikingLinear(5, 4)], [3]),
         ([SpikingLinear(8, 6), SpikingLinear(6, 5, learn=("threshold",)), SpikingLinear(5, 4)], [1, 1]),
-        ([SpikingLinear(8, 6), SpikingLinear(6, 5), TimeSharedDropout(), SpikingLinear(5, 4)], [2, 1]),
+        ([SpikingLinear(8, 6), SpikingLinear(6, 5), TimeSharedDropout(), SpikingLinear(5, 4)], [3]),
+        ([SpikingLinear(8, 6), SpikingLinear(6, 5), *[TimeSharedDropout()] * 2, SpikingLinear(5, 4)], [2, 1]),
         ([SpikingLinear(8, 6), SpikingRecurrent(6, 5), SpikingLinear(5, 4), SpikingLinear(4, 4)], [1, 2]),
         ([SpikingSequential(SpikingLinear(8, 6), SpikingLinear(6, 5)), SpikingLinear(5, 4)], [2, 1]),
     ],

@@ -8,8 +8,9 @@ from comparing import relative_error
 from torch.utils.flop_counter import FlopCounterMode
 from tssl_triton.kernels.layout import word_dtype
 
-from tssl_triton import SpikingLinear, SpikingSequential, _spike_products, pack_spikes
+from tssl_triton import SpikingLinear, SpikingSequential, TimeSharedDropout, _spike_products, pack_spikes
 from tssl_triton._packed import Packed
+from tssl_triton._pooling import SumPool
 from tssl_triton._spike_products import may_take, product, weight_gradient
 
 pytestmark = pytest.mark.skipif(
@@ -59,6 +60,17 @@ def test_as_exact_as_a_dense_product(poisoned, steps, batch, inputs, outputs):
     for name, got, plain, want in zip(("y", "gradient"), found, dense, exact, strict=True):
         assert got.shape == want.shape, name
         assert relative_error(got, want) <= max(3 * relative_error(plain, want), 1e-6), name
+
+
+@pytest.mark.parametrize(("steps", "batch", "inputs", "outputs"), SIZES[2:6])
+def test_dropped_spikes(poisoned, steps, batch, inputs, outputs):
+    spikes, weight, grad = drawn(steps, batch, inputs, outputs)
+    mask = torch.nn.functional.dropout(torch.ones(batch, inputs), 0.3)
+    given = packed(spikes).followed_by(torch.mul, mask)
+    dropped = spikes * mask
+    exact = dropped.double() @ weight.double().t(), grad.flatten(0, 1).double().t() @ dropped.flatten(0, 1).double()
+    assert relative_error(product(given, weight, None), exact[0]) <= 1e-6
+    assert relative_error(weight_gradient(grad, given, weight), exact[1]) <= 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
@@ -111,7 +123,10 @@ def test_what_is_left_to_dense_products(monkeypatch):
         return product(packed, weight, None) is None and weight_gradient(grad, packed, weight) is None
 
     assert refused(packed(drawn(5, 100, 160, 120, share=0.9)[0])), "too many fire"
-    assert refused(given.followed_by(torch.mul, torch.ones(100, 160))), "no spikes any more"
+    mask = torch.ones(100, 160)
+    assert refused(given.followed_by(SumPool((1, 1), 1.1))), "no spikes any more"
+    assert refused(given.followed_by(torch.mul, mask).followed_by(torch.mul, mask)), "dropped out twice"
+    assert refused(given.followed_by(torch.mul, mask.double()))
     assert refused(weight=weight.double(), grad=grad.double())
     assert refused(packed(spikes[:, :20]), grad=grad[:, :20]), "few samples"
     assert refused(weight=weight[:20], grad=grad[..., :20]), "little work"
@@ -133,13 +148,15 @@ def test_where_they_may_be_taken():
     assert may_take(100, 55, weight)
 
 
-def layers():
+def layers(drop):
     torch.manual_seed(1)
-    return SpikingSequential(SpikingLinear(90, 160), SpikingLinear(160, 120, bias=True), SpikingLinear(120, 10))
+    first, second, last = SpikingLinear(90, 160), SpikingLinear(160, 120, bias=True), SpikingLinear(120, 10)
+    return SpikingSequential(first, *[TimeSharedDropout(0.2)] * drop, second, last)
 
 
+@pytest.mark.parametrize("drop", [False, True])
 @pytest.mark.parametrize("steps", [5, 20])
-def test_a_network_has_the_gradients_of_dense_products(monkeypatch, steps):
+def test_a_network_has_the_gradients_of_dense_products(monkeypatch, steps, drop):
     x = 3 * torch.randn(steps, 100, 90, generator=torch.Generator().manual_seed(0))
     taken, results = [], []
     for name in ("product", "weight_gradient"):
@@ -155,12 +172,14 @@ def test_a_network_has_the_gradients_of_dense_products(monkeypatch, steps):
     for allowed in (True, False):
         if not allowed:
             monkeypatch.setattr(_spike_products, "_fits", lambda *given: False)
-        net = layers()
+        net = layers(drop)
         leaf = x.clone().requires_grad_()
         spikes = net(leaf)
         spikes.sum().backward()
         results.append([spikes.detach(), leaf.grad, *(weight.grad for weight in net.parameters())])
         with torch.no_grad():
+            torch.manual_seed(1)
+            layers(drop)  # as many numbers drawn as before
             assert torch.equal(net(x), spikes), "inference takes the same way"
     assert taken == ["product", "weight_gradient", "product"]
     ours, dense = results

@@ -24,6 +24,7 @@ from functools import cache, partial
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ._autocast import Autocast
@@ -42,11 +43,13 @@ class Link(NamedTuple):
         function: its map from input and weights to y.
         neurons: what y goes into; the input holds as many steps, or one that serves all.
         recompute: whether y is worked out again in backward instead of kept.
+        drop: probability that a neuron is dropped, for all steps of a sample; see `TimeSharedDropout`.
     """
 
     function: Map
     neurons: Neurons
     recompute: bool
+    drop: float = 0.0
 
     def weighted(self, x: Input, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The neurons' weighted input y: from packed spikes where that is faster, or else from dense ones."""
@@ -72,8 +75,8 @@ def run(
 ) -> tuple[Tensor, list[LIFState | None]]:
     """What comes out of the last layer for ``x``, ``(T, B, *)`` or ``(1, B, *)``; with ``carry`` each layer's state."""
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):
-        spikes, words, *after = _Node.apply(x, states, links, carry, recall(x), *parameters)
-        remember(spikes, links[-1].neurons.packed(words))
+        spikes, words, mask, *after = _Node.apply(x, states, links, carry, recall(x), *parameters)
+        remember(spikes, _packed(links[-1], words, mask))
     else:
         spikes, layers = _forward(links, x, parameters, states, False, carry)
         after = [layer.after for layer in layers if carry]
@@ -88,6 +91,7 @@ class _Layer(NamedTuple):
     dtype: torch.dtype
     start: Tensor | None
     words: Tensor | None
+    mask: Tensor | None
     own: tuple[Tensor, Tensor | None] | None
     after: Tensor | None
 
@@ -112,8 +116,9 @@ def _forward(
         dense = k + 1 == len(links) or not _goes_as_bits(neurons, y, links[k + 1], _of(parameters, k + 1)[0])
         spikes, words, checkpoints, after = neurons.forward(y, start, keep, carry, dense)
         own = (y, checkpoints) if keep and not link.recompute else None
-        layers.append(_Layer(shape, dtype, start, words, own, after))
-        given = _fired(neurons, y, spikes, words)
+        mask = _mask(y if spikes is None else spikes, link.drop)
+        layers.append(_Layer(shape, dtype, start, words, mask, own, after))
+        given = _fired(link, y, spikes, words, mask)
         del y, checkpoints, own, spikes
     return given.dense(), layers
 
@@ -123,21 +128,34 @@ def _goes_as_bits(neurons: Neurons, y: Tensor, following: Link, weight: Tensor) 
     return neurons.pool is None and following.takes_bits(neurons.steps, y.shape[1], weight)
 
 
+def _mask(like: Tensor, drop: float) -> Tensor | None:
+    """What a sample's neurons are multiplied by at every step, in the shape and memory order of a step of ``like``."""
+    return F.dropout(torch.ones_like(like[0]), drop) if drop else None
+
+
 def _given(x: Tensor) -> Input:
     return Input(x.shape, x.dtype, recall(x), lambda: x)
 
 
-def _fired(neurons: Neurons, y: Tensor, spikes: Tensor | None, words: Tensor | None) -> Input:
-    """What comes out of neurons, as an input: spikes, or their sums, or what is to be had from words."""
-    packed = None if words is None or not len(words) else neurons.packed(words)
-    if spikes is not None:
-        return Input(spikes.shape, spikes.dtype, packed, lambda: spikes)
-    assert packed is not None
-    return Input((neurons.steps, *y.shape[1:]), y.dtype, packed, partial(packed.rebuild, packed.tensors(), y.dtype))
+def _fired(link: Link, y: Tensor, spikes: Tensor | None, words: Tensor | None, mask: Tensor | None) -> Input:
+    """What comes out of a layer, as an input: spikes, or their sums, or what is to be had from words."""
+    packed = None if words is None or not len(words) else _packed(link, words, mask)
+    if spikes is None:
+        assert packed is not None
+        shape = link.neurons.steps, *y.shape[1:]
+        return Input(shape, y.dtype, packed, partial(packed.rebuild, packed.tensors(), y.dtype))
+    return Input(spikes.shape, spikes.dtype, packed, lambda: spikes if mask is None else spikes * mask)
 
 
-# What a node saves: weight and bias of each layer; four tensors for each, start and words, and y and checkpoints where
-# they are watched; and what it keeps of its input.
+def _packed(link: Link, words: Tensor, mask: Tensor | None) -> Packed:
+    """The packed form of what comes out of a layer."""
+    packed = link.neurons.packed(words)
+    return packed if mask is None else packed.followed_by(torch.mul, mask)
+
+
+# What a node saves: weight and bias of each layer; five tensors for each, start, words and mask, and y and checkpoints
+# where they are watched; and what it keeps of its input.
+OF_A_LAYER = 5
 
 
 class _Node(torch.autograd.Function):
@@ -158,14 +176,15 @@ class _Node(torch.autograd.Function):
         ctx.own = [None if hooks else layer.own for layer in layers]
         saved: list[Tensor | None] = [*parameters]
         for layer in layers:
-            saved += layer.start, layer.words, *((hooks and layer.own) or (None, None))
+            saved += layer.start, layer.words, layer.mask, *((hooks and layer.own) or (None, None))
         ctx.save_for_backward(*saved, *kept(x, packed))
         ctx.links, ctx.packed, ctx.autocast = links, packed, Autocast.now(x.device.type)
         ctx.inputs = [(layer.shape, layer.dtype) for layer in layers]
         after = [layer.after for layer in layers if carry]
-        ctx.mark_non_differentiable(layers[-1].words, *after)
+        last = layers[-1].words, layers[-1].mask
+        ctx.mark_non_differentiable(*(tensor for tensor in (*last, *after) if tensor is not None))
         ctx.set_materialize_grads(False)
-        return spikes, layers[-1].words, *after
+        return spikes, *last, *after
 
     @staticmethod
     @first_order
@@ -206,12 +225,13 @@ class _Node(torch.autograd.Function):
 def _errors(ctx: Any, saved: tuple[Any, ...], k: int, above: list[Tensor | None]) -> tuple[Input, Tensor]:
     """The input of layer k, and the gradient of its y from that of its spikes, which is taken from ``above``."""
     link, (shape, dtype), count = ctx.links[k], ctx.inputs[k], len(ctx.links)
-    start, words, y, checkpoints = saved[2 * count + 4 * k :][:4]
+    start, words, mask, y, checkpoints = saved[2 * count + OF_A_LAYER * k :][:OF_A_LAYER]
     if k == 0:
-        packed, of_input = ctx.packed, saved[6 * count :]
+        packed, of_input = ctx.packed, saved[(2 + OF_A_LAYER) * count :]
     else:
-        of_input = (saved[2 * count + 4 * (k - 1) + 1],)
-        packed = ctx.links[k - 1].neurons.packed(*of_input)
+        words_below, mask_below = saved[2 * count + OF_A_LAYER * (k - 1) + 1 :][:2]
+        packed = _packed(ctx.links[k - 1], words_below, mask_below)
+        of_input = packed.tensors()
     x = Input(shape, dtype, packed, cache(lambda: rebuilt(packed, of_input, dtype)))
     watched = y is not None
     if ctx.own[k] is not None:
@@ -222,5 +242,6 @@ def _errors(ctx: Any, saved: tuple[Any, ...], k: int, above: list[Tensor | None]
         checkpoints = None
     grad = above.pop()
     assert grad is not None
-    above.clear()
+    if mask is not None:
+        grad = grad * mask if k == count - 1 else grad.mul_(mask)  # of layers between nobody else knows it
     return x, link.neurons.backward(grad, y, words, checkpoints, start, overwrite=not watched)

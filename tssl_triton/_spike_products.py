@@ -34,7 +34,7 @@ measured with 400 inputs and outputs, at T = 5 and on AVX-512."""
 
 def product(packed: Packed, weight: Tensor, bias: Tensor | None, busy: float = BUSY) -> Tensor | None:
     """``(T, B, out)``, the product of spikes ``(T, B, *)`` with ``weight (out, in)``, plus ``bias``; None where a dense
-    product is to be taken."""
+    product is to be taken. Dropped-out spikes will do."""
     if not _fits(packed, weight) or (bias is not None and bias.dtype != weight.dtype):
         return None
     run = _Run.of(packed, weight, busy)
@@ -69,19 +69,23 @@ def may_take(steps: int, batch: int, weight: Tensor) -> bool:
 
 
 def _fits(packed: Packed, weight: Tensor) -> bool:
-    words = packed.words
-    if packed.then or _operators.followed([words, weight]) or torch.is_autocast_enabled("cpu"):
+    tensors = packed.tensors()
+    if _operators.followed([*tensors, weight]) or torch.is_autocast_enabled("cpu"):
         return False
-    return may_take(packed.steps, words.shape[1], weight) and words.is_contiguous()
+    if not may_take(packed.steps, packed.words.shape[1], weight) or len(tensors) > 2:
+        return False
+    if any(step is not torch.mul for step, _ in packed.then):
+        return False
+    return all(x.is_contiguous() for x in tensors) and all(x.dtype == weight.dtype for x in tensors[1:])
 
 
 class _Run:
     """The windows of a spike train, compiled, and sizes."""
 
-    def __init__(self, windows: list[tuple[Any, int, int]], words: Tensor, weight: Tensor) -> None:
-        self.batch = words.shape[1]
+    def __init__(self, windows: list[tuple[Any, int, int]], packed: Packed, weight: Tensor) -> None:
+        self.batch = packed.words.shape[1]
         self.outputs, self.inputs = weight.shape
-        self._windows, self._words = windows, words
+        self._windows, self._tensors = windows, packed.tensors()
         self._lists = torch.empty(self.batch, self.inputs + 1, dtype=torch.int32)
 
     @classmethod
@@ -99,7 +103,7 @@ class _Run:
             windows.append((library, place, t))
         if active > busy * words[0].numel() * len(windows):
             return None
-        return cls(windows, words, weight)
+        return cls(windows, packed, weight)
 
     def product(self, weight: Tensor, y: Tensor) -> None:
         scratch = self._floats(self.inputs * max(library.padded(self.outputs) for library, *_ in self._windows))
@@ -115,8 +119,9 @@ class _Run:
             library.gradient(words, window, gradient.data_ptr(), scratch.data_ptr(), *self._how(t), t > 0)
 
     def _how(self, t: int) -> tuple[int, ...]:
-        """What both functions take: room for lists, sizes, the first bit, threads."""
-        return self._lists.data_ptr(), self.batch, self.inputs, self.outputs, t % WORD, torch.get_num_threads()
+        """What both functions take: factors of the spikes, room for lists, sizes, the first bit, threads."""
+        factors = self._tensors[1].data_ptr() if len(self._tensors) > 1 else 0
+        return factors, self._lists.data_ptr(), self.batch, self.inputs, self.outputs, t % WORD, torch.get_num_threads()
 
     def _bytes_before(self, t: int) -> int:
         return 4 * t * self.batch * self.outputs
@@ -133,7 +138,7 @@ def _compiled(words: torch.dtype, steps: int) -> Any:
     address, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
     library.active.argtypes, library.active.restype = [address, size, number], size
     library.padded.argtypes, library.padded.restype = [size], size
-    how = [address] * 5 + [size] * 3 + [number] * 2
+    how = [address] * 6 + [size] * 3 + [number] * 2
     library.product.argtypes, library.product.restype = how, None
     library.gradient.argtypes, library.gradient.restype = [*how, number], None
     return library
@@ -186,14 +191,23 @@ static inline const float* spikes_of(Active who) { return spelled.spikes[who & 2
 
 static inline uint32_t pattern_of(Word word, int32_t bit) { return ((uint32_t)word >> bit) & (PATTERNS - 1); }
 
-static inline void list(const Word* words, int64_t inputs, int32_t bit, Active* found) {
+// Factors, where there are some, are those of dropout: one for all steps, and 0 is silence.
+static inline void list(const Word* words, const float* factors, int64_t inputs, int32_t bit, Active* found) {
     uint32_t count = 0;
     for (int64_t j = 0; j < inputs; ++j) {
         const uint32_t pattern = pattern_of(words[j], bit);
         found[count] = (uint32_t)j << 8 | pattern;
-        count += pattern != 0;
+        count += pattern != 0 && (!factors || factors[j] != 0);
     }
     found[inputs] = count;
+}
+
+static inline void lists_of(
+    const Word* words, const float* factors, Active* lists, int64_t batch, int64_t inputs, int32_t bit
+) {
+    #pragma omp for schedule(static)
+    for (int64_t b = 0; b < batch; ++b)
+        list(words + b * inputs, factors ? factors + b * inputs : nullptr, inputs, bit, lists + b * (inputs + 1));
 }
 
 static inline Vector load(const float* from, int64_t there) {
@@ -270,14 +284,13 @@ extern "C" int64_t padded(int64_t outputs) { return blocks_of(outputs) * BLOCK; 
 // y (STEPS, batch, outputs) from weight (outputs, inputs). `turned` has room for the weights transposed, block by
 // block.
 extern "C" void product(
-    const Word* words, const float* weight, float* y, float* turned, Active* lists,
+    const Word* words, const float* weight, float* y, float* turned, const float* factors, Active* lists,
     int64_t batch, int64_t inputs, int64_t outputs, int32_t bit, int32_t threads
 ) {
     const int64_t blocks = blocks_of(outputs);
     #pragma omp parallel num_threads(threads)
     {
-        #pragma omp for schedule(static) nowait
-        for (int64_t b = 0; b < batch; ++b) list(words + b * inputs, inputs, bit, lists + b * (inputs + 1));
+        lists_of(words, factors, lists, batch, inputs, bit);
         #pragma omp for schedule(static)
         for (int64_t o = 0; o < blocks * BLOCK; o += LANES) {
             float* const stripe = turned + o / BLOCK * BLOCK * inputs + o % BLOCK;
@@ -295,11 +308,12 @@ extern "C" void product(
             for (int64_t n = 0; n < count; ++n) {
                 const float* row = turned + k * BLOCK * inputs + input_of(who[n]) * BLOCK;
                 const float* spikes = spikes_of(who[n]);
+                const float factor = factors ? factors[b * inputs + input_of(who[n])] : 1.0f;
                 Vector w[WIDE];
                 #pragma GCC unroll 8
                 for (int64_t v = 0; v < WIDE; ++v) w[v] = *(const Vector*)(row + v * LANES);
                 #pragma GCC unroll 8
-                for (int64_t t = 0; t < STEPS; ++t) add(sums[t], spikes[t], w);
+                for (int64_t t = 0; t < STEPS; ++t) add(sums[t], factor * spikes[t], w);
             }
             #pragma GCC unroll 8
             for (int64_t t = 0; t < STEPS; ++t)
@@ -315,14 +329,13 @@ extern "C" void product(
 // gradient (outputs, inputs) from grad (STEPS, batch, outputs), or added to it. A task is one block of outputs and one
 // part of the inputs; `rows` has room for one block of each thread.
 extern "C" void gradient(
-    const Word* words, const float* grad, float* gradient, float* rows, Active* lists,
+    const Word* words, const float* grad, float* gradient, float* rows, const float* factors, Active* lists,
     int64_t batch, int64_t inputs, int64_t outputs, int32_t bit, int32_t threads, int32_t more
 ) {
     const int64_t blocks = blocks_of(outputs), parts = threads == 1 ? 1 : 1 + 4 * threads / blocks;
     #pragma omp parallel num_threads(threads)
     {
-        #pragma omp for schedule(static)
-        for (int64_t b = 0; b < batch; ++b) list(words + b * inputs, inputs, bit, lists + b * (inputs + 1));
+        lists_of(words, factors, lists, batch, inputs, bit);
         float* const sums = rows + this_thread() * BLOCK * inputs;
         #pragma omp for schedule(static)
         for (int64_t task = 0; task < blocks * parts; ++task) {
@@ -344,11 +357,12 @@ extern "C" void gradient(
                     if (input_of(*n) >= end) break;
                     float* row = sums + (input_of(*n) - first) * BLOCK;
                     const float* spikes = spikes_of(*n);
+                    const float factor = factors ? factors[b * inputs + input_of(*n)] : 1.0f;
                     Vector sum[WIDE];
                     #pragma GCC unroll 8
                     for (int64_t v = 0; v < WIDE; ++v) sum[v] = *(const Vector*)(row + v * LANES);
                     #pragma GCC unroll 8
-                    for (int64_t t = 0; t < STEPS; ++t) add(sum, spikes[t], errors[t]);
+                    for (int64_t t = 0; t < STEPS; ++t) add(sum, factor * spikes[t], errors[t]);
                     #pragma GCC unroll 8
                     for (int64_t v = 0; v < WIDE; ++v) *(Vector*)(row + v * LANES) = sum[v];
                 }

@@ -434,14 +434,16 @@ class SpikingSequential(nn.Sequential):
 
 
 class _Part(NamedTuple):
-    """A layer of a chain, and the pooling of its spikes."""
+    """A layer of a chain, what pools its spikes, with what probability neurons are dropped, and modules in all."""
 
     layer: _WeightedLIF
-    pool: SumPool | None
+    pool: SumPool | None = None
+    drop: float = 0.0
+    modules: int = 1
 
 
 def _chained(layers: Sequence[nn.Module], x: Input) -> list[_Part]:
-    """The first of ``layers`` that can run as one node: those with weights, and each one's pooling."""
+    """The first of ``layers`` that can run as one node: those with weights, each one's pooling, and its dropout."""
     found: list[_Part] = []
     values = x.values if isinstance(x, StaticInput) else x.words if isinstance(x, PackedSpikes) else x
     if not on_cpu(values.device) or not values.numel():
@@ -450,9 +452,12 @@ def _chained(layers: Sequence[nn.Module], x: Input) -> list[_Part]:
         if _hooked(layer):
             break
         if isinstance(layer, _WeightedLIF) and _is_plain(layer) and layer.constants is None:
-            found.append(_Part(layer, None))
-        elif type(layer) is SpikePool2d and layer.sums is not None and found and found[-1].pool is None:
-            found[-1] = found[-1]._replace(pool=layer.sums)
+            found.append(_Part(layer))
+        elif type(layer) is SpikePool2d and layer.sums is not None and found and found[-1].modules == 1:
+            found[-1] = found[-1]._replace(pool=layer.sums, modules=2)
+        elif type(layer) is TimeSharedDropout and found and not found[-1].drop:
+            drop = layer.p if layer.training else 0.0
+            found[-1] = found[-1]._replace(drop=drop, modules=found[-1].modules + 1)
         else:
             break
     return found
@@ -461,7 +466,7 @@ def _chained(layers: Sequence[nn.Module], x: Input) -> list[_Part]:
 def _run_chain(
     parts: Sequence[_Part], x: Input, states: Sequence[LIFState | None] | None, carry: bool
 ) -> tuple[Tensor, list[LIFState | None]]:
-    """What comes out of such layers, and a state for each module: None of a pooling, and of all unless ``carry``."""
+    """What comes out of such layers, and a state for each module: None unless it has neurons, and unless ``carry``."""
     values, steps = (x.values.unsqueeze(0), x.steps) if isinstance(x, StaticInput) else (x, x.shape[0])
     values = values.dense() if isinstance(values, PackedSpikes) else values
     shape: Sequence[int] = check_sequence("x", values).shape
@@ -469,7 +474,7 @@ def _run_chain(
     parameters: list[Tensor | None] = []
     given: list[LIFState | None] = []
     place = 0
-    for layer, pool in parts:
+    for layer, pool, drop, modules in parts:
         weight = layer.weight
         layer._check_shape(shape)
         check_same_dtype("x", values, weight)
@@ -477,16 +482,16 @@ def _run_chain(
         shape = (steps, *function.shape(shape, weight.shape)[1:])
         if pool is not None:
             check_images("x", shape, pool.size)
-        links.append(_chain.Link(function, Neurons(steps, layer.params, layer.rule, pool), layer.recompute))
+        links.append(_chain.Link(function, Neurons(steps, layer.params, layer.rule, pool), layer.recompute, drop))
         if pool is not None:
             shape = (*shape[:3], *pool.windows(*shape[3:]))
         parameters += weight, layer.bias
         given.append(None if states is None else states[place])
-        place += 1 if pool is None else 2
+        place += modules
     spikes, after = _chain.run(links, values, parameters, given, carry)
     found: list[LIFState | None] = []
-    for (_, pool), state in zip(parts, after, strict=True):
-        found += [state] if pool is None else [state, None]
+    for part, state in zip(parts, after, strict=True):
+        found += [state, *[None] * (part.modules - 1)]
     return spikes, found
 
 
