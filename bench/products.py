@@ -101,11 +101,12 @@ def draw(found: Sequence[Row], title: str, path: Path) -> None:
         dense = [1e3 * getattr(row, f"dense_{name}") for row in found]
         panel.plot(shares, dense, "--", color="0.5", marker="o", markersize=3, label="dense")
         panel.axvline(100 * BUSY, color="0.3", lw=0.8)
-        panel.annotate(" dense from here on", (100 * BUSY, 0), va="bottom", fontsize="small")
-        panel.set(xlabel="neurons that fire in a window, %", ylim=(0, None), title=name)
+        panel.text(100 * BUSY, 0, " dense from here on", rotation=90, ha="right", va="bottom", fontsize="small")
+        panel.set(xlabel="neurons that fire in a window, %", title=name)
         panel.grid(alpha=0.3)
-        panel.legend(fontsize="small", loc="upper left")
-    figure.axes[0].set_ylabel("ms")
+        panel.legend(fontsize="small", loc="lower right")
+    highest = max(max(row.product, row.dense_product, row.gradient, row.dense_gradient) for row in found)
+    figure.axes[0].set(ylabel="ms", ylim=(0, 1.1e3 * highest))
     figure.suptitle(title, fontsize="medium")
     figure.savefig(path, dpi=120)
 
