@@ -48,9 +48,10 @@ def test_every_option(dtype, T, reset, variant, warmup):
     check((T, 3, 37), dtype, LIFParameters(reset=reset, variant=variant, warmup=warmup), seed=T)
 
 
+@pytest.mark.parametrize("T", [300, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reset", ["zero", pytest.param("subtract", marks=pytest.mark.slow)])
-def test_a_thousand_steps(reset):
-    check((1000, 1, 7), torch.float64, LIFParameters(reset=reset), seed=1000)
+def test_hundreds_of_steps(reset, T):
+    check((T, 1, 7), torch.float64, LIFParameters(reset=reset), seed=T)
 
 
 # Neuron counts around a block of 128 and beyond it, prime, and of more axes than two.

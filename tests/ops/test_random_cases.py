@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("eager")
 
 # The fixture only sets an environment variable, which every example may share.
 drawn = settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     database=None,
