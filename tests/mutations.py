@@ -185,7 +185,7 @@ MUTATIONS = (
         "        checkpoints,\n        None,",
     ),
     Mutation("chain: y kept when it is none any more", CHAIN, "= ctx.own[k], None", "= ctx.own[k], ctx.own[k]"),
-    Mutation("chain: hooks not asked", CHAIN, "default_hooks(False) is not None", "default_hooks(False) is ..."),
+    Mutation("chain: hooks not asked", CHAIN, "or hooks(False) is not None", ""),
     Mutation("chain: spikes of the same layer", CHAIN, "OF_A_LAYER * (k - 1) + 1", "OF_A_LAYER * k + 1"),
     Mutation("chain: weights of no layer wait", CHAIN, "grads[2 * k : 2 * k + 2] = found()[1:]", "found()"),
     Mutation("chain: errors of rest", NEURONS, "if state is not None or self.steps", "if self.steps"),

@@ -153,6 +153,12 @@ def _packed(link: Link, words: Tensor, mask: Tensor | None) -> Packed:
     return packed if mask is None else packed.followed_by(torch.mul, mask)
 
 
+def _saving_is_watched() -> bool:
+    """Whether someone has hooks on saved tensors; a PyTorch that does not tell is taken to say so."""
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return hooks is None or hooks(False) is not None
+
+
 # What a node saves: weight and bias of each layer; five tensors for each, start, words and mask, and y and checkpoints
 # where they are watched; and what it keeps of its input.
 OF_A_LAYER = 5
@@ -172,7 +178,7 @@ class _Node(torch.autograd.Function):
         spikes, layers = _forward(links, x, parameters, states, True, carry)
         # Saved tensors are watched: weights or an input that change in place before backward are an error there. What
         # nobody else knows can do without, and can go early, unless someone has hooks on what is saved.
-        hooks = torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+        hooks = _saving_is_watched()
         ctx.own = [None if hooks else layer.own for layer in layers]
         saved: list[Tensor | None] = [*parameters]
         for layer in layers:
