@@ -308,10 +308,40 @@ assert len(said) == 1 and said[0].category is RuntimeWarning, [str(w.message) fo
 assert implementation("cpu") == "eager"
 assert lif(y.detach()).flatten().tolist() == [0, 0, 1, 1, 1, 1], lif(y.detach())
 """
-    environment = {
-        **os.environ,
-        "CXX": str(tmp_path / "no-such-compiler"),
-        "TSSL_CACHE_DIR": str(tmp_path / "cache"),
-    }
-    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    run = without_a_compiler(tmp_path, script)
+    assert run.returncode == 0, run.stderr
+
+
+def without_a_compiler(folder, script):
+    environment = {**os.environ, "CXX": str(folder / "no-such-compiler"), "TSSL_CACHE_DIR": str(folder / "cache")}
+    return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_network_without_a_compiler(tmp_path):
+    script = """
+import os, warnings, torch
+from tssl_triton import SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential, losses
+torch.manual_seed(0)
+net = SpikingSequential(
+    SpikingConv2d(1, 4, 3, weight_scale=3.0), SpikePool2d(2), SpikingLinear(100, 128, weight_scale=2.0),
+    SpikingLinear(128, 256, weight_scale=3.0), SpikingLinear(256, 5, weight_scale=3.0),
+)
+x = torch.rand(5, 80, 1, 12, 12)
+def step():
+    net.zero_grad()
+    spikes = net(x)
+    losses.van_rossum_loss(spikes, torch.ones_like(spikes), 3.0).backward()
+    with torch.no_grad():
+        assert torch.equal(net(x), spikes)
+    return [spikes.detach(), *(weight.grad for weight in net.parameters())]
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    found = step()
+said = [w for w in caught if "C++ compiler" in str(w.message)]
+assert len(said) == 1, [str(w.message) for w in caught]
+os.environ["TSSL_CPU"] = "eager"
+for one, other in zip(found, step()):
+    assert one.any() and torch.equal(one, other), (one, other)
+"""
+    run = without_a_compiler(tmp_path, script)
     assert run.returncode == 0, run.stderr

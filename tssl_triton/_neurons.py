@@ -66,8 +66,9 @@ class Neurons(NamedTuple):
         Without ``dense`` words serve for spikes, which may be None.
         """
         ready = None if carry else self._ready(y, state)
-        if ready is not None:
-            return ready.forward(y, keep, dense)
+        fired = None if ready is None else _cpp.compiled(lambda: ready.forward(y, keep, dense))
+        if fired is not None:
+            return fired
         keep = keep or not dense
         settings = constants(self.params)
         if self.pool is None:
@@ -93,8 +94,9 @@ class Neurons(NamedTuple):
     ) -> Tensor:
         """The gradient of y from that of what came out of them; in the place of y if it may ``overwrite`` that."""
         ready = self._ready(y, state) if overwrite else None
-        if ready is not None:
-            return ready.overwrite(grad, y, words)
+        errors = None if ready is None else _cpp.compiled(lambda: ready.overwrite(grad, y, words))
+        if errors is not None:
+            return errors
         given = y, words, self.checkpoints(y, state) if checkpoints is None else checkpoints, state
         pool = self.pool
         if overwrite and on_cpu(y.device) and y.numel() and not _operators.followed([grad, y]):
@@ -114,13 +116,15 @@ class Neurons(NamedTuple):
         """Prepared calls for an input like this, where there can be some."""
         if state is not None or self.steps > WINDOW or not y.numel() or not on_cpu(y.device):
             return None
-        if _operators.followed([y]):
-            return None
-        return _cpp.compiled(lambda: _ready(self, y.shape, y.stride(), y.dtype))
+        return None if _operators.followed([y]) else _ready(self, y.shape, y.stride(), y.dtype)
 
 
 class _Ready:
-    """Neurons whose runs are one window from rest, for inputs of one layout."""
+    """Neurons whose runs are one window from rest, for inputs of one layout.
+
+    Raises:
+        CompileError: not here, but when a call is made for the first time.
+    """
 
     def __init__(self, neurons: Neurons, shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> None:
         y = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
