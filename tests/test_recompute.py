@@ -1,5 +1,7 @@
 """Recomputing as PyTorch sees it: autocast, changes in place, what is asked for, what it costs."""
 
+import warnings
+
 import pytest
 import torch
 from recomputing import CHOICES, assert_identical, backward_of, deep, draw, gradients, linear, seeded, strided
@@ -117,6 +119,28 @@ def test_it_costs_one_more_product_per_layer():
             backward_of(spikes)
         counts.append(products.count)
     assert counts[1] == counts[0] + 4
+
+
+def test_torch_compile_takes_it_as_one_graph():
+    results = []
+    for compiled in (False, True):
+        net = seeded(deep("sum"), True).eval()
+        run = torch.compile(net, fullgraph=True, backend="aot_eager") if compiled else net
+        spikes = run(draw(5).mul_(2.0))
+        backward_of(spikes)
+        results.append([spikes.detach(), *(weight.grad for weight in net.parameters())])
+    assert results[0][0].any()
+    for plain, other in zip(*results, strict=True):
+        torch.testing.assert_close(other, plain)
+
+
+def test_a_trace_fires_the_same_spikes():
+    net, x = seeded(deep("sum"), True).eval(), draw(5).mul_(2.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is on its way out
+        traced = torch.jit.trace(net, x, check_trace=False)
+    assert net(x.flip(0)).any()
+    assert torch.equal(traced(x.flip(0)), net(x.flip(0)))
 
 
 def test_an_option_of_whole_networks():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from . import _chain, _pooled_ops, _weighted
-from ._neurons import Neurons, on_cpu
+from ._neurons import Neurons, on_cpu, traced
 from ._pooling import SumPool
 from .encoding import StaticInput
 from .functional import LIFConstants, LIFState, lif
@@ -28,10 +28,10 @@ def composed(
 ) -> tuple[Tensor, LIFState | None]:
     """Spikes ``(T, B, *)`` of neurons whose input is ``function`` of x; with ``carry`` their state too.
 
-    Neurons with ``learnt`` constants do not recompute. With ``pool`` the spikes are pooled.
+    Neurons with ``learnt`` constants do not recompute, and what a compiler keeps is its choice. With ``pool`` the spikes are pooled.
     """
     values, steps = (x.values.unsqueeze(0), x.steps) if isinstance(x, StaticInput) else (x, len(x))
-    if learnt is None and (recompute or on_cpu(values.device)):
+    if learnt is None and not traced() and (recompute or on_cpu(values.device)):
         shape = function.shape(values.shape, weight.shape)
         apart = pool is not None and not _pooled_ops.fits(shape, values.device, pool)
         link = _chain.Link(function, Neurons(steps, params, rule, None if apart else pool), recompute)

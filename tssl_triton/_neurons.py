@@ -25,11 +25,14 @@ from .parameters import LIFParameters
 from .rules import Rule
 
 
+def traced() -> bool:
+    """Whether a compiler or tracer is to see the operators as they are."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
 def on_cpu(device: torch.device) -> bool:
-    """Whether the loops for the CPU run there, or what stands for them, and no compiler or tracer has a say in it."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
-        return False
-    return device.type == "cpu" and not _ops.interpreting()
+    """Whether the loops for the CPU run there, or what stands for them, and nobody traces what runs."""
+    return not traced() and device.type == "cpu" and not _ops.interpreting()
 
 
 class Fired(NamedTuple):
