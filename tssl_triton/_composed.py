@@ -28,7 +28,8 @@ def composed(
 ) -> tuple[Tensor, LIFState | None]:
     """Spikes ``(T, B, *)`` of neurons whose input is ``function`` of x; with ``carry`` their state too.
 
-    Neurons with ``learnt`` constants do not recompute, and what a compiler keeps is its choice. With ``pool`` the spikes are pooled.
+    Neurons with ``learnt`` constants do not recompute, and what a compiler keeps is its choice. With ``pool`` the
+    spikes are pooled.
     """
     values, steps = (x.values.unsqueeze(0), x.steps) if isinstance(x, StaticInput) else (x, len(x))
     if learnt is None and not traced() and (recompute or on_cpu(values.device)):
