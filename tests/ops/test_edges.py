@@ -38,7 +38,7 @@ def test_own_current_exactly_at_the_bound_of_warm_up_is_not_below_it():
 @pytest.mark.parametrize("warmup", WARMUPS)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("reset", RESETS)
-@pytest.mark.parametrize("T", [1, 5, 40])
+@pytest.mark.parametrize("T", [1, 5, 17, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("strength", "spikes"), [(-3.0, 0), (50.0, 1)])
 def test_silence_and_a_spike_at_every_step(strength, spikes, T, reset, variant, warmup):
     params = LIFParameters(reset=reset, variant=variant, warmup=warmup)

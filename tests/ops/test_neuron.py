@@ -89,7 +89,7 @@ def test_without_synapse(dtype, T, reset):
 
 @pytest.mark.parametrize("synapse", [True, False])
 @pytest.mark.parametrize("warmup", WARMUPS)
-@pytest.mark.parametrize("T", [1, 2, 5, 16, 17, 33, 64])
+@pytest.mark.parametrize("T", [1, 2, 5, 16, 33, *(pytest.param(T, marks=pytest.mark.slow) for T in (17, 64))])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=name_of)
 def test_one_input_for_all_steps(dtype, T, warmup, synapse):
     params = LIFParameters(warmup=warmup, reset="subtract")
