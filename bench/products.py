@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tssl_triton.kernels.layout import WINDOW, word_dtype
+from tssl_triton.kernels.layout import WINDOW, cdiv, word_dtype
 
 from tssl_triton import pack_spikes
 from tssl_triton._packed import Packed
@@ -43,7 +43,7 @@ class Row:
 def drawn(share: float, steps: int, batch: int, inputs: int) -> torch.Tensor:
     """Spikes ``(T, B, inputs)`` of which in each window that share of neurons fires, at every other step or so."""
     generator = torch.Generator().manual_seed(0)
-    windows = -(-steps // WINDOW)
+    windows = cdiv(steps, WINDOW)
     fires = torch.rand(windows, 1, batch, inputs, generator=generator) < share
     spikes = torch.rand(windows, WINDOW, batch, inputs, generator=generator) < 0.5
     spikes[:, 0] |= ~spikes.any(1)  # who is to fire does

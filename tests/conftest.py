@@ -44,3 +44,13 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     Where kernels are interpreted it changes nothing.
     """
     monkeypatch.setenv("TSSL_CPU", "eager")
+
+
+@pytest.fixture(params=["native", "eager"])
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The CPU loop, compiled and not."""
+    if request.param == "native":
+        monkeypatch.delenv("TSSL_CPU", raising=False)
+    else:
+        monkeypatch.setenv("TSSL_CPU", "eager")
+    return str(request.param)

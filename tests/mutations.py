@@ -186,7 +186,7 @@ MUTATIONS = (
     ),
     Mutation("chain: y kept when it is none any more", CHAIN, "= ctx.own[k], None", "= ctx.own[k], ctx.own[k]"),
     Mutation("chain: hooks not asked", CHAIN, "or hooks(False) is not None", ""),
-    Mutation("chain: spikes of the same layer", CHAIN, "OF_A_LAYER * (k - 1) + 1", "OF_A_LAYER * k + 1"),
+    Mutation("chain: spikes of the same layer", CHAIN, "_saved_of(saved, count, k - 1)", "_saved_of(saved, count, k)"),
     Mutation("chain: weights of no layer wait", CHAIN, "grads[2 * k : 2 * k + 2] = found()[1:]", "found()"),
     Mutation("chain: errors of rest", NEURONS, "if state is not None or self.steps", "if self.steps"),
     Mutation("spike products: first steps of a word", PRODUCTS, "((uint32_t)word >> bit)", "((uint32_t)word)"),

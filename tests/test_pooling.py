@@ -30,15 +30,6 @@ SIZES = [(1, 1), (2, 2), (3, 2), (4, 4), (12, 12)]
 SHAPES = [(5, 2, 3, 24, 24), (3, 2, 1, 13, 17), (5, 1, 2, 12, 12)]
 
 
-@pytest.fixture(params=["native", "eager"])
-def compiled(request, monkeypatch):
-    if request.param == "native":
-        monkeypatch.delenv("TSSL_CPU", raising=False)
-    else:
-        monkeypatch.setenv("TSSL_CPU", "eager")
-    return request.param
-
-
 def draw(shape, dtype=torch.float32, channels_last=False, scale=1.0):
     values = scale * torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)), dtype=dtype)
     if not channels_last:

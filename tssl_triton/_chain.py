@@ -32,7 +32,7 @@ from ._first_order import first_order
 from ._neurons import Neurons
 from ._packed import Packed, recall, remember
 from ._spike_products import may_take
-from ._weighted import Gradients, Input, Linear, Map, gradients, kept, of_bits, rebuilt
+from ._weighted import Gradients, Input, Linear, Map, gradients, kept, product, rebuilt
 from .functional import LIFState, stacked
 
 
@@ -52,9 +52,8 @@ class Link(NamedTuple):
     drop: float = 0.0
 
     def weighted(self, x: Input, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The neurons' weighted input y: from packed spikes where that is faster, or else from dense ones."""
-        y = of_bits(self.function, x.packed, weight, bias)
-        return self.neurons.dense(self.function(x.dense(), weight, bias)) if y is None else y
+        """The neurons' weighted input y."""
+        return self.neurons.dense(product(self.function, x, weight, bias))
 
     def takes_bits(self, steps: int, batch: int, weight: Tensor) -> bool:
         """Whether packed spikes may be all that this layer needs of the one before."""
@@ -228,15 +227,19 @@ class _Node(torch.autograd.Function):
         return above.pop(), None, None, None, None, *grads
 
 
+def _saved_of(saved: tuple[Any, ...], count: int, k: int) -> tuple[Any, ...]:
+    """Start, words, mask, y and checkpoints of layer k, of ``count``."""
+    return saved[2 * count + OF_A_LAYER * k :][:OF_A_LAYER]
+
+
 def _errors(ctx: Any, saved: tuple[Any, ...], k: int, above: list[Tensor | None]) -> tuple[Input, Tensor]:
     """The input of layer k, and the gradient of its y from that of its spikes, which is taken from ``above``."""
     link, (shape, dtype), count = ctx.links[k], ctx.inputs[k], len(ctx.links)
-    start, words, mask, y, checkpoints = saved[2 * count + OF_A_LAYER * k :][:OF_A_LAYER]
+    start, words, mask, y, checkpoints = _saved_of(saved, count, k)
     if k == 0:
         packed, of_input = ctx.packed, saved[(2 + OF_A_LAYER) * count :]
     else:
-        words_below, mask_below = saved[2 * count + OF_A_LAYER * (k - 1) + 1 :][:2]
-        packed = _packed(ctx.links[k - 1], words_below, mask_below)
+        packed = _packed(ctx.links[k - 1], *_saved_of(saved, count, k - 1)[1:3])
         of_input = packed.tensors()
     x = Input(shape, dtype, packed, cache(lambda: rebuilt(packed, of_input, dtype)))
     watched = y is not None

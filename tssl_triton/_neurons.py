@@ -25,14 +25,9 @@ from .parameters import LIFParameters
 from .rules import Rule
 
 
-def traced() -> bool:
-    """Whether a compiler or tracer is to see the operators as they are."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-
-
 def on_cpu(device: torch.device) -> bool:
     """Whether the loops for the CPU run there, or what stands for them, and nobody traces what runs."""
-    return not traced() and device.type == "cpu" and not _ops.interpreting()
+    return not _operators.traced() and device.type == "cpu" and not _ops.interpreting()
 
 
 class Fired(NamedTuple):
@@ -51,7 +46,7 @@ class Neurons(NamedTuple):
         steps: number of time steps T; y holds as many, or one that serves all.
         params: constants of the neurons and of their gradient.
         rule: the learning rule.
-        pool: what sums the spikes, for a y that `_pooled_ops.fits`; None leaves them as they are.
+        pool: what sums the spikes, for images that its window fits into; None leaves them as they are.
     """
 
     steps: int

@@ -87,12 +87,16 @@ def _refuse_forward_mode(tensors: list[Tensor]) -> None:
         )
 
 
+def traced() -> bool:
+    """Whether a compiler or tracer is to see the operators as they are."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
 def followed(tensors: list[Tensor]) -> bool:
     """Whether someone is to have the operator as one: a compiler, a mode, a transform, or a tensor that is not plain
     memory."""
     return (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
+        traced()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._are_functorch_transforms_active()

@@ -9,10 +9,8 @@ graph they are a part of a layer's node.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import _cpu, _ops
@@ -21,13 +19,6 @@ from ._operators import operator
 from ._pooling import Sizes, SumPool, are_images, memory_format
 from .parameters import LIFParameters
 from .rules import Surrogate
-
-
-def fits(shape: Sequence[int], device: torch.device, pool: SumPool) -> bool:
-    """Whether the operators below take an input of this shape there; under a compiler all is left to it."""
-    if torch.compiler.is_compiling() or _ops.interpreting() or device.type != "cpu" or len(shape) != 5:
-        return False
-    return min(shape) > 0 and shape[3] >= pool.size[0] and shape[4] >= pool.size[1]
 
 
 def dense_images(current: Tensor) -> Tensor:

@@ -69,10 +69,8 @@ def may_take(steps: int, batch: int, weight: Tensor) -> bool:
 
 
 def _fits(packed: Packed, weight: Tensor) -> bool:
-    if weight.device.type != "cpu":
-        return False
     tensors = packed.tensors()
-    if _operators.followed([*tensors, weight]) or torch.is_autocast_enabled("cpu"):
+    if weight.device.type != "cpu" or _operators.followed([*tensors, weight]) or torch.is_autocast_enabled("cpu"):
         return False
     if not may_take(packed.steps, packed.words.shape[1], weight) or len(tensors) > 2:
         return False

@@ -118,17 +118,12 @@ def gradients(function: Map, grad: Tensor, x: Input, weight: Tensor, needed: Seq
         return function.gradients(grad, x, weight, needed)
 
 
-def product(function: Map, x: Tensor, packed: Packed | None, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``function(x, weight, bias)``, from the packed form of x where there is one and that is faster."""
-    y = of_bits(function, packed, weight, bias)
-    return function(x, weight, bias) if y is None else y
-
-
-def of_bits(function: Map, packed: Packed | None, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-    """The product from packed spikes alone; None where that is not faster."""
-    if packed is None or not isinstance(function, Linear):
-        return None
-    return _spike_products.product(packed, weight, bias)
+def product(function: Map, x: Input, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``function`` of x: from packed spikes where there are some and that is faster, or else from the dense ones."""
+    y = None
+    if x.packed is not None and isinstance(function, Linear):
+        y = _spike_products.product(x.packed, weight, bias)
+    return function(x.dense(), weight, bias) if y is None else y
 
 
 def weighted(function: Map, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -187,7 +182,7 @@ class _Weighted(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(weight, *kept(x, packed))
         ctx.function, ctx.packed, ctx.shape, ctx.dtype = function, packed, x.shape, x.dtype
-        return product(function, x, packed, weight, bias)
+        return product(function, Input(x.shape, x.dtype, packed, lambda: x), weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

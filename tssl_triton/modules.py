@@ -127,36 +127,31 @@ class _WeightedLIF(LIF):
         x: Input,
         state: LIFState | None = None,
         return_state: bool = False,
-        into: _WeightedLIF | SpikePool2d | None = None,
+        into: _WeightedLIF | None = None,
     ) -> Output:
         """Spikes of the layer for ``x (T, B, *)``, a `StaticInput` or `PackedSpikes`; with ``return_state`` its state.
 
-        They come as a tensor, or, where this layer is fused and the layer they go ``into`` will be, as `PackedSpikes`;
-        where they go into a pooling, as the sums of its windows.
+        They come as a tensor, or, where this layer is fused and the layer they go ``into`` will be, as `PackedSpikes`.
         """
-        pool = into.sums if isinstance(into, SpikePool2d) else None
-        layer = into if isinstance(into, _WeightedLIF) else None
         spikes = known_bits(x) if isinstance(x, Tensor) else x if isinstance(x, PackedSpikes) else None
         function, weight, bias, params = self._map(), self.weight, self.bias, self.params
         result: Tensor | PackedSpikes
         if spikes is not None and self._fuses(spikes):
             self._check_shape(spikes.shape)
             shape = function.shape(spikes.shape, weight.shape)
-            dense = layer is None or not layer._would_fuse(shape, spikes.device)
+            dense = into is None or not into._would_fuse(shape, spikes.device)
             result, after = fused.run(
                 spikes, function, weight, bias, params, state,
                 recompute=self.recompute, carry=return_state, dense=dense, rule=self.rule,
             )  # fmt: skip
-            if pool is not None and isinstance(result, Tensor):
-                result = _weighted.pooled(result, pool)
         else:
             values = x.dense() if isinstance(x, PackedSpikes) else x
             self._checked(values.values[None] if isinstance(values, StaticInput) else values)
             result, after = composed(
                 values, function, weight, bias, params, state,
-                self.recompute, return_state, self.rule, self._learnt(), pool,
+                self.recompute, return_state, self.rule, self._learnt(),
             )  # fmt: skip
-            if layer is not None and layer._wants_bits(result):
+            if into is not None and into._wants_bits(result):
                 result = PackedSpikes.pack(result)
         return result if after is None else (result, after)
 
@@ -408,29 +403,29 @@ class SpikingSequential(nn.Sequential):
         layers = list(self)
         while layers:
             place = len(new_state)
-            before = None if state is None else state[place]
             chain = _chained(layers, x)
-            if len(chain) > 1:
+            if chain:
                 x, after = _run_chain(chain, x, None if state is None else state[place:], return_state)
             else:
                 into = layers[1] if len(layers) > 1 and _hands_on(*layers[:2]) else None
-                x, own = self._call(place, layers[0], x, before, return_state, into)
-                after = [own, None] if isinstance(into, SpikePool2d) else [own]
+                x, own = _run_layer(place, layers[0], x, None if state is None else state[place], return_state, into)
+                after = [own]
             new_state += after
             del layers[: len(after)]
         return (x, new_state) if return_state else x
 
-    def _call(
-        self, place: int, layer: nn.Module, x: Input, state: LIFState | None, carry: bool, into: nn.Module | None
-    ) -> tuple[Input, LIFState | None]:
-        """One layer, which may know what its spikes go ``into``."""
-        options = {} if into is None else {"into": into}
-        asked = carry or state is not None
-        if not isinstance(layer, (LIF, SpikingSequential)) and not (asked and _takes_state(place, layer)):
-            return layer(x), None
-        if carry:
-            return layer(x, state, return_state=True, **options)
-        return layer(x, state, **options), None
+
+def _run_layer(
+    place: int, layer: nn.Module, x: Input, state: LIFState | None, carry: bool, into: nn.Module | None
+) -> tuple[Input, LIFState | None]:
+    """What comes out of a layer, which may know the one that it goes ``into``, and its state, if ``carry``."""
+    options = {} if into is None else {"into": into}
+    asked = carry or state is not None
+    if not isinstance(layer, (LIF, SpikingSequential)) and not (asked and _takes_state(place, layer)):
+        return layer(x), None
+    if carry:
+        return layer(x, state, return_state=True, **options)
+    return layer(x, state, **options), None
 
 
 class _Part(NamedTuple):
@@ -446,14 +441,14 @@ def _chained(layers: Sequence[nn.Module], x: Input) -> list[_Part]:
     """The first of ``layers`` that can run as one node: those with weights, each one's pooling, and its dropout."""
     found: list[_Part] = []
     values = x.values if isinstance(x, StaticInput) else x.words if isinstance(x, PackedSpikes) else x
-    if not on_cpu(values.device) or not values.numel():
-        return found
+    if not isinstance(values, Tensor) or not on_cpu(values.device) or not values.numel():
+        return found  # who is called by itself says what is wrong with x
     for layer in layers:
         if _hooked(layer):
             break
         if isinstance(layer, _WeightedLIF) and _is_plain(layer) and layer.constants is None:
             found.append(_Part(layer))
-        elif type(layer) is SpikePool2d and layer.sums is not None and found and found[-1].modules == 1:
+        elif type(layer) is SpikePool2d and layer.kind != "max" and found and found[-1].modules == 1:
             found[-1] = found[-1]._replace(pool=layer.sums, modules=2)
         elif type(layer) is TimeSharedDropout and found and not found[-1].drop:
             drop = layer.p if layer.training else 0.0
@@ -495,14 +490,12 @@ def _run_chain(
     return spikes, found
 
 
-def _hands_on(layer: nn.Module, following: nn.Module | None) -> bool:
-    """Whether a layer may know what its spikes go into: packed bits or pooled sums then leave it in their place.
+def _hands_on(layer: nn.Module, following: nn.Module) -> bool:
+    """Whether a layer may know what its spikes go into: packed bits then leave it in their place.
 
     A hook on either expects to see the spikes, and so does a user's subclass with a ``forward`` of its own.
     """
-    if following is None or _hooked(layer) or _hooked(following) or not _is_plain(layer):
-        return False
-    return _is_plain(following) or (type(following) is SpikePool2d and following.kind != "max")
+    return not _hooked(layer) and not _hooked(following) and _is_plain(layer) and _is_plain(following)
 
 
 def _takes_state(place: int, layer: nn.Module) -> bool:
