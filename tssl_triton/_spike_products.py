@@ -21,11 +21,17 @@ from . import _cpp, _operators, _ops
 from ._packed import Packed
 from .kernels.layout import WINDOW, WORD
 
+MOST_LANES, BLOCK = 16, 16 * 8
+"""Numbers of the widest vector, and the most outputs of a block; scratch memory has room for these."""
+
 LEAST_ROWS = 400
 """Samples times steps of a window from which on the weights are worth being transposed for its product."""
 
 LEAST_WORK = 1 << 23
 """Multiplications of a window's dense product from which on it takes longer than the calls around it."""
+
+LEAST_SPIKES = 1 << 17
+"""Neurons times samples times steps of a window from which on dense spikes take longer to make for a gradient."""
 
 BUSY = 0.6
 """Share of a layer's neurons that fire in a window, on average over samples, from which on dense products are faster:
@@ -35,7 +41,9 @@ measured with 400 inputs and outputs, at T = 5 and on AVX-512."""
 def product(packed: Packed, weight: Tensor, bias: Tensor | None, busy: float = BUSY) -> Tensor | None:
     """``(T, B, out)``, the product of spikes ``(T, B, *)`` with ``weight (out, in)``, plus ``bias``; None where a dense
     product is to be taken. Dropped-out spikes will do."""
-    if not _fits(packed, weight) or (bias is not None and bias.dtype != weight.dtype):
+    if not may_take(packed.steps, packed.words.shape[1], weight) or not _fits(packed, weight):
+        return None
+    if bias is not None and bias.dtype != weight.dtype:
         return None
     run = _Run.of(packed, weight, busy)
     if run is None:
@@ -49,7 +57,10 @@ def product(packed: Packed, weight: Tensor, bias: Tensor | None, busy: float = B
 
 def weight_gradient(grad: Tensor, packed: Packed, weight: Tensor, busy: float = BUSY) -> Tensor | None:
     """``(out, in)``, the sum over steps and samples of ``grad (T, B, out)`` times spikes; None as for `product`."""
-    if not _fits(packed, weight) or grad.dtype != weight.dtype:
+    rows = _rows(packed.steps, packed.words.shape[1])
+    if rows < LEAST_ROWS or rows * weight.shape[1] < LEAST_SPIKES or grad.dtype != weight.dtype:
+        return None
+    if not _fits(packed, weight):
         return None
     run = _Run.of(packed, weight, busy)
     if run is None:
@@ -62,19 +73,27 @@ def weight_gradient(grad: Tensor, packed: Packed, weight: Tensor, busy: float = 
 
 def may_take(steps: int, batch: int, weight: Tensor) -> bool:
     """Whether products of so many steps and samples of spikes with such weights may be taken from bits."""
-    rows = min(steps, WINDOW) * batch
-    if rows < LEAST_ROWS or rows * weight.numel() < LEAST_WORK or weight.shape[1] >= 1 << (32 - WINDOW):
+    rows = _rows(steps, batch)
+    return rows >= LEAST_ROWS and rows * weight.numel() >= LEAST_WORK and _can_take(weight)
+
+
+def _rows(steps: int, batch: int) -> int:
+    """Rows of a window's dense product."""
+    return min(steps, WINDOW) * batch
+
+
+def _can_take(weight: Tensor) -> bool:
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or weight.shape[1] >= 1 << (32 - WINDOW):
         return False
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and not _ops.interpreting()
+    return not _ops.interpreting()
 
 
 def _fits(packed: Packed, weight: Tensor) -> bool:
+    """Whether these are spikes, dropped out at most, and weights that the functions below take."""
     tensors = packed.tensors()
-    if weight.device.type != "cpu" or _operators.followed([*tensors, weight]) or torch.is_autocast_enabled("cpu"):
+    if not _can_take(weight) or _operators.followed([*tensors, weight]) or torch.is_autocast_enabled("cpu"):
         return False
-    if not may_take(packed.steps, packed.words.shape[1], weight) or len(tensors) > 2:
-        return False
-    if any(step is not torch.mul for step, _ in packed.then):
+    if len(tensors) > 2 or any(step is not torch.mul for step, _ in packed.then):
         return False
     return all(x.is_contiguous() for x in tensors) and all(x.dtype == weight.dtype for x in tensors[1:])
 
@@ -82,52 +101,46 @@ def _fits(packed: Packed, weight: Tensor) -> bool:
 class _Run:
     """The windows of a spike train, compiled, and sizes."""
 
-    def __init__(self, windows: list[tuple[Any, int, int]], packed: Packed, weight: Tensor) -> None:
-        self.batch = packed.words.shape[1]
+    def __init__(self, packed: Packed, weight: Tensor) -> None:
+        words, steps, threads = packed.words, packed.steps, torch.get_num_threads()
+        self.batch = words.shape[1]
         self.outputs, self.inputs = weight.shape
-        self._windows, self._tensors = windows, packed.tensors()
-        self._lists = torch.empty(self.batch, self.inputs + 1, dtype=torch.int32)
+        self._tensors = packed.tensors()
+        self._factors = self._tensors[1].data_ptr() if len(self._tensors) > 1 else 0
+        self._sizes = self.batch, self.inputs, self.outputs, threads
+        starts = range(0, steps, WINDOW)
+        self._lists = torch.empty(len(starts), self.batch + threads, self.inputs + 1, dtype=torch.int32)
+        self._windows, self.active = [], 0
+        for t, lists in zip(starts, self._lists, strict=True):
+            library = _compiled(words.dtype, min(WINDOW, steps - t))
+            place = words.data_ptr() + (t // WORD) * words[0].numel() * words.itemsize
+            self.active += library.list_active(
+                place, self._factors, lists.data_ptr(), self.batch, self.inputs, t % WORD, threads
+            )
+            self._windows.append((library, lists.data_ptr(), t))
 
     @classmethod
     def of(cls, packed: Packed, weight: Tensor, busy: float) -> _Run | None:
         """None where there is no compiler, or where too many neurons fire."""
-        words, steps = packed.words, packed.steps
-        windows, active = [], 0
-        for t in range(0, steps, WINDOW):
-            length = min(WINDOW, steps - t)
-            library = _cpp.compiled(functools.partial(_compiled, words.dtype, length))
-            if library is None:
-                return None
-            place = words.data_ptr() + (t // WORD) * words[0].numel() * words.itemsize
-            active += library.active(place, words[0].numel(), t % WORD)
-            windows.append((library, place, t))
-        if active > busy * words[0].numel() * len(windows):
-            return None
-        return cls(windows, packed, weight)
+        run = _cpp.compiled(lambda: cls(packed, weight))
+        return None if run is None or run.active > busy * packed.words[0].numel() * len(run._windows) else run
 
     def product(self, weight: Tensor, y: Tensor) -> None:
-        scratch = self._floats(self.inputs * max(library.padded(self.outputs) for library, *_ in self._windows))
-        for library, words, t in self._windows:
+        scratch = torch.empty(self.inputs * (self.outputs + MOST_LANES), dtype=torch.float32)
+        for library, lists, t in self._windows:
             window = y.data_ptr() + self._bytes_before(t)
-            library.product(words, weight.data_ptr(), window, scratch.data_ptr(), *self._how(t))
+            library.product(lists, self._factors, weight.data_ptr(), window, scratch.data_ptr(), *self._sizes)
 
     def gradient(self, grad: Tensor, gradient: Tensor) -> None:
-        threads = torch.get_num_threads()
-        scratch = self._floats(threads * self.inputs * max(library.padded(1) for library, *_ in self._windows))
-        for library, words, t in self._windows:
+        scratch = torch.empty(self._sizes[-1] * self.inputs * BLOCK, dtype=torch.float32)
+        for library, lists, t in self._windows:
             window = grad.data_ptr() + self._bytes_before(t)
-            library.gradient(words, window, gradient.data_ptr(), scratch.data_ptr(), *self._how(t), t > 0)
-
-    def _how(self, t: int) -> tuple[int, ...]:
-        """What both functions take: factors of the spikes, room for lists, sizes, the first bit, threads."""
-        factors = self._tensors[1].data_ptr() if len(self._tensors) > 1 else 0
-        return factors, self._lists.data_ptr(), self.batch, self.inputs, self.outputs, t % WORD, torch.get_num_threads()
+            library.gradient(
+                lists, self._factors, window, gradient.data_ptr(), scratch.data_ptr(), *self._sizes, t > 0
+            )
 
     def _bytes_before(self, t: int) -> int:
         return 4 * t * self.batch * self.outputs
-
-    def _floats(self, count: int) -> Tensor:
-        return torch.empty(count, dtype=torch.float32)
 
 
 @functools.cache
@@ -136,11 +149,10 @@ def _compiled(words: torch.dtype, steps: int) -> Any:
     source = SOURCE.replace("WORD", _cpp.TYPES[words]).replace("WINDOW", str(steps))
     library = _cpp.library(source, "-ffp-contract=fast")
     address, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-    library.active.argtypes, library.active.restype = [address, size, number], size
-    library.padded.argtypes, library.padded.restype = [size], size
-    how = [address] * 6 + [size] * 3 + [number] * 2
-    library.product.argtypes, library.product.restype = how, None
-    library.gradient.argtypes, library.gradient.restype = [*how, number], None
+    sizes = [size, size, size, number]
+    library.list_active.argtypes, library.list_active.restype = [address] * 3 + [size] * 2 + [number] * 2, size
+    library.product.argtypes, library.product.restype = [address] * 5 + sizes, None
+    library.gradient.argtypes, library.gradient.restype = [address] * 5 + sizes + [number], None
     return library
 
 
@@ -148,6 +160,7 @@ SOURCE = """\
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #ifdef _OPENMP
 #include <omp.h>
 static inline int64_t this_thread() { return omp_get_thread_num(); }
@@ -171,8 +184,6 @@ constexpr uint32_t PATTERNS = 1u << STEPS;
 
 // A block of outputs is as many vectors as there are registers to sum all steps of them in.
 constexpr int64_t WIDE = std::max<int64_t>(1, std::min<int64_t>(8, (REGISTERS - 6) / STEPS));
-constexpr int64_t BLOCK = WIDE * LANES;
-static inline int64_t blocks_of(int64_t outputs) { return (outputs + BLOCK - 1) / BLOCK; }
 
 // The steps of a window as numbers, for each pattern of its bits.
 struct Spelled {
@@ -184,30 +195,37 @@ struct Spelled {
 };
 static const Spelled spelled;
 
-// Who fires in a window: 24 bits say which input, 8 bits when. A sample's list ends with the number of its entries.
+// Who fires in a window: 8 bits say when, 24 bits which input. A sample's list is in the order of these numbers, so that
+// inputs that fire at the same steps follow one another, and ends with how many there are.
 using Active = uint32_t;
-static inline int64_t input_of(Active who) { return who >> 8; }
-static inline const float* spikes_of(Active who) { return spelled.spikes[who & 255]; }
-
-static inline uint32_t pattern_of(Word word, int32_t bit) { return ((uint32_t)word >> bit) & (PATTERNS - 1); }
+static inline uint32_t pattern_of(Active who) { return who >> 24; }
+static inline int64_t input_of(Active who) { return who & 0xffffff; }
+static inline Active active(uint32_t pattern, int64_t input) { return pattern << 24 | (uint32_t)input; }
 
 // Factors, where there are some, are those of dropout: one for all steps, and 0 is silence.
-static inline void list(const Word* words, const float* factors, int64_t inputs, int32_t bit, Active* found) {
+template <bool dropped>
+static inline uint32_t found_in(
+    const Word* words, const float* factors, int64_t inputs, int32_t bit, Active* found
+) {
     uint32_t count = 0;
     for (int64_t j = 0; j < inputs; ++j) {
-        const uint32_t pattern = pattern_of(words[j], bit);
-        found[count] = (uint32_t)j << 8 | pattern;
-        count += pattern != 0 && (!factors || factors[j] != 0);
+        const uint32_t pattern = (uint32_t)words[j] >> bit & (PATTERNS - 1);
+        found[count] = active(pattern, j);
+        count += pattern != 0 && (!dropped || factors[j] != 0);
     }
-    found[inputs] = count;
+    return count;
 }
 
-static inline void lists_of(
-    const Word* words, const float* factors, Active* lists, int64_t batch, int64_t inputs, int32_t bit
-) {
-    #pragma omp for schedule(static)
-    for (int64_t b = 0; b < batch; ++b)
-        list(words + b * inputs, factors ? factors + b * inputs : nullptr, inputs, bit, lists + b * (inputs + 1));
+// By counting, which leaves inputs of one pattern as they come.
+static inline void sort(const Active* from, Active* to, uint32_t count) {
+    uint32_t places[PATTERNS] = {}, before = 0;
+    for (uint32_t n = 0; n < count; ++n) ++places[pattern_of(from[n])];
+    for (uint32_t& place : places) {
+        const uint32_t size = place;
+        place = before;
+        before += size;
+    }
+    for (uint32_t n = 0; n < count; ++n) to[places[pattern_of(from[n])]++] = from[n];
 }
 
 static inline Vector load(const float* from, int64_t there) {
@@ -222,11 +240,12 @@ static inline void store(float* to, Vector x, int64_t there) {
     else for (int64_t n = 0; n < there; ++n) to[n] = x[n];
 }
 
-// sums[v] += spike * x[v] of each step, for one block.
-static inline void add(Vector (&sums)[WIDE], float spike, const Vector (&x)[WIDE]) {
-    const Vector fired = spike - Vector{};
+// sums[v] += factor * x[v], for one block.
+template <int64_t wide>
+static inline void add(Vector (&sums)[wide], float factor, const Vector (&x)[wide]) {
+    const Vector times = factor - Vector{};
     #pragma GCC unroll 8
-    for (int64_t v = 0; v < WIDE; ++v) sums[v] += fired * x[v];
+    for (int64_t v = 0; v < wide; ++v) sums[v] += times * x[v];
 }
 
 #if defined(__has_builtin)
@@ -270,107 +289,137 @@ static inline void transpose(
         for (int64_t c = 0; c < columns; ++c) move<more>(a[r * row_a + c], b + c * row_b + r);
 }
 
-// How many of `count` neurons fire in the window.
-extern "C" int64_t active(const Word* words, int64_t count, int32_t bit) {
+// The lists (batch, inputs + 1) of a window, and room for one more for each thread; how many fire, in all samples.
+extern "C" int64_t list_active(
+    const Word* words, const float* factors, Active* lists, int64_t batch, int64_t inputs, int32_t bit, int32_t threads
+) {
     int64_t found = 0;
-    #pragma omp simd reduction(+ : found)
-    for (int64_t n = 0; n < count; ++n) found += pattern_of(words[n], bit) != 0;
+    #pragma omp parallel for schedule(static) num_threads(threads) reduction(+ : found)
+    for (int64_t b = 0; b < batch; ++b) {
+        Active* const mine = lists + b * (inputs + 1);
+        Active* const unsorted = lists + (batch + this_thread()) * (inputs + 1);
+        const Word* const fired = words + b * inputs;
+        const uint32_t count = factors ? found_in<true>(fired, factors + b * inputs, inputs, bit, unsorted)
+                                       : found_in<false>(fired, factors, inputs, bit, unsorted);
+        sort(unsorted, mine, count);
+        found += mine[inputs] = count;
+    }
     return found;
 }
 
-// `outputs` rounded up to whole blocks.
-extern "C" int64_t padded(int64_t outputs) { return blocks_of(outputs) * BLOCK; }
+static inline int64_t vectors_of(int64_t outputs) { return (outputs + LANES - 1) / LANES; }
+
+// run.template operator()<wide>() for a block that is so wide.
+template <int64_t wide = WIDE, class Run>
+static inline void block_of(int64_t vectors, Run run) {
+    if constexpr (wide > 1) {
+        if (vectors < wide) return block_of<wide - 1>(vectors, run);
+    }
+    run(std::integral_constant<int64_t, wide>{});
+}
 
 // y (STEPS, batch, outputs) from weight (outputs, inputs). `turned` has room for the weights transposed, block by
-// block.
+// block, with `outputs` rounded up to whole vectors. Inputs that fire at the same steps are added up first, and their
+// sum then once to each of these.
 extern "C" void product(
-    const Word* words, const float* weight, float* y, float* turned, const float* factors, Active* lists,
-    int64_t batch, int64_t inputs, int64_t outputs, int32_t bit, int32_t threads
+    const Active* lists, const float* factors, const float* weight, float* y, float* turned,
+    int64_t batch, int64_t inputs, int64_t outputs, int32_t threads
 ) {
-    const int64_t blocks = blocks_of(outputs);
+    const int64_t vectors = vectors_of(outputs), blocks = (vectors + WIDE - 1) / WIDE;
     #pragma omp parallel num_threads(threads)
     {
-        lists_of(words, factors, lists, batch, inputs, bit);
         #pragma omp for schedule(static)
-        for (int64_t o = 0; o < blocks * BLOCK; o += LANES) {
-            float* const stripe = turned + o / BLOCK * BLOCK * inputs + o % BLOCK;
-            if (o + LANES > outputs)  // sums of what is no output are nothing, and not of whatever was there before
-                for (int64_t j = 0; j < inputs; ++j) *(Vector*)(stripe + j * BLOCK) = Vector{};
-            const int64_t rows = std::min(LANES, outputs - o);
-            if (rows > 0) transpose<false>(weight + o * inputs, inputs, stripe, BLOCK, rows, inputs);
+        for (int64_t vector = 0; vector < vectors; ++vector) {
+            const int64_t first = vector / WIDE * WIDE, row = std::min(WIDE, vectors - first) * LANES;
+            float* const stripe = turned + first * LANES * inputs + (vector - first) * LANES;
+            const int64_t o = vector * LANES, rows = std::min(LANES, outputs - o);
+            if (rows < LANES)  // sums of what is no output are nothing, and not of whatever was there before
+                for (int64_t j = 0; j < inputs; ++j) *(Vector*)(stripe + j * row) = Vector{};
+            transpose<false>(weight + o * inputs, inputs, stripe, row, rows, inputs);
         }
         #pragma omp for schedule(static)
         for (int64_t task = 0; task < batch * blocks; ++task) {
-            const int64_t k = task / batch, b = task % batch;
-            const Active* const who = lists + b * (inputs + 1);
-            const int64_t count = who[inputs];
-            Vector sums[STEPS][WIDE] = {};
-            for (int64_t n = 0; n < count; ++n) {
-                const float* row = turned + k * BLOCK * inputs + input_of(who[n]) * BLOCK;
-                const float* spikes = spikes_of(who[n]);
-                const float factor = factors ? factors[b * inputs + input_of(who[n])] : 1.0f;
-                Vector w[WIDE];
-                #pragma GCC unroll 8
-                for (int64_t v = 0; v < WIDE; ++v) w[v] = *(const Vector*)(row + v * LANES);
-                #pragma GCC unroll 8
-                for (int64_t t = 0; t < STEPS; ++t) add(sums[t], factor * spikes[t], w);
-            }
-            #pragma GCC unroll 8
-            for (int64_t t = 0; t < STEPS; ++t)
-                #pragma GCC unroll 8
-                for (int64_t v = 0; v < WIDE; ++v) {
-                    const int64_t o = k * BLOCK + v * LANES;
-                    if (o < outputs) store(y + (t * batch + b) * outputs + o, sums[t][v], outputs - o);
+            const int64_t first = task / batch * WIDE, b = task % batch;
+            const float* const stripe = turned + first * LANES * inputs;
+            block_of(vectors - first, [=](auto width) {
+                constexpr int64_t wide = width;
+                const Active* n = lists + b * (inputs + 1);
+                const Active* const last = n + n[inputs];
+                Vector sums[STEPS][wide] = {};
+                while (n < last) {
+                    const uint32_t pattern = pattern_of(*n);
+                    Vector sum[wide] = {};
+                    do {
+                        const float* const row = stripe + input_of(*n) * wide * LANES;
+                        Vector w[wide];
+                        #pragma GCC unroll 8
+                        for (int64_t v = 0; v < wide; ++v) w[v] = *(const Vector*)(row + v * LANES);
+                        add(sum, factors ? factors[b * inputs + input_of(*n)] : 1.0f, w);
+                    } while (++n < last && pattern_of(*n) == pattern);
+                    #pragma GCC unroll 8
+                    for (int64_t t = 0; t < STEPS; ++t) add(sums[t], spelled.spikes[pattern][t], sum);
                 }
+                #pragma GCC unroll 8
+                for (int64_t t = 0; t < STEPS; ++t)
+                    #pragma GCC unroll 8
+                    for (int64_t v = 0; v < wide; ++v) {
+                        const int64_t o = (first + v) * LANES;
+                        store(y + (t * batch + b) * outputs + o, sums[t][v], outputs - o);
+                    }
+            });
         }
     }
 }
 
-// gradient (outputs, inputs) from grad (STEPS, batch, outputs), or added to it. A task is one block of outputs and one
-// part of the inputs; `rows` has room for one block of each thread.
+// gradient (outputs, inputs) from grad (STEPS, batch, outputs), or added to it. Each task has some of the outputs; `rows`
+// has room for a block of each. What the errors of a pattern's steps add up to is the same for all inputs of the pattern.
 extern "C" void gradient(
-    const Word* words, const float* grad, float* gradient, float* rows, const float* factors, Active* lists,
-    int64_t batch, int64_t inputs, int64_t outputs, int32_t bit, int32_t threads, int32_t more
+    const Active* lists, const float* factors, const float* grad, float* gradient, float* rows,
+    int64_t batch, int64_t inputs, int64_t outputs, int32_t threads, int32_t more
 ) {
-    const int64_t blocks = blocks_of(outputs), parts = threads == 1 ? 1 : 1 + 4 * threads / blocks;
-    #pragma omp parallel num_threads(threads)
-    {
-        lists_of(words, factors, lists, batch, inputs, bit);
-        float* const sums = rows + this_thread() * BLOCK * inputs;
-        #pragma omp for schedule(static)
-        for (int64_t task = 0; task < blocks * parts; ++task) {
-            const int64_t k = task / parts, part = task % parts;
-            const int64_t first = part * inputs / parts, end = (part + 1) * inputs / parts;
-            std::memset(sums, 0, (end - first) * BLOCK * sizeof(float));
-            for (int64_t b = 0; b < batch; ++b) {
-                const Active* const who = lists + b * (inputs + 1);
-                const Active* const last = who + who[inputs];
-                Vector errors[STEPS][WIDE];
-                #pragma GCC unroll 8
-                for (int64_t t = 0; t < STEPS; ++t)
+    const int64_t vectors = vectors_of(outputs), tasks = std::min<int64_t>(threads, vectors);
+    #pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t task = 0; task < tasks; ++task) {
+        float* const sums = rows + task * WIDE * LANES * inputs;
+        const int64_t start = vectors * task / tasks, size = vectors * (task + 1) / tasks - start;
+        const int64_t blocks = (size + WIDE - 1) / WIDE;
+        for (int64_t k = 0; k < blocks; ++k) {
+            const int64_t first = start + size * k / blocks, end = start + size * (k + 1) / blocks;
+            block_of(end - first, [=](auto width) {
+                constexpr int64_t wide = width;
+                std::memset(sums, 0, inputs * wide * LANES * sizeof(float));
+                for (int64_t b = 0; b < batch; ++b) {
+                    const Active* n = lists + b * (inputs + 1);
+                    const Active* const last = n + n[inputs];
+                    Vector errors[STEPS][wide];
                     #pragma GCC unroll 8
-                    for (int64_t v = 0; v < WIDE; ++v) {
-                        const int64_t o = k * BLOCK + v * LANES;
-                        errors[t][v] = o < outputs ? load(grad + (t * batch + b) * outputs + o, outputs - o) : Vector{};
+                    for (int64_t t = 0; t < STEPS; ++t)
+                        #pragma GCC unroll 8
+                        for (int64_t v = 0; v < wide; ++v) {
+                            const int64_t o = (first + v) * LANES;
+                            errors[t][v] = load(grad + (t * batch + b) * outputs + o, outputs - o);
+                        }
+                    while (n < last) {
+                        const uint32_t pattern = pattern_of(*n);
+                        Vector error[wide] = {};
+                        #pragma GCC unroll 8
+                        for (int64_t t = 0; t < STEPS; ++t) add(error, spelled.spikes[pattern][t], errors[t]);
+                        do {
+                            float* const row = sums + input_of(*n) * wide * LANES;
+                            Vector sum[wide];
+                            #pragma GCC unroll 8
+                            for (int64_t v = 0; v < wide; ++v) sum[v] = *(const Vector*)(row + v * LANES);
+                            add(sum, factors ? factors[b * inputs + input_of(*n)] : 1.0f, error);
+                            #pragma GCC unroll 8
+                            for (int64_t v = 0; v < wide; ++v) *(Vector*)(row + v * LANES) = sum[v];
+                        } while (++n < last && pattern_of(*n) == pattern);
                     }
-                for (const Active* n = std::lower_bound(who, last, (Active)(first << 8)); n < last; ++n) {
-                    if (input_of(*n) >= end) break;
-                    float* row = sums + (input_of(*n) - first) * BLOCK;
-                    const float* spikes = spikes_of(*n);
-                    const float factor = factors ? factors[b * inputs + input_of(*n)] : 1.0f;
-                    Vector sum[WIDE];
-                    #pragma GCC unroll 8
-                    for (int64_t v = 0; v < WIDE; ++v) sum[v] = *(const Vector*)(row + v * LANES);
-                    #pragma GCC unroll 8
-                    for (int64_t t = 0; t < STEPS; ++t) add(sum, factor * spikes[t], errors[t]);
-                    #pragma GCC unroll 8
-                    for (int64_t v = 0; v < WIDE; ++v) *(Vector*)(row + v * LANES) = sum[v];
                 }
-            }
-            float* const target = gradient + k * BLOCK * inputs + first;
-            const int64_t columns = std::min(BLOCK, outputs - k * BLOCK);
-            if (more) transpose<true>(sums, BLOCK, target, inputs, end - first, columns);
-            else transpose<false>(sums, BLOCK, target, inputs, end - first, columns);
+                float* const target = gradient + first * LANES * inputs;
+                const int64_t columns = std::min(wide * LANES, outputs - first * LANES);
+                if (more) transpose<true>(sums, wide * LANES, target, inputs, inputs, columns);
+                else transpose<false>(sums, wide * LANES, target, inputs, inputs, columns);
+            });
         }
     }
 }

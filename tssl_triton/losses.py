@@ -21,8 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tssl_triton._checks import check_finite
+from tssl_triton._checks import check_finite, check_sequence
+from tssl_triton._ops import psc_filter
 from tssl_triton.functional import psc
+from tssl_triton.parameters import checked_time_constant
 
 Reduction = Literal["sum", "mean", "none"]
 Readout = Literal["count", "psc"]
@@ -41,14 +43,14 @@ def van_rossum_loss(spikes: Tensor, target: Tensor, tau_syn: float, reduction: R
         TypeError, ValueError: naming the argument.
     """
     _check_pair(spikes, target)
-    # The filter is linear: the difference of two currents is the current of the difference.
-    return _half_squares(psc(spikes - target.to(spikes.dtype), tau_syn), reduction)
+    check_sequence("spikes", spikes)
+    return _half_squares(spikes, target, checked_time_constant("tau_syn", tau_syn), reduction)
 
 
 def spike_train_loss(spikes: Tensor, target: Tensor, reduction: Reduction = "sum") -> Tensor:
     """Half the squared difference of two spike trains, step by step; arguments as in `van_rossum_loss`."""
     _check_pair(spikes, target)
-    return _half_squares(spikes - target.to(spikes.dtype), reduction)
+    return _half_squares(spikes, target, None, reduction)
 
 
 def spike_count_loss(
@@ -136,25 +138,39 @@ def predict(spikes: Tensor, by: Readout = "count", tau_syn: float | None = None)
     raise ValueError(f"by must be 'count' or 'psc', got {by!r}")
 
 
-def _half_squares(difference: Tensor, reduction: Reduction) -> Tensor:
+def _half_squares(spikes: Tensor, target: Tensor, tau_syn: float | None, reduction: Reduction) -> Tensor:
     if reduction == "sum":
-        return _HalfSquares.apply(difference, True)
-    return _reduce(_HalfSquares.apply(difference, False), reduction)
+        return _HalfSquares.apply(spikes, target, tau_syn, True)[0]
+    return _reduce(_HalfSquares.apply(spikes, target, tau_syn, False)[0], reduction)
 
 
 class _HalfSquares(torch.autograd.Function):
-    """Half the sum of squares, of the ``whole`` or of each sample, as one node where autograd would have three."""
+    """Half the squared difference of two spike trains, filtered or as they are, as one node where autograd would have
+    five: of the ``whole`` or of each sample. The difference comes out as well, so that backward has a gradient too."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, whole: bool) -> Tensor:
-        ctx.save_for_backward(x)
-        squares = x.square()
-        return (squares.sum() if whole else squares.sum((0, 2))).mul_(0.5)
+    def forward(ctx: Any, spikes: Tensor, target: Tensor, tau_syn: float | None, whole: bool) -> tuple[Tensor, Tensor]:
+        difference = spikes - target.to(spikes.dtype)
+        if tau_syn is not None:  # the filter is linear: the difference of two currents is that of their spikes, filtered
+            difference, _ = psc_filter(difference, None, tau_syn, False, False)
+        ctx.save_for_backward(difference)
+        ctx.tau_syn, ctx.target = tau_syn, target.dtype
+        ctx.set_materialize_grads(False)
+        squares = difference.square()
+        return (squares.sum() if whole else squares.sum((0, 2))).mul_(0.5), difference
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return (grad[:, None] if grad.dim() else grad) * x, None
+    def backward(ctx: Any, grad: Tensor | None, of_difference: Tensor | None) -> tuple[Tensor | None, ...]:
+        (difference,) = ctx.saved_tensors
+        found = of_difference
+        if grad is not None:
+            found = (grad[:, None] if grad.dim() else grad) * difference
+            found = found if of_difference is None else found + of_difference
+        if found is None:
+            return None, None, None, None
+        if ctx.tau_syn is not None:
+            found, _ = psc_filter(found, None, ctx.tau_syn, True, False)
+        return found, -found.to(ctx.target) if ctx.needs_input_grad[1] else None, None, None
 
 
 def _reduce(per_sample: Tensor, reduction: Reduction) -> Tensor:
