@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KERNEL, MEMBRANE, LOOP = "kernels/neuron.py", "kernels/membrane.py", "tssl_triton/_cpu.py"
 SURROGATE, SURROGATE_LOOP = "kernels/surrogate.py", "tssl_triton/_cpu_surrogate.py"
 TSSL_LOOP = "tssl_triton/_cpu_tssl.py"
-OPERATORS = "tssl_triton/_operators.py"
+OPERATORS, LOSSES = "tssl_triton/_operators.py", "tssl_triton/losses.py"
 CPP, LOOPS, POOLING = "tssl_triton/_cpp.py", "tssl_triton/_loops.py", "tssl_triton/_pooling.py"
 HALVES = "tssl_triton/_halves.py"
 POOLED = "tssl_triton/_pooled_ops.py"
@@ -189,10 +189,23 @@ MUTATIONS = (
     Mutation("chain: spikes of the same layer", CHAIN, "_saved_of(saved, count, k - 1)", "_saved_of(saved, count, k)"),
     Mutation("chain: weights of no layer wait", CHAIN, "grads[2 * k : 2 * k + 2] = found()[1:]", "found()"),
     Mutation("chain: errors of rest", NEURONS, "if state is not None or self.steps", "if self.steps"),
-    Mutation("spike products: first steps of a word", PRODUCTS, "((uint32_t)word >> bit)", "((uint32_t)word)"),
-    Mutation("spike products: last window alone", PRODUCTS, "*self._how(t), t > 0)", "*self._how(t), 0)"),
-    Mutation("spike products: all steps the first", PRODUCTS, "factor * spikes[t], w)", "factor * spikes[0], w)"),
-    Mutation("spike products: parts of inputs overlap", PRODUCTS, "(Active)(first << 8)", "(Active)0"),
+    Mutation("spike products: first steps of a word", PRODUCTS, "(uint32_t)words[j] >> bit &", "(uint32_t)words[j] &"),
+    Mutation("spike products: last window alone", PRODUCTS, "*self._sizes, before > 0)", "*self._sizes, 0)"),
+    Mutation("spike products: all steps the first", PRODUCTS, "[pattern][t], sum)", "[pattern][0], sum)"),
+    Mutation(
+        "spike products: one error for all steps", PRODUCTS, "[pattern][t], errors[t])", "[pattern][t], errors[0])"
+    ),
+    Mutation("spike products: one group of all", PRODUCTS, "++n < last && pattern_of(*n) == pattern", "++n < last"),
+    Mutation("spike products: groups overlap", PRODUCTS, "before += size;", "before += 1;"),
+    Mutation(
+        "losses: filtered forwards on the way back", LOSSES, "ctx.tau_syn, True, False", "ctx.tau_syn, False, False"
+    ),
+    Mutation(
+        "losses: no second derivative",
+        LOSSES,
+        "found = found if of_difference is None else found + of_difference",
+        "pass",
+    ),
     Mutation(
         "spike products: outputs beyond the last",
         PRODUCTS,
@@ -222,7 +235,7 @@ def installed(target: Path, file: str) -> Path:
 def is_green(target: Path, file: str, learnt: bool = False) -> bool:
     """Whether the tests of ``file``, or of what is ``learnt`` in it, pass in the mode that runs it."""
     loops = LOOP, TSSL_LOOP, SURROGATE_LOOP, LEARNT, RECURRENT, OPERATORS
-    native, chain = (CPP, LOOPS, HALVES, POOLING, POOLED), (CHAIN, NEURONS, PRODUCTS)
+    native, chain = (CPP, LOOPS, HALVES, POOLING, POOLED), (CHAIN, NEURONS, PRODUCTS, LOSSES)
     mode = {} if file in (*native, *chain) else {"TSSL_CPU": "eager"} if file in loops else {"TRITON_INTERPRET": "1"}
     if file in native:
         tests = NATIVE_TESTS
@@ -230,6 +243,8 @@ def is_green(target: Path, file: str, learnt: bool = False) -> bool:
         tests = CHAIN_TESTS
     elif file == OPERATORS:
         tests = ["tests/test_operators.py"]
+    elif file == LOSSES:
+        tests = ["tests/test_losses.py", "tests/test_autograd.py"]
     elif file in (LEARNT, RECURRENT) or learnt:
         tests = LEARNT_TESTS
     elif file == TSSL_LOOP:
@@ -265,7 +280,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder).resolve()
         copy_project(target)
-        for file in (KERNEL, LOOP, SURROGATE, SURROGATE_LOOP, FUSED, LEARNT, OPERATORS, LOOPS, CHAIN):
+        for file in (KERNEL, LOOP, SURROGATE, SURROGATE_LOOP, FUSED, LEARNT, OPERATORS, LOOPS, CHAIN, LOSSES):
             if not is_green(target, file):
                 print(f"the tests of {file} are red without any mutation")
                 return 1

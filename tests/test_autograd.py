@@ -130,6 +130,16 @@ def test_the_filter_has_one():
     assert torch.autograd.gradgradcheck(lambda x: psc(x, 3.0).square(), (x,))
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
+@pytest.mark.parametrize(
+    "loss", [lambda *given: losses.van_rossum_loss(*given[:2], 3.0, given[2]), losses.spike_train_loss]
+)
+def test_losses_have_one_too(loss, reduction):
+    both = [x.clone().requires_grad_() for x in given(2, 4, 2, 3, dtype=torch.float64)]
+    assert torch.autograd.gradcheck(lambda *x: loss(*x, reduction), both)
+    assert torch.autograd.gradgradcheck(lambda *x: loss(*x, reduction), both)
+
+
 # --- forward mode -----------------------------------------------------------------------------------------------
 
 

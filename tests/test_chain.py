@@ -18,6 +18,7 @@ from tssl_triton import (
     SpikingSequential,
     TimeSharedDropout,
     _chain,
+    _weighted,
     encoding,
 )
 
@@ -291,14 +292,14 @@ def test_layers_below_the_first_that_learns_are_not_walked_back(compiled, monkey
 
 def test_a_gradient_is_handed_over_and_not_copied(compiled, monkeypatch):
     made = []
-    inner = _chain.gradients
+    for kind in (_weighted.Linear, _weighted.Conv2d):
 
-    def noting(*given):
-        found = inner(*given)
-        made.extend(each.data_ptr() for each in found if each is not None)
-        return found
+        def noting(*given, inner=kind.gradients):
+            found = inner(*given)
+            made.extend(each.data_ptr() for each in found if each is not None)
+            return found
 
-    monkeypatch.setattr(_chain, "gradients", noting)
+        monkeypatch.setattr(kind, "gradients", noting)
     net = network()
     backward_of(net(draw(5)))
     assert all(weight.grad.data_ptr() in made for weight in net.parameters())

@@ -62,6 +62,27 @@ def test_as_exact_as_a_dense_product(poisoned, steps, batch, inputs, outputs):
         assert relative_error(got, want) <= max(3 * relative_error(plain, want), 1e-6), name
 
 
+@pytest.mark.parametrize("outputs", [1, 10, 33])
+def test_a_gradient_of_few_outputs(poisoned, outputs):
+    """Dense spikes take longer to make than their product with few errors; a forward pass has them anyway."""
+    spikes, weight, grad = drawn(5, 100, 300, outputs)
+    assert product(packed(spikes), weight, None) is None
+    exact = grad.flatten(0, 1).double().t() @ spikes.flatten(0, 1).double()
+    assert relative_error(weight_gradient(grad, packed(spikes), weight), exact) <= 1e-6
+    assert weight_gradient(grad[:, :80], packed(spikes[:, :80]), weight) is None
+
+
+@pytest.mark.parametrize("steps", [2, 5, 8])
+def test_inputs_that_all_fire_at_the_same_steps(steps):
+    _, weight, grad = drawn(steps, 200, 160, 140)
+    spikes = torch.ones(steps, 200, 160)
+    spikes[:-1, ::2] = 0
+    one = product(packed(spikes), weight, None, busy=1.0), weight_gradient(grad, packed(spikes), weight, busy=1.0)
+    exact = spikes.double() @ weight.double().t(), grad.flatten(0, 1).double().t() @ spikes.flatten(0, 1).double()
+    for found, want in zip(one, exact, strict=True):
+        assert relative_error(found, want) <= 1e-6
+
+
 @pytest.mark.parametrize(("steps", "batch", "inputs", "outputs"), SIZES[2:6])
 def test_dropped_spikes(poisoned, steps, batch, inputs, outputs):
     spikes, weight, grad = drawn(steps, batch, inputs, outputs)

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from ._autocast import Autocast
 from ._first_order import first_order
-from ._neurons import Neurons
+from ._neurons import Neurons, direct
 from ._packed import Packed, recall, remember
 from ._spike_products import may_take
-from ._weighted import Gradients, Input, Linear, Map, gradients, kept, product, rebuilt
+from ._weighted import Gradients, Input, Linear, Map, kept, product, rebuilt
 from .functional import LIFState, stacked
 
 
@@ -104,6 +104,7 @@ def _forward(
     carry: bool,
 ) -> tuple[Tensor, list[_Layer]]:
     layers = []
+    at_once = direct([x, *(tensor for tensor in parameters if tensor is not None)])
     given = _given(x)
     del x
     for k, (link, state) in enumerate(zip(links, states, strict=True)):
@@ -113,7 +114,7 @@ def _forward(
         del given  # the spikes of the layer before have done their part
         neurons, start = link.neurons, stacked(state, y)
         dense = k + 1 == len(links) or not _goes_as_bits(neurons, y, links[k + 1], _of(parameters, k + 1)[0])
-        spikes, words, checkpoints, after = neurons.forward(y, start, keep, carry, dense)
+        spikes, words, checkpoints, after = neurons.forward(y, start, keep, carry, dense, at_once)
         own = (y, checkpoints) if keep and not link.recompute else None
         mask = _mask(y if spikes is None else spikes, link.drop)
         layers.append(_Layer(shape, dtype, start, words, mask, own, after))
@@ -194,37 +195,47 @@ class _Node(torch.autograd.Function):
     @staticmethod
     @first_order
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        count, saved = len(ctx.links), ctx.saved_tensors
-        of_x, of_parameters = ctx.needs_input_grad[0], ctx.needs_input_grad[5:]
-        grads: list[Tensor | None] = [None] * (2 * count)
-        waiting: list[tuple[int, Callable[[], Gradients]]] = []
+        if grad is None:
+            return (None,) * (5 + 2 * len(ctx.links))
+        # Gradients have the type of forward's numbers: an autocast of now is none of theirs.
+        with Autocast(grad.device.type).again():
+            return _backward(ctx, grad)
 
-        def settle() -> None:
-            while waiting:
-                k, found = waiting.pop()
-                grads[2 * k : 2 * k + 2] = found()[1:]
 
-        above = [grad]  # in a list, where it can be taken from by who needs it last
-        del grad
-        for k in reversed(range(count)):
-            if above[0] is None:
-                break
-            x, errors = _errors(ctx, saved, k, above)
-            settle()
-            function, weight = ctx.links[k].function, saved[2 * k]
-            needed = of_x or any(of_parameters[: 2 * k]), *of_parameters[2 * k : 2 * k + 2]
-            if isinstance(function, Linear):
-                # The gradient of the input first, and those of weights once the layer below has made use of it: there
-                # need not be room for all of them at once.
-                above = [gradients(function, errors, x, weight, (needed[0], False, False))[0]]
-                waiting.append((k, partial(gradients, function, errors, x, weight, (False, *needed[1:]))))
-            else:
-                of_input, *grads[2 * k : 2 * k + 2] = gradients(function, errors, x, weight, needed)
-                above = [of_input]
-                del of_input
-            del errors, x
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """What `_Node` hands to each of its arguments for the gradient of its spikes."""
+    count, saved = len(ctx.links), ctx.saved_tensors
+    of_x, of_parameters = ctx.needs_input_grad[0], ctx.needs_input_grad[5:]
+    grads: list[Tensor | None] = [None] * (2 * count)
+    waiting: list[tuple[int, Callable[[], Gradients]]] = []
+
+    def settle() -> None:
+        while waiting:
+            k, found = waiting.pop()
+            grads[2 * k : 2 * k + 2] = found()[1:]
+
+    at_once = direct([grad, *(tensor for tensor in saved if tensor is not None)])
+    above: list[Tensor | None] = [grad]  # in a list, where it can be taken from by who needs it last
+    del grad
+    for k in reversed(range(count)):
+        if above[0] is None:
+            break
+        x, errors = _errors(ctx, saved, k, above, at_once)
         settle()
-        return above.pop(), None, None, None, None, *grads
+        function, weight = ctx.links[k].function, saved[2 * k]
+        needed = of_x or any(of_parameters[: 2 * k]), *of_parameters[2 * k : 2 * k + 2]
+        if isinstance(function, Linear):
+            # The gradient of the input first, and those of weights once the layer below has made use of it: there need
+            # not be room for all of them at once.
+            above = [function.gradients(errors, x, weight, (needed[0], False, False))[0]]
+            waiting.append((k, partial(function.gradients, errors, x, weight, (False, *needed[1:]))))
+        else:
+            of_input, *grads[2 * k : 2 * k + 2] = function.gradients(errors, x, weight, needed)
+            above = [of_input]
+            del of_input
+        del errors, x
+    settle()
+    return above.pop(), None, None, None, None, *grads
 
 
 def _saved_of(saved: tuple[Any, ...], count: int, k: int) -> tuple[Any, ...]:
@@ -232,7 +243,9 @@ def _saved_of(saved: tuple[Any, ...], count: int, k: int) -> tuple[Any, ...]:
     return saved[2 * count + OF_A_LAYER * k :][:OF_A_LAYER]
 
 
-def _errors(ctx: Any, saved: tuple[Any, ...], k: int, above: list[Tensor | None]) -> tuple[Input, Tensor]:
+def _errors(
+    ctx: Any, saved: tuple[Any, ...], k: int, above: list[Tensor | None], at_once: bool
+) -> tuple[Input, Tensor]:
     """The input of layer k, and the gradient of its y from that of its spikes, which is taken from ``above``."""
     link, (shape, dtype), count = ctx.links[k], ctx.inputs[k], len(ctx.links)
     start, words, mask, y, checkpoints = _saved_of(saved, count, k)
@@ -241,11 +254,12 @@ def _errors(ctx: Any, saved: tuple[Any, ...], k: int, above: list[Tensor | None]
     else:
         packed = _packed(ctx.links[k - 1], *_saved_of(saved, count, k - 1)[1:3])
         of_input = packed.tensors()
-    x = Input(shape, dtype, packed, cache(lambda: rebuilt(packed, of_input, dtype)))
+    x = Input(shape, dtype, packed, partial(rebuilt, packed, of_input, dtype))
     watched = y is not None
     if ctx.own[k] is not None:
         (y, checkpoints), ctx.own[k] = ctx.own[k], None
     elif not watched:
+        x = x._replace(dense=cache(x.dense))  # for the product now, and for the gradient of weights later
         with ctx.autocast.again():
             y = link.weighted(x, *_of(saved, k))
         checkpoints = None
@@ -253,4 +267,4 @@ def _errors(ctx: Any, saved: tuple[Any, ...], k: int, above: list[Tensor | None]
     assert grad is not None
     if mask is not None:
         grad = grad * mask if k == count - 1 else grad.mul_(mask)  # of layers between nobody else knows it
-    return x, link.neurons.backward(grad, y, words, checkpoints, start, overwrite=not watched)
+    return x, link.neurons.backward(grad, y, words, checkpoints, start, not watched, at_once)

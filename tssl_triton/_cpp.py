@@ -69,13 +69,18 @@ def _probe() -> ctypes.CDLL:
     return library('extern "C" void nothing() {}\n')
 
 
+def wanted() -> bool:
+    """Whether native code is to serve, as far as is known yet."""
+    return not _eager_reason and os.environ.get("TSSL_CPU") != "eager"
+
+
 def compiled(make: Callable[[], Made]) -> Made | None:
     """What ``make`` returns, which it needs a compiler for; None where eager PyTorch is to serve instead.
 
     That there is no compiler is said by a warning, once.
     """
     global _eager_reason
-    if _eager_reason or os.environ.get("TSSL_CPU") == "eager":
+    if not wanted():
         return None
     try:
         return make()

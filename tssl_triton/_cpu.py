@@ -401,7 +401,7 @@ class Single:
     """Runs of one window from rest that differ in nothing but their numbers, as a training loop makes them.
 
     What `lif_forward` and `lif_backward` find out at each call is found out once here; then a call takes five
-    microseconds. Tensors are told by their addresses.
+    microseconds. Each attribute below is a call that is told of tensors by their addresses.
 
     Args:
         current: an input of them, ``(T, N)`` or ``(1, N)``; only its shape and type count, as of the next two.
@@ -424,47 +424,37 @@ class Single:
         steps, dtype = spikes.shape[0], current.dtype
         self._tensors, self._pooling = (current, spikes, words), pooling
         self._recipe = _Recipe(steps, dtype, params, static=current.shape[0] < steps, rule=rule)
-        self._looks_ahead = rule is None and params.warmup == "silent"
-
-    def forward(self, current: int, spikes: int | None, words: int | None) -> None:
-        """Write spikes and packed spikes, both or one of them."""
-        if words is None:
-            assert spikes is not None
-            self._inference(current, spikes)
-        elif spikes is None:
-            self._packing(current, words)
-        else:
-            self._forward(current, spikes, words)
-
-    def backward(self, grad_spikes: int, current: int, words: int, grad_current: int) -> None:
-        """Write the gradient of current, which may be in its place."""
-        any_spike = (words,) if self._looks_ahead else ()
-        self._backward(grad_spikes, current, words, *any_spike, grad_current)
+        self.looks_ahead = rule is None and params.warmup == "silent"
 
     @functools.cached_property
-    def _forward(self) -> Call:
+    def forward(self) -> Call:
+        """Of current, spikes and words."""
         return self._forward_call(*self._tensors)
 
     @functools.cached_property
-    def _inference(self) -> Call:
+    def inference(self) -> Call:
+        """Of current and spikes."""
         return self._forward_call(*self._tensors[:2], None)
 
     @functools.cached_property
-    def _packing(self) -> Call:
+    def packing(self) -> Call:
+        """Of current and words."""
         current, _, words = self._tensors
         return self._forward_call(current, None, words)
+
+    @functools.cached_property
+    def backward(self) -> Call:
+        """Of the gradient of spikes, current, words, again words where it ``looks_ahead``, and the gradient of current,
+        which may be in its place."""
+        current, spikes, words = self._tensors
+        any_spike = words[0] if self.looks_ahead else None
+        rows = _backward_rows(spikes, current, words, any_spike, current, self._pooling)
+        return _call(_lif_backward_window, self._recipe, (*rows, None, None))
 
     def _forward_call(self, current: Tensor, spikes: Tensor | None, words: Tensor | None) -> Call:
         recipe = self._recipe._replace(packed=words is not None, static=False, rule=None)
         rows = _forward_rows(current, spikes, words, recipe.steps, self._pooling)
         return _call(_lif_forward_window, recipe, (*rows, None))
-
-    @functools.cached_property
-    def _backward(self) -> Call:
-        current, spikes, words = self._tensors
-        any_spike = words[0] if self._looks_ahead else None
-        rows = _backward_rows(spikes, current, words, any_spike, current, self._pooling)
-        return _call(_lif_backward_window, self._recipe, (*rows, None, None))
 
 
 def _call(window: Callable[..., None], recipe: _Recipe, arguments: Sequence[Argument]) -> Call:

@@ -21,10 +21,10 @@ def first_order(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
 
     @functools.wraps(backward)
     def wrapped(ctx: Any, *grads: Tensor | None) -> Gradients:
+        if not torch.is_grad_enabled():
+            return backward(ctx, *grads)
         with torch.no_grad():
             found = backward(ctx, *grads)
-        if not torch.is_grad_enabled():
-            return found
         return tuple(None if x is None else final(x, *ctx.saved_tensors, *grads) for x in found)
 
     return wrapped

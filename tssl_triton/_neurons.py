@@ -8,7 +8,6 @@ same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from . import _cpp, _cpu, _operators, _ops, _pooled_ops
 from ._layout import flat, in_layout_of, time_dense
+from ._loops import Call
 from ._packed import Packed
 from ._pooling import Sizes, SumPool
 from .functional import constants
@@ -28,6 +28,11 @@ from .rules import Rule
 def on_cpu(device: torch.device) -> bool:
     """Whether the loops for the CPU run there, or what stands for them, and nobody traces what runs."""
     return not _operators.traced() and device.type == "cpu" and not _ops.interpreting()
+
+
+def direct(tensors: list[Tensor]) -> bool:
+    """Whether prepared calls may serve for what is made of these tensors: on a CPU, where nobody follows operators."""
+    return on_cpu(tensors[0].device) and not _operators.followed(tensors) and _cpp.wanted()
 
 
 class Fired(NamedTuple):
@@ -58,13 +63,15 @@ class Neurons(NamedTuple):
         """y in a memory order that these neurons take."""
         return time_dense(y) if self.pool is None else _pooled_ops.dense_images(y)
 
-    def forward(self, y: Tensor, state: Tensor | None, keep: bool, carry: bool, dense: bool = True) -> Fired:
+    def forward(
+        self, y: Tensor, state: Tensor | None, keep: bool, carry: bool, dense: bool = True, direct: bool = False
+    ) -> Fired:
         """With ``keep`` words and checkpoints are for backward, with ``carry`` there is a state afterwards.
 
-        Without ``dense`` words serve for spikes, which may be None.
+        Without ``dense`` words serve for spikes, which may be None. ``direct``: see `direct`.
         """
-        ready = None if carry else self._ready(y, state)
-        fired = None if ready is None else _cpp.compiled(lambda: ready.forward(y, keep, dense))
+        ready = self._ready(y, state) if direct and not carry else None
+        fired = None if ready is None else ready.forward(y, keep, dense)
         if fired is not None:
             return fired
         keep = keep or not dense
@@ -88,13 +95,19 @@ class Neurons(NamedTuple):
         return y.new_empty((0, y[0].numel()), dtype=arithmetic_dtype(y.dtype))
 
     def backward(
-        self, grad: Tensor, y: Tensor, words: Tensor, checkpoints: Tensor | None, state: Tensor | None, overwrite: bool
+        self,
+        grad: Tensor,
+        y: Tensor,
+        words: Tensor,
+        checkpoints: Tensor | None,
+        state: Tensor | None,
+        overwrite: bool,
+        direct: bool = False,
     ) -> Tensor:
         """The gradient of y from that of what came out of them; in the place of y if it may ``overwrite`` that."""
-        ready = self._ready(y, state) if overwrite else None
-        errors = None if ready is None else _cpp.compiled(lambda: ready.overwrite(grad, y, words))
-        if errors is not None:
-            return errors
+        ready = self._ready(y, state) if direct and overwrite else None
+        if ready is not None and ready.overwrite(grad, y, words):
+            return y
         given = y, words, self.checkpoints(y, state) if checkpoints is None else checkpoints, state
         pool = self.pool
         if overwrite and on_cpu(y.device) and y.numel() and not _operators.followed([grad, y]):
@@ -112,17 +125,13 @@ class Neurons(NamedTuple):
 
     def _ready(self, y: Tensor, state: Tensor | None) -> _Ready | None:
         """Prepared calls for an input like this, where there can be some."""
-        if state is not None or self.steps > WINDOW or not y.numel() or not on_cpu(y.device):
+        if state is not None or self.steps > WINDOW or not y.numel():
             return None
-        return None if _operators.followed([y]) else _ready(self, y.shape, y.stride(), y.dtype)
+        return _ready(self, y.shape, y.stride(), y.dtype)
 
 
 class _Ready:
-    """Neurons whose runs are one window from rest, for inputs of one layout.
-
-    Raises:
-        CompileError: not here, but when a call is made for the first time.
-    """
+    """Neurons whose runs are one window from rest, for inputs of one layout; they do nothing without a compiler."""
 
     def __init__(self, neurons: Neurons, shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> None:
         y = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
@@ -137,23 +146,37 @@ class _Ready:
         )
         self._like, self._name = spikes, "lif" if neurons.pool is None else "lif_pool"
         rule = neurons.rule.surrogate_gradient
-        self._calls = _cpu.Single(flat(y), flat(spikes), flat(words), neurons.params, rule, pooling)
+        self._single = _cpu.Single(flat(y), flat(spikes), flat(words), neurons.params, rule, pooling)
+        self._calls: dict[str, Call] = {}
 
-    def forward(self, y: Tensor, keep: bool, dense: bool) -> Fired:
+    def forward(self, y: Tensor, keep: bool, dense: bool) -> Fired | None:
+        call = self._call("forward" if keep and dense else "inference" if dense else "packing")
+        if call is None:
+            return None
         spikes = self._spikes() if dense else None
         words = self._words() if keep or not dense else None
-        with self._shown("forward"):
-            self._calls.forward(y.data_ptr(), *(None if x is None else x.data_ptr() for x in (spikes, words)))
+        with _operators.shown(f"{self._name}_forward"):
+            call(y.data_ptr(), *(x.data_ptr() for x in (spikes, words) if x is not None))
         return Fired(spikes, words, None, None)
 
-    def overwrite(self, grad: Tensor, y: Tensor, words: Tensor) -> Tensor:
-        grad = in_layout_of(grad, self._like)
-        with self._shown("backward"):
-            self._calls.backward(grad.data_ptr(), y.data_ptr(), words.data_ptr(), y.data_ptr())
-        return y
+    def overwrite(self, grad: Tensor, y: Tensor, words: Tensor) -> bool:
+        """Write the gradient of y in its place, if that can be."""
+        call = self._call("backward")
+        if call is None:
+            return False
+        grad, bits = in_layout_of(grad, self._like), words.data_ptr()
+        with _operators.shown(f"{self._name}_backward"):
+            call(grad.data_ptr(), y.data_ptr(), bits, *((bits,) if self._single.looks_ahead else ()), y.data_ptr())
+        return True
 
-    def _shown(self, way: str) -> AbstractContextManager[Any]:
-        return _operators.shown(f"{self._name}_{way}")
+    def _call(self, name: str) -> Call | None:
+        """The call that `tssl_triton._cpu.Single` has under this name."""
+        call = self._calls.get(name)
+        if call is None:
+            call = _cpp.compiled(lambda: getattr(self._single, name))
+            if call is not None:
+                self._calls[name] = call
+        return call
 
 
 _ready = lru_cache(maxsize=256)(_Ready)

@@ -58,7 +58,7 @@ class Operator(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        _refuse_forward_mode(tensors)
+        refuse_forward_mode(tensors)
         if kwargs or followed(tensors) or torch.autograd._profiler_enabled():
             return self.registered(*args, **kwargs)
         if not torch.is_grad_enabled():
@@ -76,7 +76,7 @@ def operator(function: Callable[P, R]) -> Operator[P, R]:
     return Operator(function)
 
 
-def _refuse_forward_mode(tensors: list[Tensor]) -> None:
+def refuse_forward_mode(tensors: list[Tensor]) -> None:
     """Raise for a tensor with a tangent, which an operator would pass over in silence."""
     if forward_ad._current_level < 0:
         return

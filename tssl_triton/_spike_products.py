@@ -5,14 +5,15 @@ both find out from the packed spikes who fires, sample by sample, and pass over 
 bytes for each bit, are never in memory, and the work is in proportion to the share of neurons that fire at all. Where
 that is large, a library's dense product is the faster one, and `product` and `weight_gradient` leave it to that.
 
-Each sum is added up in one order, sample by sample and input by input, whatever the number of threads.
+Inputs that fire at the same steps are added up together. Every sum has one order, whatever the number of threads.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +22,8 @@ from . import _cpp, _operators, _ops
 from ._packed import Packed
 from .kernels.layout import WINDOW, WORD
 
-MOST_LANES, BLOCK = 16, 16 * 8
-"""Numbers of the widest vector, and the most outputs of a block; scratch memory has room for these."""
+MOST_LANES, MOST_OUTPUTS = 16, 16 * 8
+"""Numbers in the widest vector, and outputs in the widest block; scratch memory has room for these."""
 
 LEAST_ROWS = 400
 """Samples times steps of a window from which on the weights are worth being transposed for its product."""
@@ -31,7 +32,8 @@ LEAST_WORK = 1 << 23
 """Multiplications of a window's dense product from which on it takes longer than the calls around it."""
 
 LEAST_SPIKES = 1 << 17
-"""Neurons times samples times steps of a window from which on dense spikes take longer to make for a gradient."""
+"""Inputs times samples times steps of a window from which on it takes longer to make dense spikes for a gradient, too,
+however few its outputs are."""
 
 BUSY = 0.6
 """Share of a layer's neurons that fire in a window, on average over samples, from which on dense products are faster:
@@ -41,33 +43,33 @@ measured with 400 inputs and outputs, at T = 5 and on AVX-512."""
 def product(packed: Packed, weight: Tensor, bias: Tensor | None, busy: float = BUSY) -> Tensor | None:
     """``(T, B, out)``, the product of spikes ``(T, B, *)`` with ``weight (out, in)``, plus ``bias``; None where a dense
     product is to be taken. Dropped-out spikes will do."""
-    if not may_take(packed.steps, packed.words.shape[1], weight) or not _fits(packed, weight):
+    if not _fits(packed, weight) or (bias is not None and bias.dtype != weight.dtype):
         return None
-    if bias is not None and bias.dtype != weight.dtype:
+    batch = packed.words.shape[1]
+    if not may_take(packed.steps, batch, weight):
         return None
-    run = _Run.of(packed, weight, busy)
-    if run is None:
+    found = _listed(packed, weight, busy)
+    if found is None:
         return None
-    y = torch.empty(packed.steps, run.batch, run.outputs, dtype=weight.dtype)
-    weight = weight.detach().contiguous()
+    y = torch.empty(packed.steps, batch, weight.shape[0], dtype=weight.dtype)
     with _operators.shown("spike_product"):
-        run.product(weight, y)
+        found.product(weight.detach().contiguous(), y)
     return y if bias is None else y.add_(bias)
 
 
 def weight_gradient(grad: Tensor, packed: Packed, weight: Tensor, busy: float = BUSY) -> Tensor | None:
     """``(out, in)``, the sum over steps and samples of ``grad (T, B, out)`` times spikes; None as for `product`."""
+    if not _fits(packed, weight) or grad.dtype != weight.dtype:
+        return None
     rows = _rows(packed.steps, packed.words.shape[1])
-    if rows < LEAST_ROWS or rows * weight.shape[1] < LEAST_SPIKES or grad.dtype != weight.dtype:
+    if rows < LEAST_ROWS or (rows * weight.numel() < LEAST_WORK and rows * weight.shape[1] < LEAST_SPIKES):
         return None
-    if not _fits(packed, weight):
-        return None
-    run = _Run.of(packed, weight, busy)
-    if run is None:
+    found = _listed(packed, weight, busy)
+    if found is None:
         return None
     gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
     with _operators.shown("spike_weight_gradient"):
-        run.gradient(grad.contiguous(), gradient)
+        found.gradient(grad.contiguous(), gradient)
     return gradient
 
 
@@ -91,56 +93,75 @@ def _can_take(weight: Tensor) -> bool:
 def _fits(packed: Packed, weight: Tensor) -> bool:
     """Whether these are spikes, dropped out at most, and weights that the functions below take."""
     tensors = packed.tensors()
-    if not _can_take(weight) or _operators.followed([*tensors, weight]) or torch.is_autocast_enabled("cpu"):
+    if _operators.followed([*tensors, weight]) or not _can_take(weight) or torch.is_autocast_enabled("cpu"):
         return False
     if len(tensors) > 2 or any(step is not torch.mul for step, _ in packed.then):
         return False
     return all(x.is_contiguous() for x in tensors) and all(x.dtype == weight.dtype for x in tensors[1:])
 
 
-class _Run:
-    """The windows of a spike train, compiled, and sizes."""
+def _listed(packed: Packed, weight: Tensor, busy: float) -> _Listed | None:
+    """Who fires; None where too many do, or where there is no compiler."""
+    words, *factors = packed.tensors()
+    sizes = words.shape[1], weight.shape[1], weight.shape[0], torch.get_num_threads()
+    windows = _cpp.compiled(lambda: _windows(packed.steps, words.dtype, *sizes))
+    if windows is None:
+        return None
+    found = _Listed(windows, sizes, words, factors[0] if factors else None)
+    return found if found.active <= busy * len(windows) * words.shape[1] * weight.shape[1] else None
 
-    def __init__(self, packed: Packed, weight: Tensor) -> None:
-        words, steps, threads = packed.words, packed.steps, torch.get_num_threads()
-        self.batch = words.shape[1]
-        self.outputs, self.inputs = weight.shape
-        self._tensors = packed.tensors()
-        self._factors = self._tensors[1].data_ptr() if len(self._tensors) > 1 else 0
-        self._sizes = self.batch, self.inputs, self.outputs, threads
-        starts = range(0, steps, WINDOW)
-        self._lists = torch.empty(len(starts), self.batch + threads, self.inputs + 1, dtype=torch.int32)
-        self._windows, self.active = [], 0
-        for t, lists in zip(starts, self._lists, strict=True):
-            library = _compiled(words.dtype, min(WINDOW, steps - t))
-            place = words.data_ptr() + (t // WORD) * words[0].numel() * words.itemsize
-            self.active += library.list_active(
-                place, self._factors, lists.data_ptr(), self.batch, self.inputs, t % WORD, threads
-            )
-            self._windows.append((library, lists.data_ptr(), t))
 
-    @classmethod
-    def of(cls, packed: Packed, weight: Tensor, busy: float) -> _Run | None:
-        """None where there is no compiler, or where too many neurons fire."""
-        run = _cpp.compiled(lambda: cls(packed, weight))
-        return None if run is None or run.active > busy * packed.words[0].numel() * len(run._windows) else run
+class _Window(NamedTuple):
+    """A window of spike trains of some size: the functions below, and where it begins: its bytes after the first word's
+    and y's first, and the bit of its word."""
+
+    library: Any
+    words: int
+    y: int
+    bit: int
+
+
+@functools.lru_cache(maxsize=256)
+def _windows(
+    steps: int, words: torch.dtype, batch: int, inputs: int, outputs: int, threads: int
+) -> tuple[_Window, ...]:
+    found = []
+    for t in range(0, steps, WINDOW):
+        library = _compiled(words, min(WINDOW, steps - t))
+        found.append(_Window(library, t // WORD * batch * inputs * words.itemsize, 4 * t * batch * outputs, t % WORD))
+    return tuple(found)
+
+
+class _Listed:
+    """Who fires in each window and sample, how many there are in all, and products with them."""
+
+    def __init__(
+        self, windows: Sequence[_Window], sizes: tuple[int, int, int, int], words: Tensor, factors: Tensor | None
+    ) -> None:
+        batch, inputs, _, threads = sizes
+        self._windows, self._sizes = windows, sizes
+        self._held, self._factors = factors, 0 if factors is None else factors.data_ptr()
+        lists = torch.empty(len(windows), batch + threads, inputs + 1, dtype=torch.int32)
+        self._lists, size, start = lists, lists[0].nbytes, words.data_ptr()
+        self._places = [lists.data_ptr() + k * size for k in range(len(windows))]
+        self.active = 0
+        for (library, before, _, bit), place in zip(windows, self._places, strict=True):
+            self.active += library.list_active(start + before, self._factors, place, batch, inputs, bit, threads)
 
     def product(self, weight: Tensor, y: Tensor) -> None:
-        scratch = torch.empty(self.inputs * (self.outputs + MOST_LANES), dtype=torch.float32)
-        for library, lists, t in self._windows:
-            window = y.data_ptr() + self._bytes_before(t)
-            library.product(lists, self._factors, weight.data_ptr(), window, scratch.data_ptr(), *self._sizes)
+        _, inputs, outputs, _ = self._sizes
+        scratch = torch.empty(inputs * (outputs + MOST_LANES), dtype=torch.float32)
+        start, of_weight = y.data_ptr(), weight.data_ptr()
+        for (library, _, before, _), lists in zip(self._windows, self._places, strict=True):
+            library.product(lists, self._factors, of_weight, start + before, scratch.data_ptr(), *self._sizes)
 
     def gradient(self, grad: Tensor, gradient: Tensor) -> None:
-        scratch = torch.empty(self._sizes[-1] * self.inputs * BLOCK, dtype=torch.float32)
-        for library, lists, t in self._windows:
-            window = grad.data_ptr() + self._bytes_before(t)
-            library.gradient(
-                lists, self._factors, window, gradient.data_ptr(), scratch.data_ptr(), *self._sizes, t > 0
-            )
-
-    def _bytes_before(self, t: int) -> int:
-        return 4 * t * self.batch * self.outputs
+        _, inputs, _, threads = self._sizes
+        scratch = torch.empty(threads * inputs * MOST_OUTPUTS, dtype=torch.float32)
+        start, target = grad.data_ptr(), gradient.data_ptr()
+        for (library, _, before, _), lists in zip(self._windows, self._places, strict=True):
+            window = start + before
+            library.gradient(lists, self._factors, window, target, scratch.data_ptr(), *self._sizes, before > 0)
 
 
 @functools.cache
@@ -149,10 +170,10 @@ def _compiled(words: torch.dtype, steps: int) -> Any:
     source = SOURCE.replace("WORD", _cpp.TYPES[words]).replace("WINDOW", str(steps))
     library = _cpp.library(source, "-ffp-contract=fast")
     address, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-    sizes = [size, size, size, number]
-    library.list_active.argtypes, library.list_active.restype = [address] * 3 + [size] * 2 + [number] * 2, size
-    library.product.argtypes, library.product.restype = [address] * 5 + sizes, None
-    library.gradient.argtypes, library.gradient.restype = [address] * 5 + sizes + [number], None
+    of_product: list[Any] = [*[address] * 5, *[size] * 3, number]
+    library.list_active.argtypes, library.list_active.restype = [*[address] * 3, size, size, number, number], size
+    library.product.argtypes, library.product.restype = of_product, None
+    library.gradient.argtypes, library.gradient.restype = [*of_product, number], None
     return library
 
 
@@ -195,7 +216,7 @@ struct Spelled {
 };
 static const Spelled spelled;
 
-// Who fires in a window: 8 bits say when, 24 bits which input. A sample's list is in the order of these numbers, so that
+// Who fires in a window: 8 bits say when, 24 bits which input. A sample's list is in the order of these numbers, where
 // inputs that fire at the same steps follow one another, and ends with how many there are.
 using Active = uint32_t;
 static inline uint32_t pattern_of(Active who) { return who >> 24; }
@@ -204,9 +225,7 @@ static inline Active active(uint32_t pattern, int64_t input) { return pattern <<
 
 // Factors, where there are some, are those of dropout: one for all steps, and 0 is silence.
 template <bool dropped>
-static inline uint32_t found_in(
-    const Word* words, const float* factors, int64_t inputs, int32_t bit, Active* found
-) {
+static inline uint32_t found_in(const Word* words, const float* factors, int64_t inputs, int32_t bit, Active* found) {
     uint32_t count = 0;
     for (int64_t j = 0; j < inputs; ++j) {
         const uint32_t pattern = (uint32_t)words[j] >> bit & (PATTERNS - 1);
@@ -371,8 +390,8 @@ extern "C" void product(
     }
 }
 
-// gradient (outputs, inputs) from grad (STEPS, batch, outputs), or added to it. Each task has some of the outputs; `rows`
-// has room for a block of each. What the errors of a pattern's steps add up to is the same for all inputs of the pattern.
+// gradient (outputs, inputs) from grad (STEPS, batch, outputs), or added to it. Each task has some of the outputs, and
+// `rows` room for a block of each. What the errors of a pattern's steps add up to serves all inputs of the pattern.
 extern "C" void gradient(
     const Active* lists, const float* factors, const float* grad, float* gradient, float* rows,
     int64_t batch, int64_t inputs, int64_t outputs, int32_t threads, int32_t more

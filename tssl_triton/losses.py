@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tssl_triton._checks import check_finite, check_sequence
+from tssl_triton._operators import refuse_forward_mode
 from tssl_triton._ops import psc_filter
 from tssl_triton.functional import psc
 from tssl_triton.parameters import checked_time_constant
@@ -139,6 +140,7 @@ def predict(spikes: Tensor, by: Readout = "count", tau_syn: float | None = None)
 
 
 def _half_squares(spikes: Tensor, target: Tensor, tau_syn: float | None, reduction: Reduction) -> Tensor:
+    refuse_forward_mode([spikes, target])
     if reduction == "sum":
         return _HalfSquares.apply(spikes, target, tau_syn, True)[0]
     return _reduce(_HalfSquares.apply(spikes, target, tau_syn, False)[0], reduction)
@@ -151,7 +153,9 @@ class _HalfSquares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spikes: Tensor, target: Tensor, tau_syn: float | None, whole: bool) -> tuple[Tensor, Tensor]:
         difference = spikes - target.to(spikes.dtype)
-        if tau_syn is not None:  # the filter is linear: the difference of two currents is that of their spikes, filtered
+        if (
+            tau_syn is not None
+        ):  # the filter is linear: the difference of two currents is that of their spikes, filtered
             difference, _ = psc_filter(difference, None, tau_syn, False, False)
         ctx.save_for_backward(difference)
         ctx.tau_syn, ctx.target = tau_syn, target.dtype
