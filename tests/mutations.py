@@ -163,7 +163,12 @@ MUTATIONS = (
     Mutation("native: products contracted", CPP, '"-ffp-contract=off"', '"-ffp-contract=fast", "-ffast-math"'),
     Mutation("native: last neurons left out", LOOPS, "end < neurons ? end : neurons", "end <= neurons ? end : first"),
     Mutation("native: one row for all", LOOPS, "words[0] + k * words[1]", "words[0]"),
-    Mutation("native: exponential without its rest", LOOPS, "+ k * 2.12194440e-4f", ""),
+    Mutation(
+        "native: exponential without its rest",
+        LOOPS,
+        "fused(k, 2.12194440e-4f, fused(k, -0.693359375f, x))",
+        "fused(k, -0.693359375f, x)",
+    ),
     Mutation("native: bfloat16 cut off", HALVES, "0x7fffu + ((bits >> 16) & 1u)", "0u"),
     Mutation("native: float16 cut off", HALVES, "0xfffu + ((size >> 13) & 1u)", "0u"),
     Mutation("native: small float16 read as large", HALVES, "size < 0x400u ?", "size < 0u ?"),

@@ -117,7 +117,7 @@ def _lif_backward_window(
         before = i, v
         i, u = charged(p, recipe.synapse, i, v, y)
         du = u - v  # worked out here: on the way back it doubles the loop's time
-        fired = ((bits >> k) & 1) != 0
+        fired = (bits & (1 << k)) != 0
         v = after_reset(p, u, fired)
         a = filtered(p, a, fired.to(i.dtype))
         replay.append((y, before, u, du, fired, quiet(p, a)))

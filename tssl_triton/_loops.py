@@ -217,6 +217,7 @@ class _Recorder(TorchDispatchMode):
         self.body: list[str] = []
         self._rows: dict[int, str] = {}  # where the rows of the arguments are in memory, by the tensor's id
         self._values: dict[int, _Value] = {}
+        self._ranges: dict[int, Range] = {}
         self._examples: list[Tensor] = []  # held: a tensor's id is its own as long as it lives
         self._pooled: tuple[int, Pooled] | None = None
 
@@ -268,11 +269,18 @@ class _Recorder(TorchDispatchMode):
             self._values[id(result)] = _Value(result, self._value(args[0]).name)
         else:
             self._note(result, _expression(func, self, args, kwargs or {}, result))
+            self._ranges[id(result)] = _range(func, self._ranges.get(id(args[0]), EVERYTHING), args)
         return result
 
     def operand(self, x: Any, dtype: torch.dtype) -> str:
         """A tensor or number among an operation's arguments, as a value of ``dtype``."""
         return self._value(x).as_(dtype) if isinstance(x, Tensor) else _literal(x, dtype)
+
+    def within(self, x: Tensor, dtype: torch.dtype, bounds: Range) -> str:
+        """A value of ``dtype``, or the nearest within ``bounds``, where it may lie beyond these."""
+        value, (least, most) = self._value(x).as_(dtype), self._ranges.get(id(x), EVERYTHING)
+        value = value if least >= bounds[0] else f"at_least({value}, {_literal(bounds[0], dtype)})"
+        return value if most <= bounds[1] else f"at_most({value}, {_literal(bounds[1], dtype)})"
 
     def _value(self, x: Tensor) -> _Value:
         if id(x) not in self._values:
@@ -312,6 +320,28 @@ class _Recorder(TorchDispatchMode):
             **options,
         )
         return _halves.SOURCE + PRELUDE + planes(argument.pool.size) + part + tiles
+
+
+Range = tuple[float, float]
+"""The least and the most that a value can be, unless it is no number."""
+
+EVERYTHING: Range = (-math.inf, math.inf)
+EXPONENTS: Range = (-87.0, 88.0)
+"""What float32 has an exponential of, normal numbers all."""
+
+
+def _range(func: Any, x: Range, args: Any) -> Range:
+    """What can come out of an operation on a value in the range ``x``, as far as it takes no effort to know."""
+    if func is aten.abs.default:
+        return 0.0, math.inf
+    if func is aten.neg.default:
+        return -x[1], -x[0]
+    if func is aten.mul.Tensor and isinstance(args[1], (int, float)) and args[1] > 0:
+        return x[0] * args[1], x[1] * args[1]
+    if func is aten.clamp.default:
+        lowest, highest = (*args, None)[1:3]
+        return x[0] if lowest is None else max(x[0], lowest), x[1] if highest is None else min(x[1], highest)
+    return EVERYTHING
 
 
 def _cast(value: str, dtype: torch.dtype) -> str:
@@ -357,7 +387,6 @@ _UNARY = {
     aten.neg.default: "-{}",
     aten.reciprocal.default: "1 / {}",
     aten.abs.default: "absolute({})",
-    aten.exp.default: "exponential({})",
     aten._to_copy.default: "{}",
 }
 
@@ -376,6 +405,9 @@ def _expression(func: Any, recorder: _Recorder, args: Any, options: Any, result:
     if func in _UNARY:
         result_of_one = _UNARY[func].format(of(args[0], dtype))
         return _cast(f"({result_of_one})", dtype) if dtype in HALVES else result_of_one
+    if func is aten.exp.default:
+        bounds = EVERYTHING if dtype == torch.float64 else EXPONENTS
+        return _cast(f"exponential({recorder.within(args[0], dtype, bounds)})", dtype)
     if func is aten.where.self:
         return f"{of(args[0], torch.bool)} ? {of(args[1], dtype)} : {of(args[2], dtype)}"
     if func is aten.clamp.default:
@@ -412,21 +444,29 @@ template <class T> static inline T absolute(T x) { return x < 0 ? -x : x; }
 template <class T> static inline T at_least(T x, T lowest) { return x < lowest ? lowest : x; }
 template <class T> static inline T at_most(T x, T highest) { return x > highest ? highest : x; }
 
+// a b + c, rounded once where a processor does that; only what has no exact counterpart in PyTorch is worked out by it.
+static inline float fused(float a, float b, float c) {
+#ifdef __FP_FAST_FMAF
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
 static inline double exponential(double x) { return std::exp(x); }
 
-// 2^k e^r with x = k log 2 + r, and for e^r the polynomial of Cephes' expf; below 2^-126 it is 2^-126.
+// 2^k e^r with x = k log 2 + r, and for e^r the polynomial of Cephes' expf, for x from -87 to 88.
 static inline float exponential(float x) {
-    x = at_most(at_least(x, -87.0f), 88.0f);
-    const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 2^23: the integer nearest is in the last bits
+    const float shifted = fused(x, 1.44269504f, 12582912.0f);  // 1.5 2^23: the integer nearest is in the last bits
     const float k = shifted - 12582912.0f;
-    const float r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
+    const float r = fused(k, 2.12194440e-4f, fused(k, -0.693359375f, x));
     float y = 1.9875691500e-4f;
-    y = y * r + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * (r * r) + r + 1.0f;
+    y = fused(y, r, 1.3981999507e-3f);
+    y = fused(y, r, 8.3334519073e-3f);
+    y = fused(y, r, 4.1665795894e-2f);
+    y = fused(y, r, 1.6666665459e-1f);
+    y = fused(y, r, 5.0000001201e-1f);
+    y = fused(y, r * r, r) + 1.0f;
     return y * bits_of<float>((bits_of<int32_t>(shifted) + 127) << 23);
 }
 
