@@ -141,9 +141,10 @@ class _Listed:
         batch, inputs, _, threads = sizes
         self._windows, self._sizes = windows, sizes
         self._held, self._factors = factors, 0 if factors is None else factors.data_ptr()
-        lists = torch.empty(len(windows), batch + threads, inputs + 1, dtype=torch.int32)
-        self._lists, size, start = lists, lists[0].nbytes, words.data_ptr()
-        self._places = [lists.data_ptr() + k * size for k in range(len(windows))]
+        size, start = (batch + threads) * (inputs + 1), words.data_ptr()
+        self._lists = torch.empty(len(windows) * size, dtype=torch.int32)
+        first = self._lists.data_ptr()
+        self._places = range(first, first + 4 * size * len(windows), 4 * size)
         self.active = 0
         for (library, before, _, bit), place in zip(windows, self._places, strict=True):
             self.active += library.list_active(start + before, self._factors, place, batch, inputs, bit, threads)
