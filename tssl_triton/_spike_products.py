@@ -22,8 +22,8 @@ from . import _cpp, _operators, _ops
 from ._packed import Packed
 from .kernels.layout import WINDOW, WORD
 
-MOST_LANES, MOST_OUTPUTS = 16, 16 * 8
-"""Numbers in the widest vector, and outputs in the widest block; scratch memory has room for these."""
+MOST_LANES = 16
+"""Numbers in the widest vector, by which scratch memory may be longer than what it is for."""
 
 LEAST_ROWS = 400
 """Samples times steps of a window from which on the weights are worth being transposed for its product."""
@@ -112,13 +112,20 @@ def _listed(packed: Packed, weight: Tensor, busy: float) -> _Listed | None:
 
 
 class _Window(NamedTuple):
-    """A window of spike trains of some size: the functions below, and where it begins: its bytes after the first word's
-    and y's first, and the bit of its word."""
+    """A window of spike trains of some size.
+
+    Args:
+        library: the functions below.
+        words, y: where it begins, in bytes from where words and y begin.
+        bit: its first step's in a word.
+        block: outputs of a block.
+    """
 
     library: Any
     words: int
     y: int
     bit: int
+    block: int
 
 
 @functools.lru_cache(maxsize=256)
@@ -128,7 +135,8 @@ def _windows(
     found = []
     for t in range(0, steps, WINDOW):
         library = _compiled(words, min(WINDOW, steps - t))
-        found.append(_Window(library, t // WORD * batch * inputs * words.itemsize, 4 * t * batch * outputs, t % WORD))
+        before = t // WORD * batch * inputs * words.itemsize, 4 * t * batch * outputs
+        found.append(_Window(library, *before, t % WORD, library.block()))
     return tuple(found)
 
 
@@ -146,23 +154,23 @@ class _Listed:
         first = self._lists.data_ptr()
         self._places = range(first, first + 4 * size * len(windows), 4 * size)
         self.active = 0
-        for (library, before, _, bit), place in zip(windows, self._places, strict=True):
-            self.active += library.list_active(start + before, self._factors, place, batch, inputs, bit, threads)
+        for window, place in zip(windows, self._places, strict=True):
+            place_and_sizes = place, batch, inputs, window.bit, threads
+            self.active += window.library.list_active(start + window.words, self._factors, *place_and_sizes)
 
     def product(self, weight: Tensor, y: Tensor) -> None:
         _, inputs, outputs, _ = self._sizes
         scratch = torch.empty(inputs * (outputs + MOST_LANES), dtype=torch.float32)
-        start, of_weight = y.data_ptr(), weight.data_ptr()
-        for (library, _, before, _), lists in zip(self._windows, self._places, strict=True):
-            library.product(lists, self._factors, of_weight, start + before, scratch.data_ptr(), *self._sizes)
+        for window, lists in zip(self._windows, self._places, strict=True):
+            places = weight.data_ptr(), y.data_ptr() + window.y, scratch.data_ptr()
+            window.library.product(lists, self._factors, *places, *self._sizes)
 
     def gradient(self, grad: Tensor, gradient: Tensor) -> None:
         _, inputs, _, threads = self._sizes
-        scratch = torch.empty(threads * inputs * MOST_OUTPUTS, dtype=torch.float32)
-        start, target = grad.data_ptr(), gradient.data_ptr()
-        for (library, _, before, _), lists in zip(self._windows, self._places, strict=True):
-            window = start + before
-            library.gradient(lists, self._factors, window, target, scratch.data_ptr(), *self._sizes, before > 0)
+        scratch = torch.empty(threads * inputs * max(window.block for window in self._windows), dtype=torch.float32)
+        for window, lists in zip(self._windows, self._places, strict=True):
+            places = grad.data_ptr() + window.y, gradient.data_ptr(), scratch.data_ptr()
+            window.library.gradient(lists, self._factors, *places, *self._sizes, window.y > 0)
 
 
 @functools.cache
@@ -173,6 +181,7 @@ def _compiled(words: torch.dtype, steps: int) -> Any:
     address, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
     of_product: list[Any] = [*[address] * 5, *[size] * 3, number]
     library.list_active.argtypes, library.list_active.restype = [*[address] * 3, size, size, number, number], size
+    library.block.argtypes, library.block.restype = [], size
     library.product.argtypes, library.product.restype = of_product, None
     library.gradient.argtypes, library.gradient.restype = [*of_product, number], None
     return library
@@ -326,6 +335,8 @@ extern "C" int64_t list_active(
     }
     return found;
 }
+
+extern "C" int64_t block() { return WIDE * LANES; }
 
 static inline int64_t vectors_of(int64_t outputs) { return (outputs + LANES - 1) / LANES; }
 
