@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -66,20 +66,28 @@ Parameters = Sequence[Tensor | None]
 
 def _of(parameters: Parameters, k: int) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of layer k."""
-    return cast(Tensor, parameters[2 * k]), parameters[2 * k + 1]
+    weight, bias = parameters[2 * k : 2 * k + 2]
+    assert weight is not None
+    return weight, bias
 
 
 def run(
     links: Sequence[Link], x: Tensor, parameters: Parameters, states: Sequence[LIFState | None], carry: bool
 ) -> tuple[Tensor, list[LIFState | None]]:
     """What comes out of the last layer for ``x``, ``(T, B, *)`` or ``(1, B, *)``; with ``carry`` each layer's state."""
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):
+    tensors = _tensors((x, *parameters))
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         spikes, words, mask, *after = _Node.apply(x, states, links, carry, recall(x), *parameters)
         remember(spikes, _packed(links[-1], words, mask))
     else:
         spikes, layers = _forward(links, x, parameters, states, False, carry)
         after = [layer.after for layer in layers if carry]
     return spikes, [LIFState(*state.unbind(0)) for state in after] if carry else [None] * len(links)
+
+
+def _tensors(given: Sequence[Tensor | None]) -> list[Tensor]:
+    """Those that are there."""
+    return [tensor for tensor in given if tensor is not None]
 
 
 class _Layer(NamedTuple):
@@ -104,7 +112,7 @@ def _forward(
     carry: bool,
 ) -> tuple[Tensor, list[_Layer]]:
     layers = []
-    at_once = direct([x, *(tensor for tensor in parameters if tensor is not None)])
+    at_once = direct(_tensors((x, *parameters)))
     given = _given(x)
     del x
     for k, (link, state) in enumerate(zip(links, states, strict=True)):
@@ -139,7 +147,7 @@ def _given(x: Tensor) -> Input:
 
 def _fired(link: Link, y: Tensor, spikes: Tensor | None, words: Tensor | None, mask: Tensor | None) -> Input:
     """What comes out of a layer, as an input: spikes, or their sums, or what is to be had from words."""
-    packed = None if words is None or not len(words) else _packed(link, words, mask)
+    packed = None if words is None or not words.shape[0] else _packed(link, words, mask)
     if spikes is None:
         assert packed is not None
         shape = link.neurons.steps, *y.shape[1:]
@@ -214,7 +222,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             k, found = waiting.pop()
             grads[2 * k : 2 * k + 2] = found()[1:]
 
-    at_once = direct([grad, *(tensor for tensor in saved if tensor is not None)])
+    at_once = direct(_tensors((grad, *saved)))
     above: list[Tensor | None] = [grad]  # in a list, where it can be taken from by who needs it last
     del grad
     for k in reversed(range(count)):

@@ -30,7 +30,7 @@ def is_time_dense(x: Tensor) -> bool:
 
 def time_dense(x: Tensor) -> Tensor:
     """``x`` itself where each of its steps is dense, else a contiguous copy."""
-    return x if is_time_dense(x) else x.contiguous()
+    return x if x.is_contiguous() or is_time_dense(x) else x.contiguous()
 
 
 def empty_rows(rows: int, like: Tensor, dtype: torch.dtype) -> Tensor:

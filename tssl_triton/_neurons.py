@@ -32,7 +32,8 @@ def on_cpu(device: torch.device) -> bool:
 
 def direct(tensors: list[Tensor]) -> bool:
     """Whether prepared calls may serve for what is made of these tensors: on a CPU, where nobody follows operators."""
-    return on_cpu(tensors[0].device) and not _operators.followed(tensors) and _cpp.wanted()
+    at_hand = tensors[0].device.type == "cpu" and not _ops.interpreting()
+    return at_hand and not _operators.followed(tensors) and _cpp.wanted()
 
 
 class Fired(NamedTuple):
@@ -156,7 +157,7 @@ class _Ready:
         spikes = self._spikes() if dense else None
         words = self._words() if keep or not dense else None
         with _operators.shown(f"{self._name}_forward"):
-            call(y.data_ptr(), *(x.data_ptr() for x in (spikes, words) if x is not None))
+            call(y.data_ptr(), *[x.data_ptr() for x in (spikes, words) if x is not None])
         return Fired(spikes, words, None, None)
 
     def overwrite(self, grad: Tensor, y: Tensor, words: Tensor) -> bool:

@@ -22,6 +22,7 @@ R = TypeVar("R")
 NAMESPACE = "tssl_triton"
 
 _PLAIN = (Tensor, nn.Parameter)
+_UNSEEN = nullcontext()
 
 
 class Operator(Generic[P, R]):
@@ -95,17 +96,19 @@ def traced() -> bool:
 def followed(tensors: list[Tensor]) -> bool:
     """Whether someone is to have the operator as one: a compiler, a mode, a transform, or a tensor that is not plain
     memory."""
-    return (
+    if (
         traced()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._are_functorch_transforms_active()
-        or any(type(tensor) not in _PLAIN or tensor.is_meta for tensor in tensors)
-    )
+    ):
+        return True
+    plain = [tensor for tensor in tensors if type(tensor) in _PLAIN and not tensor.is_meta]
+    return len(plain) < len(tensors)
 
 
 def shown(name: str) -> AbstractContextManager[Any]:
     """A block that a profiler sees as the operator of this name."""
     if torch.autograd._profiler_enabled():
         return torch.profiler.record_function(f"{NAMESPACE}::{name}")
-    return nullcontext()
+    return _UNSEEN

@@ -42,7 +42,10 @@ class Packed:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All that must be kept to rebuild the dense tensor."""
-        return (self.words, *(tensor for _, tensors in self.then for tensor in tensors))
+        found = [self.words]
+        for _, tensors in self.then:
+            found += tensors
+        return tuple(found)
 
     def rebuild(self, tensors: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
         """The dense tensor, from what `tensors` returned."""

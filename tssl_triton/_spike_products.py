@@ -92,12 +92,13 @@ def _can_take(weight: Tensor) -> bool:
 
 def _fits(packed: Packed, weight: Tensor) -> bool:
     """Whether these are spikes, dropped out at most, and weights that the functions below take."""
-    tensors = packed.tensors()
-    if _operators.followed([*tensors, weight]) or not _can_take(weight) or torch.is_autocast_enabled("cpu"):
+    words, *factors = packed.tensors()
+    if _operators.followed([words, *factors, weight]) or not _can_take(weight) or torch.is_autocast_enabled("cpu"):
         return False
-    if len(tensors) > 2 or any(step is not torch.mul for step, _ in packed.then):
-        return False
-    return all(x.is_contiguous() for x in tensors) and all(x.dtype == weight.dtype for x in tensors[1:])
+    if not packed.then:
+        return words.is_contiguous()
+    dropped = len(factors) == 1 and packed.then[0][0] is torch.mul and factors[0].dtype == weight.dtype
+    return dropped and words.is_contiguous() and factors[0].is_contiguous()
 
 
 def _listed(packed: Packed, weight: Tensor, busy: float) -> _Listed | None:
