@@ -20,7 +20,7 @@ from tssl_triton.kernels.layout import WINDOW, cdiv, word_dtype
 
 from tssl_triton import pack_spikes
 from tssl_triton._packed import Packed
-from tssl_triton._spike_products import BUSY, may_take, product, weight_gradient
+from tssl_triton._spike_products import busy, may_take, product, weight_gradient
 
 from . import options
 from .tables import aligned, write_json
@@ -63,9 +63,9 @@ def cases(share: float, steps: int, batch: int, inputs: int, outputs: int) -> di
         return grad.flatten(0, 1).t() @ dense.flatten(0, 1)
 
     return {
-        "product": lambda: product(packed, weight, None, busy=1.0),
+        "product": lambda: product(packed, weight, None, most=1.0),
         "dense_product": lambda: F.linear(spikes, weight),
-        "gradient": lambda: weight_gradient(grad, packed, weight, busy=1.0),
+        "gradient": lambda: weight_gradient(grad, packed, weight, most=1.0),
         "dense_gradient": dense_gradient,
     }
 
@@ -90,8 +90,8 @@ def table(found: Sequence[Row]) -> str:
     return aligned(heads, lines)
 
 
-def draw(found: Sequence[Row], title: str, path: Path) -> None:
-    """A PNG: both products over the share of neurons that fire."""
+def draw(found: Sequence[Row], most: float, title: str, path: Path) -> None:
+    """A PNG: both products over the share of neurons that fire, of which layers take ``most`` from bits."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.5, 3.8), layout="constrained")
@@ -100,8 +100,8 @@ def draw(found: Sequence[Row], title: str, path: Path) -> None:
         panel.plot(shares, [1e3 * getattr(row, name) for row in found], marker="o", markersize=3, label="from bits")
         dense = [1e3 * getattr(row, f"dense_{name}") for row in found]
         panel.plot(shares, dense, "--", color="0.5", marker="o", markersize=3, label="dense")
-        panel.axvline(100 * BUSY, color="0.3", lw=0.8)
-        panel.text(100 * BUSY, 0, " dense from here on", rotation=90, ha="right", va="bottom", fontsize="small")
+        panel.axvline(100 * most, color="0.3", lw=0.8)
+        panel.text(100 * most, 0, " dense from here on", rotation=90, ha="right", va="bottom", fontsize="small")
         panel.set(xlabel="neurons that fire in a window, %", title=name)
         panel.grid(alpha=0.3)
         panel.legend(fontsize="small", loc="lower right")
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         write_json(arguments.json, {"machine": machine(), "size": size, "rows": [asdict(row) for row in found]})
     if arguments.png:
-        draw(found, f"Products of spikes: {size}", arguments.png)
+        draw(found, busy(arguments.steps), f"Products of spikes: {size}", arguments.png)
 
 
 def share(text: str) -> float:

@@ -77,7 +77,7 @@ def test_inputs_that_all_fire_at_the_same_steps(steps):
     _, weight, grad = drawn(steps, 200, 160, 140)
     spikes = torch.ones(steps, 200, 160)
     spikes[:-1, ::2] = 0
-    one = product(packed(spikes), weight, None, busy=1.0), weight_gradient(grad, packed(spikes), weight, busy=1.0)
+    one = product(packed(spikes), weight, None, most=1.0), weight_gradient(grad, packed(spikes), weight, most=1.0)
     exact = spikes.double() @ weight.double().t(), grad.flatten(0, 1).double().t() @ spikes.flatten(0, 1).double()
     for found, want in zip(one, exact, strict=True):
         assert relative_error(found, want) <= 1e-6
@@ -144,6 +144,9 @@ def test_what_is_left_to_dense_products(monkeypatch):
         return product(packed, weight, None) is None and weight_gradient(grad, packed, weight) is None
 
     assert refused(packed(drawn(5, 100, 160, 120, share=0.9)[0])), "too many fire"
+    few, once = drawn(5, 110, 160, 120, share=0.4)[0], drawn(1, 550, 160, 120, share=0.7)[0]
+    assert product(packed(few), weight, None) is not None
+    assert product(packed(once), weight, None) is None, "as many fire, but at one step only"
     mask = torch.ones(100, 160)
     assert refused(given.followed_by(SumPool((1, 1), 1.1))), "no spikes any more"
     assert refused(given.followed_by(torch.mul, mask).followed_by(torch.mul, mask)), "dropped out twice"

@@ -35,20 +35,28 @@ LEAST_SPIKES = 1 << 17
 """Inputs times samples times steps of a window from which on it takes longer to make dense spikes for a gradient, too,
 however few its outputs are."""
 
-BUSY = 0.6
-"""Share of a layer's neurons that fire in a window, on average over samples, from which on dense products are faster:
-measured with 400 inputs and outputs, at T = 5 and on AVX-512."""
+
+def busy(steps: int) -> float:
+    """Share of neurons that fire in a window, on average over samples, from which on dense products are faster.
+
+    The shorter a window, the less there is to pass over in each who is silent. Measured by ``python -m bench products``
+    with 400 inputs and outputs on AVX-512.
+    """
+    return min(0.6, 0.15 + 0.1 * min(steps, WINDOW))
 
 
-def product(packed: Packed, weight: Tensor, bias: Tensor | None, busy: float = BUSY) -> Tensor | None:
-    """``(T, B, out)``, the product of spikes ``(T, B, *)`` with ``weight (out, in)``, plus ``bias``; None where a dense
-    product is to be taken. Dropped-out spikes will do."""
+def product(packed: Packed, weight: Tensor, bias: Tensor | None, most: float | None = None) -> Tensor | None:
+    """``(T, B, out)``, the product of spikes ``(T, B, *)`` with ``weight (out, in)``, plus ``bias``.
+
+    None where a dense product is to be taken, as where more than a share ``most`` of neurons fires, which is `busy` if
+    it is not given. Dropped-out spikes will do.
+    """
     if not _fits(packed, weight) or (bias is not None and bias.dtype != weight.dtype):
         return None
     batch = packed.words.shape[1]
     if not may_take(packed.steps, batch, weight):
         return None
-    found = _listed(packed, weight, busy)
+    found = _listed(packed, weight, most)
     if found is None:
         return None
     y = torch.empty(packed.steps, batch, weight.shape[0], dtype=weight.dtype)
@@ -57,14 +65,14 @@ def product(packed: Packed, weight: Tensor, bias: Tensor | None, busy: float = B
     return y if bias is None else y.add_(bias)
 
 
-def weight_gradient(grad: Tensor, packed: Packed, weight: Tensor, busy: float = BUSY) -> Tensor | None:
+def weight_gradient(grad: Tensor, packed: Packed, weight: Tensor, most: float | None = None) -> Tensor | None:
     """``(out, in)``, the sum over steps and samples of ``grad (T, B, out)`` times spikes; None as for `product`."""
     if not _fits(packed, weight) or grad.dtype != weight.dtype:
         return None
     rows = _rows(packed.steps, packed.words.shape[1])
     if rows < LEAST_ROWS or (rows * weight.numel() < LEAST_WORK and rows * weight.shape[1] < LEAST_SPIKES):
         return None
-    found = _listed(packed, weight, busy)
+    found = _listed(packed, weight, most)
     if found is None:
         return None
     gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
@@ -101,7 +109,7 @@ def _fits(packed: Packed, weight: Tensor) -> bool:
     return dropped and words.is_contiguous() and factors[0].is_contiguous()
 
 
-def _listed(packed: Packed, weight: Tensor, busy: float) -> _Listed | None:
+def _listed(packed: Packed, weight: Tensor, most: float | None) -> _Listed | None:
     """Who fires; None where too many do, or where there is no compiler."""
     words, *factors = packed.tensors()
     sizes = words.shape[1], weight.shape[1], weight.shape[0], torch.get_num_threads()
@@ -109,7 +117,8 @@ def _listed(packed: Packed, weight: Tensor, busy: float) -> _Listed | None:
     if windows is None:
         return None
     found = _Listed(windows, sizes, words, factors[0] if factors else None)
-    return found if found.active <= busy * len(windows) * words.shape[1] * weight.shape[1] else None
+    most = busy(packed.steps) if most is None else most
+    return found if found.active <= most * len(windows) * words.shape[1] * weight.shape[1] else None
 
 
 class _Window(NamedTuple):
@@ -362,7 +371,8 @@ extern "C" void product(
     {
         #pragma omp for schedule(static)
         for (int64_t vector = 0; vector < vectors; ++vector) {
-            const int64_t first = vector / WIDE * WIDE, row = std::min(WIDE, vectors - first) * LANES;
+            const int64_t k = ((vector + 1) * blocks - 1) / vectors;  // its block
+            const int64_t first = vectors * k / blocks, row = (vectors * (k + 1) / blocks - first) * LANES;
             float* const stripe = turned + first * LANES * inputs + (vector - first) * LANES;
             const int64_t o = vector * LANES, rows = std::min(LANES, outputs - o);
             if (rows < LANES)  // sums of what is no output are nothing, and not of whatever was there before
@@ -371,9 +381,10 @@ extern "C" void product(
         }
         #pragma omp for schedule(static)
         for (int64_t task = 0; task < batch * blocks; ++task) {
-            const int64_t first = task / batch * WIDE, b = task % batch;
+            const int64_t k = task / batch, b = task % batch;
+            const int64_t first = vectors * k / blocks, end = vectors * (k + 1) / blocks;
             const float* const stripe = turned + first * LANES * inputs;
-            block_of(vectors - first, [=](auto width) {
+            block_of(end - first, [=](auto width) {
                 constexpr int64_t wide = width;
                 const Active* n = lists + b * (inputs + 1);
                 const Active* const last = n + n[inputs];
