@@ -240,8 +240,14 @@ def installed(target: Path, file: str) -> Path:
 def is_green(target: Path, file: str, learnt: bool = False) -> bool:
     """Whether the tests of ``file``, or of what is ``learnt`` in it, pass in the mode that runs it."""
     loops = LOOP, TSSL_LOOP, SURROGATE_LOOP, LEARNT, RECURRENT, OPERATORS
-    native, chain = (CPP, LOOPS, HALVES, POOLING, POOLED), (CHAIN, NEURONS, PRODUCTS, LOSSES)
-    mode = {} if file in (*native, *chain) else {"TSSL_CPU": "eager"} if file in loops else {"TRITON_INTERPRET": "1"}
+    native, chain = (CPP, LOOPS, HALVES, POOLING, POOLED), (CHAIN, NEURONS, PRODUCTS)
+    mode = (
+        {}
+        if file in (*native, *chain, LOSSES)
+        else {"TSSL_CPU": "eager"}
+        if file in loops
+        else {"TRITON_INTERPRET": "1"}
+    )
     if file in native:
         tests = NATIVE_TESTS
     elif file in chain:

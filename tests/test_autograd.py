@@ -140,6 +140,21 @@ def test_losses_have_one_too(loss, reduction):
     assert torch.autograd.gradgradcheck(lambda *x: loss(*x, reduction), both)
 
 
+def test_a_loss_and_its_gradient_in_one_sum():
+    spikes, target = given(2, 4, 2, 3, dtype=torch.float64)
+    found = []
+    for loss in (
+        lambda x: losses.van_rossum_loss(x, target, 3.0),
+        lambda x: 0.5 * psc(x - target, 3.0).square().sum(),
+    ):
+        x = spikes.clone().requires_grad_()
+        value = loss(x)
+        (grad,) = torch.autograd.grad(value, x, create_graph=True)
+        (value + grad.square().sum()).backward()
+        found.append(x.grad)
+    torch.testing.assert_close(*found)
+
+
 # --- forward mode -----------------------------------------------------------------------------------------------
 
 
