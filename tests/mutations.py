@@ -203,19 +203,19 @@ MUTATIONS = (
     Mutation("spike products: one group of all", PRODUCTS, "++n < last && pattern_of(*n) == pattern", "++n < last"),
     Mutation("spike products: groups overlap", PRODUCTS, "before += size;", "before += 1;"),
     Mutation(
-        "losses: filtered forwards on the way back", LOSSES, "ctx.tau_syn, True, False", "ctx.tau_syn, False, False"
-    ),
-    Mutation(
-        "losses: no second derivative",
-        LOSSES,
-        "found = found if of_difference is None else found + of_difference",
-        "pass",
-    ),
-    Mutation(
         "spike products: outputs beyond the last",
         PRODUCTS,
         "if (there >= LANES) *(Vector*)to = x;",
         "if (true) *(Vector*)to = x;",
+    ),
+    Mutation(
+        "losses: filtered forwards on the way back", LOSSES, "ctx.tau_syn, True, False", "ctx.tau_syn, False, False"
+    ),
+    Mutation(
+        "losses: one of two gradients",
+        LOSSES,
+        "found = found if of_difference is None else found + of_difference",
+        "pass",
     ),
     Mutation("operators: gradient forgotten", OPERATORS, "if not torch.is_grad_enabled()", "if True"),
     Mutation("operators: modes not asked", OPERATORS, "torch._C._len_torch_dispatch_stack() > 0", "False"),
@@ -241,13 +241,11 @@ def is_green(target: Path, file: str, learnt: bool = False) -> bool:
     """Whether the tests of ``file``, or of what is ``learnt`` in it, pass in the mode that runs it."""
     loops = LOOP, TSSL_LOOP, SURROGATE_LOOP, LEARNT, RECURRENT, OPERATORS
     native, chain = (CPP, LOOPS, HALVES, POOLING, POOLED), (CHAIN, NEURONS, PRODUCTS)
-    mode = (
-        {}
-        if file in (*native, *chain, LOSSES)
-        else {"TSSL_CPU": "eager"}
-        if file in loops
-        else {"TRITON_INTERPRET": "1"}
-    )
+    mode = {"TRITON_INTERPRET": "1"}
+    if file in (*native, *chain, LOSSES):
+        mode = {}
+    elif file in loops:
+        mode = {"TSSL_CPU": "eager"}
     if file in native:
         tests = NATIVE_TESTS
     elif file in chain:

@@ -112,7 +112,7 @@ def _forward(
     carry: bool,
 ) -> tuple[Tensor, list[_Layer]]:
     layers = []
-    at_once = direct(_tensors((x, *parameters)))
+    directly = direct(_tensors((x, *parameters)))
     given = _given(x)
     del x
     for k, (link, state) in enumerate(zip(links, states, strict=True)):
@@ -122,7 +122,7 @@ def _forward(
         del given  # the spikes of the layer before have done their part
         neurons, start = link.neurons, stacked(state, y)
         dense = k + 1 == len(links) or not _goes_as_bits(neurons, y, links[k + 1], _of(parameters, k + 1)[0])
-        spikes, words, checkpoints, after = neurons.forward(y, start, keep, carry, dense, at_once)
+        spikes, words, checkpoints, after = neurons.forward(y, start, keep, carry, dense, directly)
         own = (y, checkpoints) if keep and not link.recompute else None
         mask = _mask(y if spikes is None else spikes, link.drop)
         layers.append(_Layer(shape, dtype, start, words, mask, own, after))
@@ -222,13 +222,13 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             k, found = waiting.pop()
             grads[2 * k : 2 * k + 2] = found()[1:]
 
-    at_once = direct(_tensors((grad, *saved)))
+    directly = direct(_tensors((grad, *saved)))
     above: list[Tensor | None] = [grad]  # in a list, where it can be taken from by who needs it last
     del grad
     for k in reversed(range(count)):
         if above[0] is None:
             break
-        x, errors = _errors(ctx, saved, k, above, at_once)
+        x, errors = _errors(ctx, saved, k, above, directly)
         settle()
         function, weight = ctx.links[k].function, saved[2 * k]
         needed = of_x or any(of_parameters[: 2 * k]), *of_parameters[2 * k : 2 * k + 2]
@@ -252,7 +252,7 @@ def _saved_of(saved: tuple[Any, ...], count: int, k: int) -> tuple[Any, ...]:
 
 
 def _errors(
-    ctx: Any, saved: tuple[Any, ...], k: int, above: list[Tensor | None], at_once: bool
+    ctx: Any, saved: tuple[Any, ...], k: int, above: list[Tensor | None], directly: bool
 ) -> tuple[Input, Tensor]:
     """The input of layer k, and the gradient of its y from that of its spikes, which is taken from ``above``."""
     link, (shape, dtype), count = ctx.links[k], ctx.inputs[k], len(ctx.links)
@@ -275,4 +275,4 @@ def _errors(
     assert grad is not None
     if mask is not None:
         grad = grad * mask if k == count - 1 else grad.mul_(mask)  # of layers between nobody else knows it
-    return x, link.neurons.backward(grad, y, words, checkpoints, start, not watched, at_once)
+    return x, link.neurons.backward(grad, y, words, checkpoints, start, not watched, directly)

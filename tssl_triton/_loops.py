@@ -339,9 +339,15 @@ def _range(func: Any, x: Range, args: Any) -> Range:
     if func is aten.mul.Tensor and isinstance(args[1], (int, float)) and args[1] > 0:
         return x[0] * args[1], x[1] * args[1]
     if func is aten.clamp.default:
-        lowest, highest = (*args, None)[1:3]
-        return x[0] if lowest is None else max(x[0], lowest), x[1] if highest is None else min(x[1], highest)
+        lowest, highest = _bounds(args)
+        return max(x[0], lowest), min(x[1], highest)
     return EVERYTHING
+
+
+def _bounds(args: Any) -> Range:
+    """Those of a clamp."""
+    lowest, highest = (*args, None)[1:3]
+    return -math.inf if lowest is None else lowest, math.inf if highest is None else highest
 
 
 def _cast(value: str, dtype: torch.dtype) -> str:
@@ -411,10 +417,7 @@ def _expression(func: Any, recorder: _Recorder, args: Any, options: Any, result:
     if func is aten.where.self:
         return f"{of(args[0], torch.bool)} ? {of(args[1], dtype)} : {of(args[2], dtype)}"
     if func is aten.clamp.default:
-        lowest, highest = (*args, None)[1:3]
-        x = of(args[0], dtype)
-        x = x if lowest is None else f"at_least({x}, {_literal(lowest, dtype)})"
-        return x if highest is None else f"at_most({x}, {_literal(highest, dtype)})"
+        return recorder.within(args[0], dtype, _bounds(args))
     if func is aten.zeros_like.default:
         return _literal(0, dtype)
     if func is aten.scalar_tensor.default:

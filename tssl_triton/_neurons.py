@@ -27,13 +27,12 @@ from .rules import Rule
 
 def on_cpu(device: torch.device) -> bool:
     """Whether the loops for the CPU run there, or what stands for them, and nobody traces what runs."""
-    return not _operators.traced() and device.type == "cpu" and not _ops.interpreting()
+    return not _operators.traced() and _ops.on_loops(device)
 
 
 def direct(tensors: list[Tensor]) -> bool:
     """Whether prepared calls may serve for what is made of these tensors: on a CPU, where nobody follows operators."""
-    at_hand = tensors[0].device.type == "cpu" and not _ops.interpreting()
-    return at_hand and not _operators.followed(tensors) and _cpp.wanted()
+    return _ops.on_loops(tensors[0].device) and not _operators.followed(tensors) and _cpp.wanted()
 
 
 class Fired(NamedTuple):
@@ -65,13 +64,13 @@ class Neurons(NamedTuple):
         return time_dense(y) if self.pool is None else _pooled_ops.dense_images(y)
 
     def forward(
-        self, y: Tensor, state: Tensor | None, keep: bool, carry: bool, dense: bool = True, direct: bool = False
+        self, y: Tensor, state: Tensor | None, keep: bool, carry: bool, dense: bool = True, directly: bool = False
     ) -> Fired:
         """With ``keep`` words and checkpoints are for backward, with ``carry`` there is a state afterwards.
 
-        Without ``dense`` words serve for spikes, which may be None. ``direct``: see `direct`.
+        Without ``dense`` words serve for spikes, which may be None. What `direct` says is passed on as ``directly``.
         """
-        ready = self._ready(y, state) if direct and not carry else None
+        ready = self._ready(y, state) if directly and not carry else None
         fired = None if ready is None else ready.forward(y, keep, dense)
         if fired is not None:
             return fired
@@ -103,10 +102,10 @@ class Neurons(NamedTuple):
         checkpoints: Tensor | None,
         state: Tensor | None,
         overwrite: bool,
-        direct: bool = False,
+        directly: bool = False,
     ) -> Tensor:
         """The gradient of y from that of what came out of them; in the place of y if it may ``overwrite`` that."""
-        ready = self._ready(y, state) if direct and overwrite else None
+        ready = self._ready(y, state) if directly and overwrite else None
         if ready is not None and ready.overwrite(grad, y, words):
             return y
         given = y, words, self.checkpoints(y, state) if checkpoints is None else checkpoints, state

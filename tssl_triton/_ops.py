@@ -47,6 +47,11 @@ def implementation(device: torch.device | str = "cpu") -> str:
     return "triton-interpreter" if interpreting() else _cpp.implementation()
 
 
+def on_loops(device: torch.device) -> bool:
+    """Whether the loops for the CPU run there, or what stands for them where there is no compiler."""
+    return device.type == "cpu" and not interpreting()
+
+
 def _backend(device: torch.device) -> ModuleType:
     """The module whose functions fill the outputs of the operators below."""
     if device.type == "cuda" or interpreting():

@@ -54,7 +54,7 @@ def product(packed: Packed, weight: Tensor, bias: Tensor | None, most: float | N
     if not _fits(packed, weight) or (bias is not None and bias.dtype != weight.dtype):
         return None
     batch = packed.words.shape[1]
-    if not may_take(packed.steps, batch, weight):
+    if not _is_worth_it(packed.steps, batch, weight):
         return None
     found = _listed(packed, weight, most)
     if found is None:
@@ -83,8 +83,13 @@ def weight_gradient(grad: Tensor, packed: Packed, weight: Tensor, most: float | 
 
 def may_take(steps: int, batch: int, weight: Tensor) -> bool:
     """Whether products of so many steps and samples of spikes with such weights may be taken from bits."""
+    return _can_take(weight) and _is_worth_it(steps, batch, weight)
+
+
+def _is_worth_it(steps: int, batch: int, weight: Tensor) -> bool:
+    """Whether a product is large enough."""
     rows = _rows(steps, batch)
-    return rows >= LEAST_ROWS and rows * weight.numel() >= LEAST_WORK and _can_take(weight)
+    return rows >= LEAST_ROWS and rows * weight.numel() >= LEAST_WORK
 
 
 def _rows(steps: int, batch: int) -> int:
@@ -93,9 +98,8 @@ def _rows(steps: int, batch: int) -> int:
 
 
 def _can_take(weight: Tensor) -> bool:
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or weight.shape[1] >= 1 << (32 - WINDOW):
-        return False
-    return not _ops.interpreting()
+    """Whether the functions below take such weights."""
+    return _ops.on_loops(weight.device) and weight.dtype == torch.float32 and weight.shape[1] < 1 << (32 - WINDOW)
 
 
 def _fits(packed: Packed, weight: Tensor) -> bool:

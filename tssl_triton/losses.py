@@ -153,9 +153,8 @@ class _HalfSquares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spikes: Tensor, target: Tensor, tau_syn: float | None, whole: bool) -> tuple[Tensor, Tensor]:
         difference = spikes - target.to(spikes.dtype)
-        if (
-            tau_syn is not None
-        ):  # the filter is linear: the difference of two currents is that of their spikes, filtered
+        # The filter is linear: the difference of two currents is the current of the difference.
+        if tau_syn is not None:
             difference, _ = psc_filter(difference, None, tau_syn, False, False)
         ctx.save_for_backward(difference)
         ctx.tau_syn, ctx.target = tau_syn, target.dtype
