@@ -80,7 +80,21 @@ def test_sums_of_bits(monkeypatch, size, steps, words, channels_last):
     pool = SumPool(size, 1.1)
     for dtype in (torch.float32, torch.float16, torch.bfloat16) if size == (2, 2) else (torch.float32,):
         spikes = (draw((steps, 2, 3, 13, 18), channels_last=channels_last) > 0.5).to(dtype)
-        assert torch.equal(pool.of_bits(pack_spikes(spikes, words), steps, dtype), pool(spikes))
+        bits, sums = pack_spikes(spikes, words), pool(spikes)
+        assert torch.equal(pool.of_bits(bits, steps, dtype), sums)
+        turned = pool.of_bits(bits, steps, dtype, last=True)
+        assert torch.equal(turned, sums)
+        assert turned.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("side", [20, 260])
+def test_sums_of_bits_over_windows_of_many(monkeypatch, side):
+    """More than 255, and more than 65535 neurons, all of which fire: a count needs 16 bits and more."""
+    monkeypatch.delenv("TSSL_CPU", raising=False)
+    spikes = torch.ones(3, 1, 1, side, side + 1)
+    assert torch.equal(
+        SumPool((side, side), 0.5).of_bits(pack_spikes(spikes), 3, torch.float32), 0.5 * spikes[..., :1, :1] * side**2
+    )
 
 
 def test_layouts_that_are_neither(compiled):

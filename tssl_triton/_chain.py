@@ -262,12 +262,13 @@ def _errors(
     else:
         packed = _packed(ctx.links[k - 1], *_saved_of(saved, count, k - 1)[1:3])
         of_input = packed.tensors()
-    x = Input(shape, dtype, packed, partial(rebuilt, packed, of_input, dtype))
+    dense = partial(rebuilt, packed, of_input, dtype)
+    x = Input(shape, dtype, packed, dense, partial(dense, True))
     watched = y is not None
     if ctx.own[k] is not None:
         (y, checkpoints), ctx.own[k] = ctx.own[k], None
     elif not watched:
-        x = x._replace(dense=cache(x.dense))  # for the product now, and for the gradient of weights later
+        x = x._replace(dense=cache(dense), turned=None)  # for the product now, and for the gradient of weights later
         with ctx.autocast.again():
             y = link.weighted(x, *_of(saved, k))
         checkpoints = None

@@ -47,12 +47,12 @@ class Packed:
             found += tensors
         return tuple(found)
 
-    def rebuild(self, tensors: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
-        """The dense tensor, from what `tensors` returned."""
+    def rebuild(self, tensors: tuple[Tensor, ...], dtype: torch.dtype, last: bool = False) -> Tensor:
+        """The dense tensor, from what `tensors` returned; with ``last`` channels last, where that takes no longer."""
         words, *others = tensors
         rest, then, dense = iter(others), list(self.then), None
         if then and isinstance(then[0][0], SumPool):
-            dense = then[0][0].of_bits(words, self.steps, dtype)
+            dense = then[0][0].of_bits(words, self.steps, dtype, last)
         if dense is None:
             dense = _ops.unpack(words, self.steps, dtype)
         else:

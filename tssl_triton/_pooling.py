@@ -37,14 +37,18 @@ class SumPool:
     def __call__(self, x: Tensor) -> Tensor:
         return _SumPool2d.apply(x, self)
 
-    def of_bits(self, words: Tensor, steps: int, dtype: torch.dtype) -> Tensor | None:
-        """The pooled spikes from their packed form ``(words, B, C, H, W)``; None where that takes the dense ones."""
+    def of_bits(self, words: Tensor, steps: int, dtype: torch.dtype, last: bool = False) -> Tensor | None:
+        """The pooled spikes from their packed form ``(words, B, C, H, W)``; None where that takes the dense ones.
+
+        They have the memory format of the words, or with ``last`` channels last.
+        """
         run = self._function("count", words, dtype)
         if run is None:
             return None
         images = words.flatten(0, 1)
-        sums = self.pooled(images, words.shape[1] * steps, dtype)
-        run(images, sums, Sizes.of(words[0]), steps)
+        turned = last and images.is_contiguous()
+        sums = self.pooled(images, words.shape[1] * steps, dtype, torch.channels_last if turned else None)
+        run(images, sums, Sizes.of(words[0]), steps, images.shape[1] if turned else 1)
         return sums.unflatten(0, (steps, -1))
 
     def sums(self, x: Tensor) -> Tensor:
@@ -75,11 +79,11 @@ class SumPool:
         """How many windows an image holds."""
         return height // self.size[0], width // self.size[1]
 
-    def pooled(self, x: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
-        """What the sums of ``batch`` images like those of ``x (B, C, H, W)`` go into, in their memory format."""
+    def pooled(self, x: Tensor, batch: int, dtype: torch.dtype, order: torch.memory_format | None = None) -> Tensor:
+        """What sums of ``batch`` images like those of ``x (B, C, H, W)`` go into, in their memory format or in ``order``."""
         _, channels, height, width = x.shape
         shape = batch, channels, *self.windows(height, width)
-        return torch.empty(shape, dtype=dtype, device=x.device, memory_format=memory_format(x))
+        return torch.empty(shape, dtype=dtype, device=x.device, memory_format=order or memory_format(x))
 
     def _function(self, function: Function, x: Tensor, dtype: torch.dtype) -> Callable[..., None] | None:
         """What calls the compiled function with tensors, to make something of ``dtype`` from x; None if x is not plain
@@ -92,8 +96,9 @@ class SumPool:
         if compiled is None:
             return None
 
-        def run(source: Tensor, target: Tensor, sizes: Sizes, steps: int = 1) -> None:
-            compiled(source.data_ptr(), target.data_ptr(), *sizes, steps, self.scale, torch.get_num_threads())
+        def run(source: Tensor, target: Tensor, sizes: Sizes, steps: int = 1, channels: int = 1) -> None:
+            places = source.data_ptr(), target.data_ptr()
+            compiled(*places, *sizes, steps, channels, self.scale, torch.get_num_threads())
 
         return run
 
@@ -189,7 +194,7 @@ def _compiled(function: Function, size: tuple[int, int], source: torch.dtype, ta
     """One of the functions below, compiled for windows of ``size`` and these types."""
     entry = ENTRY.format(source=_halves.numbers(source), target=_halves.numbers(target))
     call = _cpp.library("".join((_halves.SOURCE, planes(size), FUNCTIONS[function], entry))).pool
-    call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 5, ctypes.c_double, ctypes.c_int32]
+    call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 6, ctypes.c_double, ctypes.c_int32]
     call.restype = None
     return call
 
@@ -295,7 +300,7 @@ FUNCTIONS: dict[Function, str] = {
     "add": """
 template <class From, class T>
 static void run(
-    const Memory<From>* in, Memory<T>* out, Images x, int64_t, Register<T> scale, int32_t threads
+    const Memory<From>* in, Memory<T>* out, Images x, int64_t, int64_t, Register<T> scale, int32_t threads
 ) {
     #pragma omp parallel num_threads(threads) if(threads > 1 && x.many(1 << 15))
     {
@@ -309,7 +314,7 @@ static void run(
     "spread": """
 template <class From, class T>
 static void run(
-    const Memory<T>* grad, Memory<T>* out, Images x, int64_t, Register<T> scale, int32_t threads
+    const Memory<T>* grad, Memory<T>* out, Images x, int64_t, int64_t, Register<T> scale, int32_t threads
 ) {
     #pragma omp parallel num_threads(threads) if(threads > 1 && x.many(1 << 15))
     {
@@ -321,24 +326,57 @@ static void run(
 }
 """,
     "count": """
+// A window's spikes are counted at several steps at once: each step has a field of bits with room for all of them.
+constexpr int64_t elements = window_height * window_width;
+constexpr int FIELD = elements < 1 << 4 ? 4 : elements < 1 << 8 ? 8 : elements < 1 << 16 ? 16 : 32;
+constexpr int TOGETHER = 32 / FIELD;
+
+// The lowest n bits of each n fields.
+constexpr uint32_t lowest(int n) {
+    uint32_t all = 0;
+    for (int k = 0; k < TOGETHER; k += n) all |= ((1u << n) - 1) << k * FIELD;
+    return all;
+}
+
+// The lowest bits, each at the start of a field: half of them move to the upper fields, and so on in either half.
+template <int n = TOGETHER / 2>
+static inline uint32_t apart(uint32_t bits) {
+    if constexpr (n == 0) return bits;
+    else return apart<n / 2>((bits | bits << n * (FIELD - 1)) & lowest(n));
+}
+
 template <class Word, class T>
 static void run(
-    const Memory<Word>* words, Memory<T>* out, Images x, int64_t steps, Register<T> scale,
+    const Memory<Word>* words, Memory<T>* out, Images x, int64_t steps, int64_t channels, Register<T> scale,
     int32_t threads
 ) {
     #pragma omp parallel num_threads(threads) if(threads > 1 && x.many(1 << 13))
     {
-        using Spikes = Plain<Register<T>>;
-        std::vector<Register<T>> dense(x.plane()), sums(x.rows() * x.used());
-        Register<T>* const spikes = dense.data();
+        using Counts = Plain<uint32_t>;
+        std::vector<uint32_t> fired(x.plane()), sums(x.rows() * x.used()), counts(x.pooled());
         #pragma omp for schedule(static)
         for (int64_t plane = 0; plane < x.planes; ++plane) {
-            for (int64_t t = 0; t < steps; ++t) {
+            const int64_t channel = plane % channels;
+            for (int64_t t = 0; t < steps; t += TOGETHER) {
                 const Memory<Word>* image = words + ((t / 32) * x.planes + plane) * x.plane();
                 const int bit = t % 32;
                 #pragma omp simd
-                for (int64_t n = 0; n < x.plane(); ++n) spikes[n] = (Register<T>)(int32_t)(image[n] >> bit & 1);
-                add_plane<Spikes, T>(spikes, out + (t * x.planes + plane) * x.pooled(), x, scale, sums.data());
+                for (int64_t n = 0; n < x.plane(); ++n)
+                    fired[n] = apart((uint32_t)image[n] >> bit & ((1u << TOGETHER) - 1));
+                add_plane<Counts, Counts>(fired.data(), counts.data(), x, 1, sums.data());
+                for (int64_t k = 0; k < TOGETHER && t + k < steps; ++k) {
+                    Memory<T>* to = out + ((t + k) * x.planes + plane - channel) * x.pooled() + channel;
+                    const auto sum = [&](int64_t w) {
+                        const uint32_t count = counts[w] >> FIELD * k & (uint32_t)((1ull << FIELD) - 1);
+                        return T::written((Register<T>)(int32_t)count * scale);
+                    };
+                    if (channels > 1) {
+                        for (int64_t w = 0; w < x.pooled(); ++w) to[w * channels] = sum(w);
+                    } else {
+                        #pragma omp simd
+                        for (int64_t w = 0; w < x.pooled(); ++w) to[w] = sum(w);
+                    }
+                }
             }
         }
     }
@@ -346,12 +384,13 @@ static void run(
 """,
 }
 
-# `steps` is of what `count` reads.
+# `steps` is of what `count` reads; `channels` is 1, or how many planes of an image it writes with channels last.
 ENTRY = """
 extern "C" void pool(
     const {source}::Memory* from, {target}::Memory* to, int64_t planes, int64_t height, int64_t width, int64_t depth,
-    int64_t steps, double scale, int32_t threads
+    int64_t steps, int64_t channels, double scale, int32_t threads
 ) {{
-    run<{source}, {target}>(from, to, {{planes, height, width, depth}}, steps, ({target}::Register)scale, threads);
+    const Images x = {{planes, height, width, depth}};
+    run<{source}, {target}>(from, to, x, steps, channels, ({target}::Register)scale, threads);
 }}
 """

@@ -17,6 +17,7 @@ from tssl_triton import (
     SpikingSequential,
     TimeSharedDropout,
     _packed,
+    _weighted,
     encoding,
     lif,
 )
@@ -67,6 +68,30 @@ def test_a_convolution_is_the_convolution_of_each_step():
     _, spikes = spike_train(5, 2, 3, 6, 6)
     want = torch.stack([F.conv2d(s, layer.weight, padding=1) for s in spikes])
     assert_close("y", layer.weighted(spikes).detach(), want.detach(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [3, 5, 16, 17])
+@pytest.mark.parametrize("last", [False, True], ids=["channels-first", "channels-last"])
+@pytest.mark.parametrize("needed", [(True, True, True), (False, True, False), (True, False, True)])
+def test_gradients_of_a_convolution(channels, last, needed):
+    """Whatever order of memory they are worked out in, and they come in that of forward."""
+    generator = torch.Generator().manual_seed(0)
+    order = torch.channels_last if last else torch.contiguous_format
+    x, weight, grad = (
+        torch.randn(shape, generator=generator).to(memory_format=order)
+        for shape in ((6, channels, 7, 8), (4, channels, 3, 2), (6, 4, 4, 9))
+    )
+    convolution = _weighted.Conv2d((2, 1), (1, 1))
+    images = x.unflatten(0, (3, 2))
+    given = _weighted.Input(images.shape, x.dtype, None, lambda: images)
+    found = convolution.gradients(grad.unflatten(0, (3, 2)), given, weight, needed)
+    leaves = [t.double().requires_grad_() for t in (x, weight, torch.zeros(4))]
+    y = F.conv2d(*leaves, stride=(2, 1), padding=(1, 1))
+    want = torch.autograd.grad(y, leaves, grad.double())
+    for is_needed, got, true, like in zip(needed, found, want, (images, weight, None), strict=True):
+        if is_needed:
+            assert_close("gradient", got, true.view(got.shape).float(), rtol=1e-5, atol=1e-5)
+            assert like is None or got.stride() == like.stride()
 
 
 def test_pooling_sums_times_its_scale():
