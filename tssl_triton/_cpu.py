@@ -324,11 +324,6 @@ def psc(
     A ``state (1, N)`` of None is 0; a ``new_state (1, N)`` of None is not written.
     """
     steps, params = len(inputs), _filter(tau_syn)
-    if steps <= WINDOW and state is None and new_state is None:
-        call = _cpp.compiled(lambda: _filter_call(steps, inputs.shape[1], inputs.dtype, tau_syn, reverse))
-        if call is not None:
-            call(inputs.data_ptr(), outputs.data_ptr())
-            return
     carried = None
     if steps > WINDOW or state is not None or new_state is not None:
         carried = _zeros(1, inputs) if new_state is None else new_state.zero_()
@@ -352,8 +347,8 @@ def _filter(tau_syn: float) -> LIFParameters:
 
 
 @functools.lru_cache(maxsize=256)
-def _filter_call(steps: int, neurons: int, dtype: torch.dtype, tau_syn: float, reverse: bool) -> Call:
-    """One window from rest, of input and output at some addresses."""
+def filter_call(steps: int, neurons: int, dtype: torch.dtype, tau_syn: float, reverse: bool) -> Call:
+    """What `psc` does for a run of one window from rest, as a call of the addresses of input and output."""
     rows = torch.empty(steps, neurons, dtype=dtype, device="meta")
     return _call(
         _psc_window, _Recipe(steps, dtype, _filter(tau_syn)), _filter_rows(rows, rows, None, 0, steps, reverse)

@@ -35,6 +35,20 @@ def direct(tensors: list[Tensor]) -> bool:
     return _ops.on_loops(tensors[0].device) and not _operators.followed(tensors) and _cpp.wanted()
 
 
+def filtered(x: Tensor, tau_syn: float, reverse: bool) -> Tensor:
+    """The synaptic filter of ``x (T, B, *)`` from rest, or its transpose in time: `psc_filter`, prepared as well."""
+    steps = x.shape[0]
+    neurons = x.numel() // steps
+    if steps <= WINDOW and neurons and x.is_contiguous() and direct([x]) and not _operators.differentiable(x):
+        call = _cpp.compiled(lambda: _cpu.filter_call(steps, neurons, x.dtype, tau_syn, reverse))
+        if call is not None:
+            outputs = torch.empty_like(x)
+            with _operators.shown("psc_filter"):
+                call(x.data_ptr(), outputs.data_ptr())
+            return outputs
+    return _ops.psc_filter(x, None, tau_syn, reverse, False)[0]
+
+
 class Fired(NamedTuple):
     """What neurons leave: spikes, or their sums; packed spikes and checkpoints for backward; the last step's state."""
 

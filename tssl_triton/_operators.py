@@ -72,6 +72,11 @@ class Operator(Generic[P, R]):
         return self._differentiable.apply(*args)
 
 
+def differentiable(x: Tensor) -> bool:
+    """Whether what is made of x now goes on a graph."""
+    return x.requires_grad and torch.is_grad_enabled()
+
+
 def operator(function: Callable[P, R]) -> Operator[P, R]:
     """Decorator: the `Operator` of a function."""
     return Operator(function)

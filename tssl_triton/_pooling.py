@@ -80,7 +80,7 @@ class SumPool:
         return height // self.size[0], width // self.size[1]
 
     def pooled(self, x: Tensor, batch: int, dtype: torch.dtype, order: torch.memory_format | None = None) -> Tensor:
-        """What sums of ``batch`` images like those of ``x (B, C, H, W)`` go into, in their memory format or in ``order``."""
+        """What sums of ``batch`` images like ``x (B, C, H, W)`` go into, in the memory format of x or in ``order``."""
         _, channels, height, width = x.shape
         shape = batch, channels, *self.windows(height, width)
         return torch.empty(shape, dtype=dtype, device=x.device, memory_format=order or memory_format(x))
@@ -353,28 +353,26 @@ static void run(
     #pragma omp parallel num_threads(threads) if(threads > 1 && x.many(1 << 13))
     {
         using Counts = Plain<uint32_t>;
-        std::vector<uint32_t> fired(x.plane()), sums(x.rows() * x.used()), counts(x.pooled());
+        const int64_t size = channels * x.pooled();
+        std::vector<uint32_t> fired(x.plane()), sums(x.rows() * x.used()), plane(x.pooled()), counts(size);
         #pragma omp for schedule(static)
-        for (int64_t plane = 0; plane < x.planes; ++plane) {
-            const int64_t channel = plane % channels;
+        for (int64_t first = 0; first < x.planes; first += channels) {
             for (int64_t t = 0; t < steps; t += TOGETHER) {
-                const Memory<Word>* image = words + ((t / 32) * x.planes + plane) * x.plane();
                 const int bit = t % 32;
-                #pragma omp simd
-                for (int64_t n = 0; n < x.plane(); ++n)
-                    fired[n] = apart((uint32_t)image[n] >> bit & ((1u << TOGETHER) - 1));
-                add_plane<Counts, Counts>(fired.data(), counts.data(), x, 1, sums.data());
+                for (int64_t c = 0; c < channels; ++c) {
+                    const Memory<Word>* from = words + ((t / 32) * x.planes + first + c) * x.plane();
+                    #pragma omp simd
+                    for (int64_t n = 0; n < x.plane(); ++n)
+                        fired[n] = apart((uint32_t)from[n] >> bit & ((1u << TOGETHER) - 1));
+                    add_plane<Counts, Counts>(fired.data(), plane.data(), x, 1, sums.data());
+                    for (int64_t w = 0; w < x.pooled(); ++w) counts[w * channels + c] = plane[w];
+                }
                 for (int64_t k = 0; k < TOGETHER && t + k < steps; ++k) {
-                    Memory<T>* to = out + ((t + k) * x.planes + plane - channel) * x.pooled() + channel;
-                    const auto sum = [&](int64_t w) {
-                        const uint32_t count = counts[w] >> FIELD * k & (uint32_t)((1ull << FIELD) - 1);
-                        return T::written((Register<T>)(int32_t)count * scale);
-                    };
-                    if (channels > 1) {
-                        for (int64_t w = 0; w < x.pooled(); ++w) to[w * channels] = sum(w);
-                    } else {
-                        #pragma omp simd
-                        for (int64_t w = 0; w < x.pooled(); ++w) to[w] = sum(w);
+                    Memory<T>* to = out + ((t + k) * x.planes + first) * x.pooled();
+                    #pragma omp simd
+                    for (int64_t n = 0; n < size; ++n) {
+                        const uint32_t count = counts[n] >> FIELD * k & (uint32_t)((1ull << FIELD) - 1);
+                        to[n] = T::written((Register<T>)(int32_t)count * scale);
                     }
                 }
             }

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tssl_triton._checks import check_finite, check_sequence
+from tssl_triton._neurons import filtered
 from tssl_triton._operators import refuse_forward_mode
-from tssl_triton._ops import psc_filter
 from tssl_triton.functional import psc
 from tssl_triton.parameters import checked_time_constant
 
@@ -155,7 +155,7 @@ class _HalfSquares(torch.autograd.Function):
         difference = spikes - target.to(spikes.dtype)
         # The filter is linear: the difference of two currents is the current of the difference.
         if tau_syn is not None:
-            difference, _ = psc_filter(difference, None, tau_syn, False, False)
+            difference = filtered(difference, tau_syn, False)
         ctx.save_for_backward(difference)
         ctx.tau_syn, ctx.target = tau_syn, target.dtype
         ctx.set_materialize_grads(False)
@@ -172,7 +172,7 @@ class _HalfSquares(torch.autograd.Function):
         if found is None:
             return None, None, None, None
         if ctx.tau_syn is not None:
-            found, _ = psc_filter(found, None, ctx.tau_syn, True, False)
+            found = filtered(found, ctx.tau_syn, True)
         return found, -found.to(ctx.target) if ctx.needs_input_grad[1] else None, None, None
 
 
