@@ -62,14 +62,30 @@ def test_as_exact_as_a_dense_product(poisoned, steps, batch, inputs, outputs):
         assert relative_error(got, want) <= max(3 * relative_error(plain, want), 1e-6), name
 
 
-@pytest.mark.parametrize("outputs", [1, 10, 33])
-def test_a_gradient_of_few_outputs(poisoned, outputs):
+@pytest.mark.parametrize(
+    ("steps", "batch", "outputs"), [(1, 160, 10), (5, 100, 1), (5, 30, 33), (8, 20, 64), (21, 40, 10)]
+)
+@pytest.mark.parametrize("drop", [False, True])
+def test_a_gradient_of_few_outputs(poisoned, steps, batch, outputs, drop):
     """Dense spikes take longer to make than their product with few errors; a forward pass has them anyway."""
-    spikes, weight, grad = drawn(5, 100, 300, outputs)
-    assert product(packed(spikes), weight, None) is None
-    exact = grad.flatten(0, 1).double().t() @ spikes.flatten(0, 1).double()
-    assert relative_error(weight_gradient(grad, packed(spikes), weight), exact) <= 1e-6
-    assert weight_gradient(grad[:, :80], packed(spikes[:, :80]), weight) is None
+    spikes, weight, grad = drawn(steps, batch, 301, outputs, share=0.9)
+    given, mask = packed(spikes), torch.ones(batch, 301)
+    if drop:
+        mask = torch.nn.functional.dropout(mask, 0.3)
+        given = given.followed_by(torch.mul, mask)
+    assert product(given, weight, None) is None
+    exact = grad.flatten(0, 1).double().t() @ (spikes * mask).flatten(0, 1).double()
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(weight_gradient(grad, given, weight))
+    assert relative_error(results[0], exact) <= 1e-6
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+def test_a_gradient_of_few_outputs_and_little_else():
+    spikes, weight, grad = drawn(5, 10, 300, 10)
+    assert weight_gradient(grad, packed(spikes), weight) is None
 
 
 @pytest.mark.parametrize("steps", [2, 5, 8])
@@ -153,7 +169,7 @@ def test_what_is_left_to_dense_products(monkeypatch):
     assert refused(given.followed_by(torch.mul, mask.double()))
     assert refused(weight=weight.double(), grad=grad.double())
     assert refused(packed(spikes[:, :20]), grad=grad[:, :20]), "few samples"
-    assert refused(weight=weight[:20], grad=grad[..., :20]), "little work"
+    assert refused(weight=weight[:80], grad=grad[..., :80]), "little work"
     with torch.autocast("cpu", torch.bfloat16):
         assert refused()
     with FlopCounterMode(display=False):
@@ -205,7 +221,7 @@ def test_a_network_has_the_gradients_of_dense_products(monkeypatch, steps, drop)
             torch.manual_seed(1)
             layers(drop)  # as many numbers drawn as before
             assert torch.equal(net(x), spikes), "inference takes the same way"
-    assert taken == ["product", "weight_gradient", "product"]
+    assert taken == ["product", "weight_gradient", "weight_gradient", "product"]
     ours, dense = results
     assert ours[0].any()
     assert torch.equal(ours[0], dense[0])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,9 +31,13 @@ LEAST_ROWS = 400
 LEAST_WORK = 1 << 23
 """Multiplications of a window's dense product from which on it takes longer than the calls around it."""
 
-LEAST_SPIKES = 1 << 17
-"""Inputs times samples times steps of a window from which on it takes longer to make dense spikes for a gradient, too,
-however few its outputs are."""
+FEW = 64
+"""Outputs up to which the weights' gradient is taken input by input, silent ones too: to find out who fires takes as
+long as that."""
+
+LEAST_SPIKES = 1 << 14
+"""Inputs times samples times steps of a window from which on a gradient of few outputs takes longer from dense spikes,
+which are to be made first."""
 
 
 def busy(steps: int) -> float:
@@ -69,10 +73,13 @@ def weight_gradient(grad: Tensor, packed: Packed, weight: Tensor, most: float | 
     """``(out, in)``, the sum over steps and samples of ``grad (T, B, out)`` times spikes; None as for `product`."""
     if not _fits(packed, weight) or grad.dtype != weight.dtype:
         return None
-    rows = _rows(packed.steps, packed.words.shape[1])
-    if rows < LEAST_ROWS or (rows * weight.numel() < LEAST_WORK and rows * weight.shape[1] < LEAST_SPIKES):
-        return None
-    found = _listed(packed, weight, most)
+    batch = packed.words.shape[1]
+    found: _Spikes | None = None
+    if weight.shape[0] <= FEW:
+        if _rows(packed.steps, batch) * weight.shape[1] >= LEAST_SPIKES:
+            found = _of(_Spikes, packed, weight)
+    elif _is_worth_it(packed.steps, batch, weight):
+        found = _listed(packed, weight, most)
     if found is None:
         return None
     gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
@@ -113,16 +120,22 @@ def _fits(packed: Packed, weight: Tensor) -> bool:
     return dropped and words.is_contiguous() and factors[0].is_contiguous()
 
 
-def _listed(packed: Packed, weight: Tensor, most: float | None) -> _Listed | None:
-    """Who fires; None where too many do, or where there is no compiler."""
+Form = TypeVar("Form", bound="_Spikes")
+
+
+def _of(form: type[Form], packed: Packed, weight: Tensor) -> Form | None:
+    """Spikes in the form that products with such weights take them in; None where there is no compiler."""
     words, *factors = packed.tensors()
     sizes = words.shape[1], weight.shape[1], weight.shape[0], torch.get_num_threads()
     windows = _cpp.compiled(lambda: _windows(packed.steps, words.dtype, *sizes))
-    if windows is None:
-        return None
-    found = _Listed(windows, sizes, words, factors[0] if factors else None)
+    return None if windows is None else form(windows, sizes, words, factors[0] if factors else None)
+
+
+def _listed(packed: Packed, weight: Tensor, most: float | None) -> _Listed | None:
+    """Who fires; None where too many do, or where there is no compiler."""
+    found = _of(_Listed, packed, weight)
     most = busy(packed.steps) if most is None else most
-    return found if found.active <= most * len(windows) * words.shape[1] * weight.shape[1] else None
+    return found if found is not None and found.share <= most else None
 
 
 class _Window(NamedTuple):
@@ -154,25 +167,56 @@ def _windows(
     return tuple(found)
 
 
-class _Listed:
-    """Who fires in each window and sample, how many there are in all, and products with them."""
+class _Spikes:
+    """Packed spikes, dropped out or not, window by window, and the gradient of few outputs' weights.
+
+    Args:
+        windows: of as many spikes.
+        sizes: samples, inputs, outputs and threads.
+        words: the spikes.
+        factors: of dropout.
+    """
 
     def __init__(
         self, windows: Sequence[_Window], sizes: tuple[int, int, int, int], words: Tensor, factors: Tensor | None
     ) -> None:
+        self._windows, self._sizes, self._held = windows, sizes, (words, factors)
+        self._factors = 0 if factors is None else factors.data_ptr()
+
+    def gradient(self, grad: Tensor, gradient: Tensor) -> None:
+        """Fill the gradient of weights from that of their product."""
+        words, inputs = self._held[0].data_ptr(), self._sizes[1]
+        scratch = torch.empty(inputs * MOST_LANES, dtype=torch.float32)
+        for window in self._windows:
+            places = grad.data_ptr() + window.y, gradient.data_ptr(), scratch.data_ptr()
+            given = words + window.words, self._factors, *places, *self._sizes
+            window.library.gradient_of_few(*given, window.bit, window.y > 0)
+
+
+class _Listed(_Spikes):
+    """The same as a list of who fires for each window and sample, and products with these.
+
+    Attributes:
+        share: of inputs that fire in a window.
+    """
+
+    def __init__(
+        self, windows: Sequence[_Window], sizes: tuple[int, int, int, int], words: Tensor, factors: Tensor | None
+    ) -> None:
+        super().__init__(windows, sizes, words, factors)
         batch, inputs, _, threads = sizes
-        self._windows, self._sizes = windows, sizes
-        self._held, self._factors = factors, 0 if factors is None else factors.data_ptr()
         size, start = (batch + threads) * (inputs + 1), words.data_ptr()
         self._lists = torch.empty(len(windows) * size, dtype=torch.int32)
         first = self._lists.data_ptr()
         self._places = range(first, first + 4 * size * len(windows), 4 * size)
-        self.active = 0
+        active = 0
         for window, place in zip(windows, self._places, strict=True):
-            place_and_sizes = place, batch, inputs, window.bit, threads
-            self.active += window.library.list_active(start + window.words, self._factors, *place_and_sizes)
+            place_and_sizes = place, batch, inputs, threads, window.bit
+            active += window.library.list_active(start + window.words, self._factors, *place_and_sizes)
+        self.share = active / (len(windows) * batch * inputs)
 
     def product(self, weight: Tensor, y: Tensor) -> None:
+        """Fill the product with weights."""
         _, inputs, outputs, _ = self._sizes
         scratch = torch.empty(inputs * (outputs + MOST_LANES), dtype=torch.float32)
         for window, lists in zip(self._windows, self._places, strict=True):
@@ -180,6 +224,7 @@ class _Listed:
             window.library.product(lists, self._factors, *places, *self._sizes)
 
     def gradient(self, grad: Tensor, gradient: Tensor) -> None:
+        """Fill the gradient of weights from that of their product."""
         _, inputs, _, threads = self._sizes
         scratch = torch.empty(threads * inputs * max(window.block for window in self._windows), dtype=torch.float32)
         for window, lists in zip(self._windows, self._places, strict=True):
@@ -198,6 +243,7 @@ def _compiled(words: torch.dtype, steps: int) -> Any:
     library.block.argtypes, library.block.restype = [], size
     library.product.argtypes, library.product.restype = of_product, None
     library.gradient.argtypes, library.gradient.restype = [*of_product, number], None
+    library.gradient_of_few.argtypes, library.gradient_of_few.restype = [*of_product, number, number], None
     return library
 
 
@@ -334,7 +380,7 @@ static inline void transpose(
 
 // The lists (batch, inputs + 1) of a window, and room for one more for each thread; how many fire, in all samples.
 extern "C" int64_t list_active(
-    const Word* words, const float* factors, Active* lists, int64_t batch, int64_t inputs, int32_t bit, int32_t threads
+    const Word* words, const float* factors, Active* lists, int64_t batch, int64_t inputs, int32_t threads, int32_t bit
 ) {
     int64_t found = 0;
     #pragma omp parallel for schedule(static) num_threads(threads) reduction(+ : found)
@@ -467,6 +513,40 @@ extern "C" void gradient(
                 if (more) transpose<true>(sums, wide * LANES, target, inputs, inputs, columns);
                 else transpose<false>(sums, wide * LANES, target, inputs, inputs, columns);
             });
+        }
+    }
+}
+
+// gradient (outputs, inputs) of few outputs, or added to it. Whoever fires at the same steps of a sample has the same
+// error: those of all patterns are added up first. Each task has some of the inputs, and `rows` a vector for each.
+extern "C" void gradient_of_few(
+    const Word* words, const float* factors, const float* grad, float* gradient, float* rows,
+    int64_t batch, int64_t inputs, int64_t outputs, int32_t threads, int32_t bit, int32_t more
+) {
+    #pragma omp parallel for schedule(static) num_threads(threads)
+    for (int32_t task = 0; task < threads; ++task) {
+        const int64_t start = inputs * task / threads, size = inputs * (task + 1) / threads - start;
+        float* const sums = rows + start * LANES;
+        for (int64_t first = 0; first < outputs; first += LANES) {
+            const int64_t here = std::min(LANES, outputs - first);
+            std::memset(sums, 0, size * LANES * sizeof(float));
+            for (int64_t b = 0; b < batch; ++b) {
+                Vector errors[PATTERNS];
+                errors[0] = Vector{};
+                for (int64_t t = 0; t < STEPS; ++t) {
+                    const Vector error = load(grad + (t * batch + b) * outputs + first, here);
+                    for (uint32_t before = 0; before < 1u << t; ++before)
+                        errors[(1u << t) + before] = errors[before] + error;
+                }
+                const int64_t from = b * inputs + start;
+                for (int64_t j = 0; j < size; ++j) {
+                    const Vector error = errors[(uint32_t)words[from + j] >> bit & (PATTERNS - 1)];
+                    *(Vector*)(sums + j * LANES) += (factors ? factors[from + j] : 1.0f) * error;
+                }
+            }
+            float* const target = gradient + first * inputs + start;
+            if (more) transpose<true>(sums, LANES, target, inputs, size, here);
+            else transpose<false>(sums, LANES, target, inputs, size, here);
         }
     }
 }
