@@ -93,7 +93,7 @@ def check_broadcastable(name: str, x: object, shape: tuple[int, ...], device: to
 
 def check_count(name: str, value: object, lowest: int = 1) -> int:
     """An integer >= ``lowest``, NumPy's too; a bool is none."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, Integral)):
         raise TypeError(f"{name} must be an integer >= {lowest}, got {value!r}")
     if value < lowest:
         raise ValueError(f"{name} must be an integer >= {lowest}, got {value}")

@@ -58,10 +58,10 @@ def pattern_steps(pattern: str | Sequence[int]) -> tuple[int, ...]:
         TypeError: if it is none of these.
         ValueError: if the name is unknown, it is empty, or an entry is neither 0 nor 1.
     """
+    if isinstance(pattern, str) and pattern in PATTERNS:
+        return PATTERNS[pattern]
     accepted = f"{', '.join(map(repr, PATTERNS))} or zeros and ones such as '01011'"
     if isinstance(pattern, str):
-        if pattern in PATTERNS:
-            return PATTERNS[pattern]
         if not pattern or set(pattern) - {"0", "1"}:
             raise ValueError(f"pattern must be {accepted}, got {pattern!r}")
         return tuple(int(digit) for digit in pattern)
@@ -110,7 +110,7 @@ def target_pattern(
     one_hot.scatter_(1, labels[:, None], 1)
     # Put together on the device: a pattern copied there from the host would make the host wait in every training step.
     silent = torch.zeros_like(one_hot)
-    return torch.stack([one_hot if fired[t % len(fired)] else silent for t in range(steps)])
+    return torch.cat([one_hot if fired[t % len(fired)] else silent for t in range(steps)]).view(steps, *one_hot.shape)
 
 
 def bin_events(
