@@ -130,6 +130,18 @@ def test_no_number_of_threads_changes_a_bit(steps):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("steps", [5, 20])
+def test_a_gradient_from_what_the_product_found(poisoned, steps):
+    spikes, weight, grad = drawn(steps, 90, 203, 170)
+    kept = []
+    product(packed(spikes), weight, None, kept=kept)
+    (listed,) = kept
+    active = spikes.any(0).sum() if steps <= 8 else sum(part.any(0).sum() for part in spikes.split(8))
+    assert sum(lists.numel() for lists in listed._lists) == active + len(listed._lists) * 91, "no room is kept"
+    found = weight_gradient(grad, packed(spikes), weight, known=listed)
+    assert torch.equal(found, weight_gradient(grad, packed(spikes), weight))
+
+
 def test_silence_and_weights_that_are_no_numbers():
     spikes, weight, _ = drawn(5, 100, 160, 120)
     spikes[:, :, 7] = 0
@@ -185,6 +197,7 @@ def test_where_they_may_be_taken():
     assert not may_take(5, 100, weight.to("meta"))
     assert not may_take(5, 79, weight)
     assert not may_take(100, 50, weight), "a window's product is little work"
+    assert not may_take(5, 1 << 24, weight), "too many to count"
     assert may_take(100, 55, weight)
 
 
@@ -202,8 +215,8 @@ def test_a_network_has_the_gradients_of_dense_products(monkeypatch, steps, drop)
     for name in ("product", "weight_gradient"):
         inner = getattr(_spike_products, name)
 
-        def noting(*given, name=name, inner=inner):
-            found = inner(*given)
+        def noting(*given, name=name, inner=inner, **options):
+            found = inner(*given, **options)
             if found is not None:
                 taken.append(name)
             return found

@@ -31,7 +31,7 @@ from ._autocast import Autocast
 from ._first_order import first_order
 from ._neurons import Neurons, direct
 from ._packed import Packed, recall, remember
-from ._spike_products import may_take
+from ._spike_products import Listed, may_take
 from ._weighted import Gradients, Input, Linear, Map, kept, product, rebuilt
 from .functional import LIFState, stacked
 
@@ -51,9 +51,9 @@ class Link(NamedTuple):
     recompute: bool
     drop: float = 0.0
 
-    def weighted(self, x: Input, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The neurons' weighted input y."""
-        return self.neurons.dense(product(self.function, x, weight, bias))
+    def weighted(self, x: Input, weight: Tensor, bias: Tensor | None, kept: list[Listed] | None = None) -> Tensor:
+        """The neurons' weighted input y; who fires in x is added to ``kept``, where that was found out."""
+        return self.neurons.dense(product(self.function, x, weight, bias, kept))
 
     def takes_bits(self, steps: int, batch: int, weight: Tensor) -> bool:
         """Whether packed spikes may be all that this layer needs of the one before."""
@@ -92,7 +92,7 @@ def _tensors(given: Sequence[Tensor | None]) -> list[Tensor]:
 
 class _Layer(NamedTuple):
     """What is left of a layer after forward: of its input the shape and type; and what it has to itself for backward,
-    y and checkpoints, where it keeps them."""
+    y and checkpoints, where it keeps them, and who fires in its input, where that was found out."""
 
     shape: Sequence[int]
     dtype: torch.dtype
@@ -100,6 +100,7 @@ class _Layer(NamedTuple):
     words: Tensor | None
     mask: Tensor | None
     own: tuple[Tensor, Tensor | None] | None
+    listed: list[Listed]
     after: Tensor | None
 
 
@@ -117,15 +118,17 @@ def _forward(
     del x
     for k, (link, state) in enumerate(zip(links, states, strict=True)):
         weight, bias = _of(parameters, k)
-        y = link.weighted(given, weight, bias)
+        own_too = keep and not link.recompute
+        listed: list[Listed] = []
+        y = link.weighted(given, weight, bias, listed if own_too else None)
         shape, dtype = given.shape, given.dtype
         del given  # the spikes of the layer before have done their part
         neurons, start = link.neurons, stacked(state, y)
         dense = k + 1 == len(links) or not _goes_as_bits(neurons, y, links[k + 1], _of(parameters, k + 1)[0])
         spikes, words, checkpoints, after = neurons.forward(y, start, keep, carry, dense, directly)
-        own = (y, checkpoints) if keep and not link.recompute else None
+        own = (y, checkpoints) if own_too else None
         mask = _mask(y if spikes is None else spikes, link.drop)
-        layers.append(_Layer(shape, dtype, start, words, mask, own, after))
+        layers.append(_Layer(shape, dtype, start, words, mask, own, listed, after))
         given = _fired(link, y, spikes, words, mask)
         del y, checkpoints, own, spikes
     return given.dense(), layers
@@ -187,7 +190,7 @@ class _Node(torch.autograd.Function):
         # Saved tensors are watched: weights or an input that change in place before backward are an error there. What
         # nobody else knows can do without, and can go early, unless someone has hooks on what is saved.
         hooks = _saving_is_watched()
-        ctx.own = [None if hooks else layer.own for layer in layers]
+        ctx.own = [None if hooks or layer.own is None else (*layer.own, *layer.listed) for layer in layers]
         saved: list[Tensor | None] = [*parameters]
         for layer in layers:
             saved += layer.start, layer.words, layer.mask, *((hooks and layer.own) or (None, None))
@@ -266,7 +269,8 @@ def _errors(
     x = Input(shape, dtype, packed, dense, partial(dense, True))
     watched = y is not None
     if ctx.own[k] is not None:
-        (y, checkpoints), ctx.own[k] = ctx.own[k], None
+        (y, checkpoints, *listed), ctx.own[k] = ctx.own[k], None
+        x = x._replace(listed=listed[0] if listed else None)
     elif not watched:
         x = x._replace(dense=cache(dense), turned=None)  # for the product now, and for the gradient of weights later
         with ctx.autocast.again():

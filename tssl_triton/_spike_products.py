@@ -49,11 +49,13 @@ def busy(steps: int) -> float:
     return min(0.6, 0.15 + 0.1 * min(steps, WINDOW))
 
 
-def product(packed: Packed, weight: Tensor, bias: Tensor | None, most: float | None = None) -> Tensor | None:
+def product(
+    packed: Packed, weight: Tensor, bias: Tensor | None, most: float | None = None, kept: list[Listed] | None = None
+) -> Tensor | None:
     """``(T, B, out)``, the product of spikes ``(T, B, *)`` with ``weight (out, in)``, plus ``bias``.
 
     None where a dense product is to be taken, as where more than a share ``most`` of neurons fires, which is `busy` if
-    it is not given. Dropped-out spikes will do.
+    it is not given. Dropped-out spikes will do. Who fires is added to ``kept``, for the weights' gradient.
     """
     if not _fits(packed, weight) or (bias is not None and bias.dtype != weight.dtype):
         return None
@@ -65,20 +67,26 @@ def product(packed: Packed, weight: Tensor, bias: Tensor | None, most: float | N
         return None
     y = torch.empty(packed.steps, batch, weight.shape[0], dtype=weight.dtype)
     with _operators.shown("spike_product"):
-        found.product(weight.detach().contiguous(), y)
+        found.product(weight.detach().contiguous(), y, kept is not None)
+    if kept is not None:
+        kept.append(found)
     return y if bias is None else y.add_(bias)
 
 
-def weight_gradient(grad: Tensor, packed: Packed, weight: Tensor, most: float | None = None) -> Tensor | None:
-    """``(out, in)``, the sum over steps and samples of ``grad (T, B, out)`` times spikes; None as for `product`."""
+def weight_gradient(
+    grad: Tensor, packed: Packed, weight: Tensor, most: float | None = None, known: Listed | None = None
+) -> Tensor | None:
+    """``(out, in)``, the sum over steps and samples of ``grad (T, B, out)`` times spikes; None as for `product`.
+
+    What `product` has ``kept`` may be ``known``.
+    """
     if not _fits(packed, weight) or grad.dtype != weight.dtype:
         return None
     batch = packed.words.shape[1]
-    found: _Spikes | None = None
-    if weight.shape[0] <= FEW:
-        if _rows(packed.steps, batch) * weight.shape[1] >= LEAST_SPIKES:
-            found = _of(_Spikes, packed, weight)
-    elif _is_worth_it(packed.steps, batch, weight):
+    found: _Spikes | None = known
+    if known is None and weight.shape[0] <= FEW and _rows(packed.steps, batch) * weight.shape[1] >= LEAST_SPIKES:
+        found = _of(_Spikes, packed, weight)
+    elif known is None and weight.shape[0] > FEW and _is_worth_it(packed.steps, batch, weight):
         found = _listed(packed, weight, most)
     if found is None:
         return None
@@ -94,9 +102,9 @@ def may_take(steps: int, batch: int, weight: Tensor) -> bool:
 
 
 def _is_worth_it(steps: int, batch: int, weight: Tensor) -> bool:
-    """Whether a product is large enough."""
+    """Whether a product is large enough, and not too large for lists to be counted in 32 bits."""
     rows = _rows(steps, batch)
-    return rows >= LEAST_ROWS and rows * weight.numel() >= LEAST_WORK
+    return rows >= LEAST_ROWS and rows * weight.numel() >= LEAST_WORK and batch * weight.shape[1] < 1 << 31
 
 
 def _rows(steps: int, batch: int) -> int:
@@ -131,9 +139,9 @@ def _of(form: type[Form], packed: Packed, weight: Tensor) -> Form | None:
     return None if windows is None else form(windows, sizes, words, factors[0] if factors else None)
 
 
-def _listed(packed: Packed, weight: Tensor, most: float | None) -> _Listed | None:
+def _listed(packed: Packed, weight: Tensor, most: float | None) -> Listed | None:
     """Who fires; None where too many do, or where there is no compiler."""
-    found = _of(_Listed, packed, weight)
+    found = _of(Listed, packed, weight)
     most = busy(packed.steps) if most is None else most
     return found if found is not None and found.share <= most else None
 
@@ -193,7 +201,7 @@ class _Spikes:
             window.library.gradient_of_few(*given, window.bit, window.y > 0)
 
 
-class _Listed(_Spikes):
+class Listed(_Spikes):
     """The same as a list of who fires for each window and sample, and products with these.
 
     Attributes:
@@ -205,31 +213,34 @@ class _Listed(_Spikes):
     ) -> None:
         super().__init__(windows, sizes, words, factors)
         batch, inputs, _, threads = sizes
-        size, start = (batch + threads) * (inputs + 1), words.data_ptr()
-        self._lists = torch.empty(len(windows) * size, dtype=torch.int32)
-        first = self._lists.data_ptr()
-        self._places = range(first, first + 4 * size * len(windows), 4 * size)
-        active = 0
-        for window, place in zip(windows, self._places, strict=True):
-            place_and_sizes = place, batch, inputs, threads, window.bit
-            active += window.library.list_active(start + window.words, self._factors, *place_and_sizes)
-        self.share = active / (len(windows) * batch * inputs)
+        # Where each sample's list begins, and where the last one ends; and the lists, one after the other.
+        self._lists = [torch.empty(batch + 1 + batch * inputs, dtype=torch.int32) for _ in windows]
+        self._active = []
+        scratch = torch.empty(batch * inputs, dtype=torch.int32)
+        for window, lists in zip(windows, self._lists, strict=True):
+            places = words.data_ptr() + window.words, self._factors, lists.data_ptr(), scratch.data_ptr()
+            self._active.append(window.library.list_active(*places, batch, inputs, threads, window.bit))
+        self.share = sum(self._active) / (len(windows) * batch * inputs)
 
-    def product(self, weight: Tensor, y: Tensor) -> None:
-        """Fill the product with weights."""
-        _, inputs, outputs, _ = self._sizes
+    def product(self, weight: Tensor, y: Tensor, trim: bool) -> None:
+        """Fill the product with weights; with ``trim`` the lists have no more memory afterwards than they take."""
+        batch, inputs, outputs, _ = self._sizes
         scratch = torch.empty(inputs * (outputs + MOST_LANES), dtype=torch.float32)
-        for window, lists in zip(self._windows, self._places, strict=True):
+        for k, window in enumerate(self._windows):
+            lists = self._lists[k]
+            if trim:
+                self._lists[k] = torch.empty(batch + 1 + self._active[k], dtype=torch.int32)
             places = weight.data_ptr(), y.data_ptr() + window.y, scratch.data_ptr()
-            window.library.product(lists, self._factors, *places, *self._sizes)
+            copy = self._lists[k].data_ptr() if trim else 0
+            window.library.product(lists.data_ptr(), copy, self._factors, *places, *self._sizes)
 
     def gradient(self, grad: Tensor, gradient: Tensor) -> None:
         """Fill the gradient of weights from that of their product."""
         _, inputs, _, threads = self._sizes
         scratch = torch.empty(threads * inputs * max(window.block for window in self._windows), dtype=torch.float32)
-        for window, lists in zip(self._windows, self._places, strict=True):
+        for window, lists in zip(self._windows, self._lists, strict=True):
             places = grad.data_ptr() + window.y, gradient.data_ptr(), scratch.data_ptr()
-            window.library.gradient(lists, self._factors, *places, *self._sizes, window.y > 0)
+            window.library.gradient(lists.data_ptr(), self._factors, *places, *self._sizes, window.y > 0)
 
 
 @functools.cache
@@ -239,9 +250,9 @@ def _compiled(words: torch.dtype, steps: int) -> Any:
     library = _cpp.library(source, "-ffp-contract=fast")
     address, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
     of_product: list[Any] = [*[address] * 5, *[size] * 3, number]
-    library.list_active.argtypes, library.list_active.restype = [*[address] * 3, size, size, number, number], size
+    library.list_active.argtypes, library.list_active.restype = [*[address] * 4, size, size, number, number], size
     library.block.argtypes, library.block.restype = [], size
-    library.product.argtypes, library.product.restype = of_product, None
+    library.product.argtypes, library.product.restype = [address, *of_product], None
     library.gradient.argtypes, library.gradient.restype = [*of_product, number], None
     library.gradient_of_few.argtypes, library.gradient_of_few.restype = [*of_product, number, number], None
     return library
@@ -287,7 +298,7 @@ struct Spelled {
 static const Spelled spelled;
 
 // Who fires in a window: 8 bits say when, 24 bits which input. A sample's list is in the order of these numbers, where
-// inputs that fire at the same steps follow one another, and ends with how many there are.
+// inputs that fire at the same steps follow one another.
 using Active = uint32_t;
 static inline uint32_t pattern_of(Active who) { return who >> 24; }
 static inline int64_t input_of(Active who) { return who & 0xffffff; }
@@ -378,22 +389,24 @@ static inline void transpose(
         for (int64_t c = 0; c < columns; ++c) move<more>(a[r * row_a + c], b + c * row_b + r);
 }
 
-// The lists (batch, inputs + 1) of a window, and room for one more for each thread; how many fire, in all samples.
+// Fills `lists` of a window: where each sample's begins and where the last one ends, counted from what follows, and
+// then all of them, one after the other; `unsorted` is room for (batch, inputs). Returns how many fire.
 extern "C" int64_t list_active(
-    const Word* words, const float* factors, Active* lists, int64_t batch, int64_t inputs, int32_t threads, int32_t bit
+    const Word* words, const float* factors, Active* lists, Active* unsorted,
+    int64_t batch, int64_t inputs, int32_t threads, int32_t bit
 ) {
-    int64_t found = 0;
-    #pragma omp parallel for schedule(static) num_threads(threads) reduction(+ : found)
+    Active* const all = lists + batch + 1;
+    #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t b = 0; b < batch; ++b) {
-        Active* const mine = lists + b * (inputs + 1);
-        Active* const unsorted = lists + (batch + this_thread()) * (inputs + 1);
-        const Word* const fired = words + b * inputs;
-        const uint32_t count = factors ? found_in<true>(fired, factors + b * inputs, inputs, bit, unsorted)
-                                       : found_in<false>(fired, factors, inputs, bit, unsorted);
-        sort(unsorted, mine, count);
-        found += mine[inputs] = count;
+        const int64_t first = b * inputs;
+        lists[b + 1] = factors ? found_in<true>(words + first, factors + first, inputs, bit, unsorted + first)
+                               : found_in<false>(words + first, factors, inputs, bit, unsorted + first);
     }
-    return found;
+    lists[0] = 0;
+    for (int64_t b = 0; b < batch; ++b) lists[b + 1] += lists[b];
+    #pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t b = 0; b < batch; ++b) sort(unsorted + b * inputs, all + lists[b], lists[b + 1] - lists[b]);
+    return lists[batch];
 }
 
 extern "C" int64_t block() { return WIDE * LANES; }
@@ -411,12 +424,13 @@ static inline void block_of(int64_t vectors, Run run) {
 
 // y (STEPS, batch, outputs) from weight (outputs, inputs). `turned` has room for the weights transposed, block by
 // block, with `outputs` rounded up to whole vectors. Inputs that fire at the same steps are added up first, and their
-// sum then once to each of these.
+// sum then once to each of these. The lists are copied to `copy`, where that is given.
 extern "C" void product(
-    const Active* lists, const float* factors, const float* weight, float* y, float* turned,
+    const Active* lists, Active* copy, const float* factors, const float* weight, float* y, float* turned,
     int64_t batch, int64_t inputs, int64_t outputs, int32_t threads
 ) {
     const int64_t vectors = vectors_of(outputs), blocks = (vectors + WIDE - 1) / WIDE;
+    if (copy) std::memcpy(copy, lists, (batch + 1 + lists[batch]) * sizeof(Active));
     #pragma omp parallel num_threads(threads)
     {
         #pragma omp for schedule(static)
@@ -436,8 +450,8 @@ extern "C" void product(
             const float* const stripe = turned + first * LANES * inputs;
             block_of(end - first, [=](auto width) {
                 constexpr int64_t wide = width;
-                const Active* n = lists + b * (inputs + 1);
-                const Active* const last = n + n[inputs];
+                const Active* n = lists + batch + 1 + lists[b];
+                const Active* const last = lists + batch + 1 + lists[b + 1];
                 Vector sums[STEPS][wide] = {};
                 while (n < last) {
                     const uint32_t pattern = pattern_of(*n);
@@ -482,8 +496,8 @@ extern "C" void gradient(
                 constexpr int64_t wide = width;
                 std::memset(sums, 0, inputs * wide * LANES * sizeof(float));
                 for (int64_t b = 0; b < batch; ++b) {
-                    const Active* n = lists + b * (inputs + 1);
-                    const Active* const last = n + n[inputs];
+                    const Active* n = lists + batch + 1 + lists[b];
+                    const Active* const last = lists + batch + 1 + lists[b + 1];
                     Vector errors[STEPS][wide];
                     #pragma GCC unroll 8
                     for (int64_t t = 0; t < STEPS; ++t)

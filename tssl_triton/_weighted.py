@@ -22,6 +22,7 @@ from ._checks import check_images
 from ._first_order import final
 from ._packed import Packed, recall, remember
 from ._pooling import SumPool
+from ._spike_products import Listed
 from .kernels.geometry import Geometry
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -35,6 +36,7 @@ class Input(NamedTuple):
         packed: its packed form, where it has one.
         dense: the dense input, made when it is asked for.
         turned: the same, with channels last in memory where it can be made so as soon; None if it is at hand already.
+        listed: who fires, where a product has found out.
     """
 
     shape: Sequence[int]
@@ -42,6 +44,7 @@ class Input(NamedTuple):
     packed: Packed | None
     dense: Callable[[], Tensor]
     turned: Callable[[], Tensor] | None = None
+    listed: Listed | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class Linear:
         if needed[0]:
             grad_x = (rows @ weight.to(grad.dtype)).view(x.shape)
         if needed[1]:
-            grad_weight = None if x.packed is None else _spike_products.weight_gradient(grad, x.packed, weight)
+            if x.packed is not None:
+                grad_weight = _spike_products.weight_gradient(grad, x.packed, weight, known=x.listed)
             if grad_weight is None:
                 dense = x.dense().to(grad.dtype)
                 grad_weight = (rows.t() @ dense.flatten(2).flatten(0, 1)).to(weight.dtype)
@@ -136,11 +140,14 @@ def gradients(function: Map, grad: Tensor, x: Input, weight: Tensor, needed: Seq
         return function.gradients(grad, x, weight, needed)
 
 
-def product(function: Map, x: Input, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``function`` of x: from packed spikes where there are some and that is faster, or else from the dense ones."""
+def product(function: Map, x: Input, weight: Tensor, bias: Tensor | None, kept: list[Listed] | None = None) -> Tensor:
+    """``function`` of x: from packed spikes where there are some and that is faster, or else from the dense ones.
+
+    Who fires is added to ``kept``, where the product found out.
+    """
     y = None
     if x.packed is not None and isinstance(function, Linear):
-        y = _spike_products.product(x.packed, weight, bias)
+        y = _spike_products.product(x.packed, weight, bias, kept=kept)
     return function(x.dense(), weight, bias) if y is None else y
 
 
