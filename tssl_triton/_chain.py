@@ -129,7 +129,7 @@ def _forward(
         own = (y, checkpoints) if own_too else None
         mask = _mask(y if spikes is None else spikes, link.drop)
         layers.append(_Layer(shape, dtype, start, words, mask, own, listed, after))
-        given = _fired(link, y, spikes, words, mask)
+        given = _fired(link, y, spikes, None if dense else words, mask, directly)
         del y, checkpoints, own, spikes
     return given.dense(), layers
 
@@ -148,14 +148,20 @@ def _given(x: Tensor) -> Input:
     return Input(x.shape, x.dtype, recall(x), lambda: x)
 
 
-def _fired(link: Link, y: Tensor, spikes: Tensor | None, words: Tensor | None, mask: Tensor | None) -> Input:
+def _fired(
+    link: Link, y: Tensor, spikes: Tensor | None, words: Tensor | None, mask: Tensor | None, directly: bool
+) -> Input:
     """What comes out of a layer, as an input: spikes, or their sums, or what is to be had from words."""
-    packed = None if words is None or not words.shape[0] else _packed(link, words, mask)
+    packed = None if words is None else _packed(link, words, mask)
     if spikes is None:
         assert packed is not None
-        shape = link.neurons.steps, *y.shape[1:]
-        return Input(shape, y.dtype, packed, partial(packed.rebuild, packed.tensors(), y.dtype))
-    return Input(spikes.shape, spikes.dtype, packed, lambda: spikes if mask is None else spikes * mask)
+        shape, dense = (link.neurons.steps, *y.shape[1:]), partial(packed.rebuild, packed.tensors(), y.dtype)
+        return Input(shape, y.dtype, packed, dense, directly=directly)
+
+    def dropped() -> Tensor:
+        return spikes if mask is None else spikes * mask
+
+    return Input(spikes.shape, spikes.dtype, packed, dropped, directly=directly)
 
 
 def _packed(link: Link, words: Tensor, mask: Tensor | None) -> Packed:
@@ -265,17 +271,18 @@ def _errors(
     else:
         packed = _packed(ctx.links[k - 1], *_saved_of(saved, count, k - 1)[1:3])
         of_input = packed.tensors()
-    dense = partial(rebuilt, packed, of_input, dtype)
-    x = Input(shape, dtype, packed, dense, partial(dense, True))
+    dense: Callable[..., Tensor] = partial(rebuilt, packed, of_input, dtype)
+    turned: Callable[[], Tensor] | None = partial(dense, True)
+    listed: list[Listed] = []
     watched = y is not None
     if ctx.own[k] is not None:
         (y, checkpoints, *listed), ctx.own[k] = ctx.own[k], None
-        x = x._replace(listed=listed[0] if listed else None)
     elif not watched:
-        x = x._replace(dense=cache(dense), turned=None)  # for the product now, and for the gradient of weights later
+        dense, turned = cache(dense), None  # for the product now, and for the gradient of weights later
         with ctx.autocast.again():
-            y = link.weighted(x, *_of(saved, k))
+            y = link.weighted(Input(shape, dtype, packed, dense), *_of(saved, k))
         checkpoints = None
+    x = Input(shape, dtype, packed, dense, turned, listed[0] if listed else None, directly)
     grad = above.pop()
     assert grad is not None
     if mask is not None:

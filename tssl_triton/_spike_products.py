@@ -50,14 +50,20 @@ def busy(steps: int) -> float:
 
 
 def product(
-    packed: Packed, weight: Tensor, bias: Tensor | None, most: float | None = None, kept: list[Listed] | None = None
+    packed: Packed,
+    weight: Tensor,
+    bias: Tensor | None,
+    most: float | None = None,
+    kept: list[Listed] | None = None,
+    directly: bool = False,
 ) -> Tensor | None:
     """``(T, B, out)``, the product of spikes ``(T, B, *)`` with ``weight (out, in)``, plus ``bias``.
 
     None where a dense product is to be taken, as where more than a share ``most`` of neurons fires, which is `busy` if
-    it is not given. Dropped-out spikes will do. Who fires is added to ``kept``, for the weights' gradient.
+    it is not given. Dropped-out spikes will do. Who fires is added to ``kept``, for the weights' gradient. That nobody
+    follows may be known already: ``directly``.
     """
-    if not _fits(packed, weight) or (bias is not None and bias.dtype != weight.dtype):
+    if not _fits(packed, weight, directly) or (bias is not None and bias.dtype != weight.dtype):
         return None
     batch = packed.words.shape[1]
     if not _is_worth_it(packed.steps, batch, weight):
@@ -74,13 +80,18 @@ def product(
 
 
 def weight_gradient(
-    grad: Tensor, packed: Packed, weight: Tensor, most: float | None = None, known: Listed | None = None
+    grad: Tensor,
+    packed: Packed,
+    weight: Tensor,
+    most: float | None = None,
+    known: Listed | None = None,
+    directly: bool = False,
 ) -> Tensor | None:
     """``(out, in)``, the sum over steps and samples of ``grad (T, B, out)`` times spikes; None as for `product`.
 
     What `product` has ``kept`` may be ``known``.
     """
-    if not _fits(packed, weight) or grad.dtype != weight.dtype:
+    if not _fits(packed, weight, directly) or grad.dtype != weight.dtype:
         return None
     batch = packed.words.shape[1]
     found: _Spikes | None = known
@@ -117,10 +128,12 @@ def _can_take(weight: Tensor) -> bool:
     return _ops.on_loops(weight.device) and weight.dtype == torch.float32 and weight.shape[1] < 1 << (32 - WINDOW)
 
 
-def _fits(packed: Packed, weight: Tensor) -> bool:
+def _fits(packed: Packed, weight: Tensor, directly: bool) -> bool:
     """Whether these are spikes, dropped out at most, and weights that the functions below take."""
     words, *factors = packed.tensors()
-    if _operators.followed([words, *factors, weight]) or not _can_take(weight) or torch.is_autocast_enabled("cpu"):
+    if not directly and _operators.followed([words, *factors, weight]):
+        return False
+    if not _can_take(weight) or torch.is_autocast_enabled("cpu"):
         return False
     if not packed.then:
         return words.is_contiguous()

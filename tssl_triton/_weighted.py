@@ -37,6 +37,7 @@ class Input(NamedTuple):
         dense: the dense input, made when it is asked for.
         turned: the same, with channels last in memory where it can be made so as soon; None if it is at hand already.
         listed: who fires, where a product has found out.
+        directly: whether nobody follows what becomes of it, as far as `tssl_triton._neurons.direct` has been asked.
     """
 
     shape: Sequence[int]
@@ -45,6 +46,12 @@ class Input(NamedTuple):
     dense: Callable[[], Tensor]
     turned: Callable[[], Tensor] | None = None
     listed: Listed | None = None
+    directly: bool = False
+
+
+def _as(dtype: torch.dtype, x: Tensor) -> Tensor:
+    """x in a type: itself where it has it, without a call of PyTorch's."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 @dataclass(frozen=True)
@@ -63,13 +70,15 @@ class Linear:
         rows = grad.flatten(0, 1)
         grad_x = grad_weight = grad_bias = None
         if needed[0]:
-            grad_x = (rows @ weight.to(grad.dtype)).view(x.shape)
+            grad_x = (rows @ _as(grad.dtype, weight)).view(x.shape)
         if needed[1]:
             if x.packed is not None:
-                grad_weight = _spike_products.weight_gradient(grad, x.packed, weight, known=x.listed)
+                grad_weight = _spike_products.weight_gradient(
+                    grad, x.packed, weight, known=x.listed, directly=x.directly
+                )
             if grad_weight is None:
-                dense = x.dense().to(grad.dtype)
-                grad_weight = (rows.t() @ dense.flatten(2).flatten(0, 1)).to(weight.dtype)
+                dense = _as(grad.dtype, x.dense())
+                grad_weight = _as(weight.dtype, rows.t() @ dense.flatten(2).flatten(0, 1))
         if needed[2]:
             grad_bias = rows.sum(0).to(weight.dtype)
         return grad_x, grad_weight, grad_bias
@@ -147,7 +156,7 @@ def product(function: Map, x: Input, weight: Tensor, bias: Tensor | None, kept: 
     """
     y = None
     if x.packed is not None and isinstance(function, Linear):
-        y = _spike_products.product(x.packed, weight, bias, kept=kept)
+        y = _spike_products.product(x.packed, weight, bias, kept=kept, directly=x.directly)
     return function(x.dense(), weight, bias) if y is None else y
 
 
