@@ -91,8 +91,8 @@ def _tensors(given: Sequence[Tensor | None]) -> list[Tensor]:
 
 
 class _Layer(NamedTuple):
-    """What is left of a layer after forward: of its input the shape and type; and what it has to itself for backward,
-    y and checkpoints, where it keeps them, and who fires in its input, where that was found out."""
+    """What is left of a layer after forward: of its input the shape and type; what it has to itself for backward, y and
+    checkpoints, where it keeps them, and who fires in its input, where that was found out; and its prepared calls."""
 
     shape: Sequence[int]
     dtype: torch.dtype
@@ -102,6 +102,7 @@ class _Layer(NamedTuple):
     own: tuple[Tensor, Tensor | None] | None
     listed: list[Listed]
     after: Tensor | None
+    ready: Any
 
 
 def _forward(
@@ -125,10 +126,10 @@ def _forward(
         del given  # the spikes of the layer before have done their part
         neurons, start = link.neurons, stacked(state, y)
         dense = k + 1 == len(links) or not _goes_as_bits(neurons, y, links[k + 1], _of(parameters, k + 1)[0])
-        spikes, words, checkpoints, after = neurons.forward(y, start, keep, carry, dense, directly)
+        spikes, words, checkpoints, after, ready = neurons.forward(y, start, keep, carry, dense, directly)
         own = (y, checkpoints) if own_too else None
         mask = _mask(y if spikes is None else spikes, link.drop)
-        layers.append(_Layer(shape, dtype, start, words, mask, own, listed, after))
+        layers.append(_Layer(shape, dtype, start, words, mask, own, listed, after, ready))
         given = _fired(link, y, spikes, None if dense else words, mask, directly)
         del y, checkpoints, own, spikes
     return given.dense(), layers
@@ -202,7 +203,7 @@ class _Node(torch.autograd.Function):
             saved += layer.start, layer.words, layer.mask, *((hooks and layer.own) or (None, None))
         ctx.save_for_backward(*saved, *kept(x, packed))
         ctx.links, ctx.packed, ctx.autocast = links, packed, Autocast.now(x.device.type)
-        ctx.inputs = [(layer.shape, layer.dtype) for layer in layers]
+        ctx.inputs = [(layer.shape, layer.dtype, layer.ready) for layer in layers]
         after = [layer.after for layer in layers if carry]
         last = layers[-1].words, layers[-1].mask
         ctx.mark_non_differentiable(*(tensor for tensor in (*last, *after) if tensor is not None))
@@ -264,7 +265,7 @@ def _errors(
     ctx: Any, saved: tuple[Any, ...], k: int, above: list[Tensor | None], directly: bool
 ) -> tuple[Input, Tensor]:
     """The input of layer k, and the gradient of its y from that of its spikes, which is taken from ``above``."""
-    link, (shape, dtype), count = ctx.links[k], ctx.inputs[k], len(ctx.links)
+    link, (shape, dtype, ready), count = ctx.links[k], ctx.inputs[k], len(ctx.links)
     start, words, mask, y, checkpoints = _saved_of(saved, count, k)
     if k == 0:
         packed, of_input = ctx.packed, saved[(2 + OF_A_LAYER) * count :]
@@ -287,4 +288,5 @@ def _errors(
     assert grad is not None
     if mask is not None:
         grad = grad * mask if k == count - 1 else grad.mul_(mask)  # of layers between nobody else knows it
-    return x, link.neurons.backward(grad, y, words, checkpoints, start, not watched, directly)
+    ready = ready if directly else None
+    return x, link.neurons.backward(grad, y, words, checkpoints, start, not watched, ready)

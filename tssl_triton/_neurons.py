@@ -50,12 +50,14 @@ def filtered(x: Tensor, tau_syn: float, reverse: bool) -> Tensor:
 
 
 class Fired(NamedTuple):
-    """What neurons leave: spikes, or their sums; packed spikes and checkpoints for backward; the last step's state."""
+    """What neurons leave: spikes, or their sums; packed spikes and checkpoints for backward; the last step's state; and
+    prepared calls, where there can be some, which serve for backward too."""
 
     spikes: Tensor | None
     words: Tensor | None
     checkpoints: Tensor | None
     after: Tensor | None
+    ready: _Ready | None = None
 
 
 class Neurons(NamedTuple):
@@ -84,16 +86,16 @@ class Neurons(NamedTuple):
 
         Without ``dense`` words serve for spikes, which may be None. What `direct` says is passed on as ``directly``.
         """
-        ready = self._ready(y, state) if directly and not carry else None
-        fired = None if ready is None else ready.forward(y, keep, dense)
+        ready = self._ready(y, state) if directly else None
+        fired = None if ready is None or carry else ready.forward(y, keep, dense)
         if fired is not None:
             return fired
         keep = keep or not dense
         settings = constants(self.params)
         if self.pool is None:
-            return Fired(*_ops.lif_forward(y, state, self.steps, True, keep, carry, *settings))
+            return Fired(*_ops.lif_forward(y, state, self.steps, True, keep, carry, *settings), ready)
         sums = *self.pool.size, self.pool.scale
-        return Fired(*_pooled_ops.lif_pool_forward(y, state, self.steps, keep, carry, *sums, *settings))
+        return Fired(*_pooled_ops.lif_pool_forward(y, state, self.steps, keep, carry, *sums, *settings), ready)
 
     def packed(self, words: Tensor) -> Packed:
         """The packed form of what comes out of them."""
@@ -116,11 +118,13 @@ class Neurons(NamedTuple):
         checkpoints: Tensor | None,
         state: Tensor | None,
         overwrite: bool,
-        directly: bool = False,
+        ready: _Ready | None = None,
     ) -> Tensor:
-        """The gradient of y from that of what came out of them; in the place of y if it may ``overwrite`` that."""
-        ready = self._ready(y, state) if directly and overwrite else None
-        if ready is not None and ready.overwrite(grad, y, words):
+        """The gradient of y from that of what came out of them; in the place of y if it may ``overwrite`` that.
+
+        If `direct` says so calls that are ``ready`` may serve.
+        """
+        if ready is not None and overwrite and ready.overwrite(grad, y, words):
             return y
         given = y, words, self.checkpoints(y, state) if checkpoints is None else checkpoints, state
         pool = self.pool
@@ -171,7 +175,7 @@ class _Ready:
         words = self._words() if keep or not dense else None
         with _operators.shown(f"{self._name}_forward"):
             call(y.data_ptr(), *[x.data_ptr() for x in (spikes, words) if x is not None])
-        return Fired(spikes, words, None, None)
+        return Fired(spikes, words, None, None, self)
 
     def overwrite(self, grad: Tensor, y: Tensor, words: Tensor) -> bool:
         """Write the gradient of y in its place, if that can be."""
