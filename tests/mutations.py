@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KERNEL, MEMBRANE, LOOP = "kernels/neuron.py", "kernels/membrane.py", "tssl_triton/_cpu.py"
 SURROGATE, SURROGATE_LOOP = "kernels/surrogate.py", "tssl_triton/_cpu_surrogate.py"
 TSSL_LOOP = "tssl_triton/_cpu_tssl.py"
-OPERATORS, LOSSES = "tssl_triton/_operators.py", "tssl_triton/losses.py"
+OPERATORS, LOSSES, WEIGHTED = "tssl_triton/_operators.py", "tssl_triton/losses.py", "tssl_triton/_weighted.py"
 CPP, LOOPS, POOLING = "tssl_triton/_cpp.py", "tssl_triton/_loops.py", "tssl_triton/_pooling.py"
 HALVES = "tssl_triton/_halves.py"
 POOLED = "tssl_triton/_pooled_ops.py"
@@ -169,6 +169,7 @@ MUTATIONS = (
         "fused(k, 2.12194440e-4f, fused(k, -0.693359375f, x))",
         "fused(k, -0.693359375f, x)",
     ),
+    Mutation("native: reciprocal half done", LOOPS, "return fused(y, fused(e, e, e), y);", "return y;"),
     Mutation("native: bfloat16 cut off", HALVES, "0x7fffu + ((bits >> 16) & 1u)", "0u"),
     Mutation("native: float16 cut off", HALVES, "0xfffu + ((size >> 13) & 1u)", "0u"),
     Mutation("native: small float16 read as large", HALVES, "size < 0x400u ?", "size < 0u ?"),
@@ -180,7 +181,9 @@ MUTATIONS = (
     ),
     Mutation("native: spread over the first plane", LOOPS, "k * size + p * x.plane(), x", "k * size, x"),
     Mutation("pooling: edge not cleared", POOLING, "for (int64_t w = x.used(); w < x.row(); ++w) to[w] = 0;", ""),
-    Mutation("pooling: bits of the first word", POOLING, "((t / 32) * x.planes + plane)", "plane"),
+    Mutation("pooling: bits of the first word", POOLING, "((t / 32) * x.planes + first + c)", "(first + c)"),
+    Mutation("pooling: counts of all steps", POOLING, "counts[n] >> FIELD * k", "counts[n] >> k"),
+    Mutation("pooling: channels on one another", POOLING, "counts[w * channels + c] =", "counts[w * channels] ="),
     Mutation("pooling: gradient not scaled", POOLING, "= T::written(T::read(grad[w]) * scale)", "= grad[w]"),
     Mutation("pooling: packed form forgotten", NEURONS, "packed.followed_by(self.pool)", "packed"),
     Mutation(
@@ -201,6 +204,9 @@ MUTATIONS = (
         "spike products: one error for all steps", PRODUCTS, "[pattern][t], errors[t])", "[pattern][t], errors[0])"
     ),
     Mutation("spike products: one group of all", PRODUCTS, "++n < last && pattern_of(*n) == pattern", "++n < last"),
+    Mutation("spike products: samples share a list", PRODUCTS, "+ batch + 1 + lists[b];", "+ batch + 1;"),
+    Mutation("spike products: few, last step alone", PRODUCTS, "= errors[before] + error;", "= error;"),
+    Mutation("spike products: few, not dropped", PRODUCTS, "(factors ? factors[from + j] : 1.0f) * error", "error"),
     Mutation("spike products: groups overlap", PRODUCTS, "before += size;", "before += 1;"),
     Mutation(
         "spike products: outputs beyond the last",
@@ -208,9 +214,8 @@ MUTATIONS = (
         "if (there >= LANES) *(Vector*)to = x;",
         "if (true) *(Vector*)to = x;",
     ),
-    Mutation(
-        "losses: filtered forwards on the way back", LOSSES, "ctx.tau_syn, True, False", "ctx.tau_syn, False, False"
-    ),
+    Mutation("convolution: bias forgotten", WEIGHTED, "(False, True, of_bias)", "(False, True, False)"),
+    Mutation("losses: filtered forwards on the way back", LOSSES, "ctx.tau_syn, True)", "ctx.tau_syn, False)"),
     Mutation(
         "losses: one of two gradients",
         LOSSES,
@@ -242,7 +247,7 @@ def is_green(target: Path, file: str, learnt: bool = False) -> bool:
     loops = LOOP, TSSL_LOOP, SURROGATE_LOOP, LEARNT, RECURRENT, OPERATORS
     native, chain = (CPP, LOOPS, HALVES, POOLING, POOLED), (CHAIN, NEURONS, PRODUCTS)
     mode = {"TRITON_INTERPRET": "1"}
-    if file in (*native, *chain, LOSSES):
+    if file in (*native, *chain, LOSSES, WEIGHTED):
         mode = {}
     elif file in loops:
         mode = {"TSSL_CPU": "eager"}
@@ -252,6 +257,8 @@ def is_green(target: Path, file: str, learnt: bool = False) -> bool:
         tests = CHAIN_TESTS
     elif file == OPERATORS:
         tests = ["tests/test_operators.py"]
+    elif file == WEIGHTED:
+        tests = ["tests/layers/test_layers.py"]
     elif file == LOSSES:
         tests = ["tests/test_losses.py", "tests/test_autograd.py"]
     elif file in (LEARNT, RECURRENT) or learnt:
@@ -289,7 +296,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder).resolve()
         copy_project(target)
-        for file in (KERNEL, LOOP, SURROGATE, SURROGATE_LOOP, FUSED, LEARNT, OPERATORS, LOOPS, CHAIN, LOSSES):
+        for file in (KERNEL, LOOP, SURROGATE, SURROGATE_LOOP, FUSED, LEARNT, OPERATORS, LOOPS, CHAIN, WEIGHTED, LOSSES):
             if not is_green(target, file):
                 print(f"the tests of {file} are red without any mutation")
                 return 1
