@@ -307,8 +307,9 @@ class _Recorder(TorchDispatchMode):
 
     def source(self) -> str:
         part = PART.format(head="\n    ".join(self.head), body="\n        ".join(self.body))
+        before = (LONG if len(self.body) >= LONG_BODY else "") + _halves.SOURCE + PRELUDE
         if self._pooled is None:
-            return _halves.SOURCE + PRELUDE + part + ALL
+            return before + part + ALL
         place, argument = self._pooled
         dtype, written = argument.tensor.dtype, argument.written
         options = {
@@ -325,7 +326,7 @@ class _Recorder(TorchDispatchMode):
             rows="Register" if written else "Memory",
             **options,
         )
-        return _halves.SOURCE + PRELUDE + planes(argument.pool.size) + part + tiles
+        return before + planes(argument.pool.size) + part + tiles
 
 
 Range = tuple[float, float]
@@ -441,6 +442,16 @@ def _expression(func: Any, recorder: _Recorder, args: Any, options: Any, result:
         return _literal(args[0], dtype)
     raise NotImplementedError(f"no C++ for {func}; add it to tssl_triton/_loops.py")
 
+
+LONG_BODY = 200
+"""Statements from which on a body needs more registers than there are."""
+
+# To find what is computed twice on some path only, GCC keeps values for longer, which a long body then has to spill.
+LONG = """\
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-tree-pre")
+#endif
+"""
 
 PRELUDE = """\
 #include <cmath>
