@@ -15,6 +15,7 @@ from tssl_triton import (
     SpikingRecurrent,
     SpikingSequential,
     TimeSharedDropout,
+    _weighted,
     build_network,
     encoding,
     lif,
@@ -111,17 +112,6 @@ def test_a_product_with_packed_spikes_has_no_second_derivative():
         torch.autograd.grad(grad.sum(), first.weight)
 
 
-class _Weighted(torch.nn.Module):
-    """A layer's product alone."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x):
-        return self.layer.weighted(x)
-
-
 def test_a_product_with_other_input_has_one():
     layer = SpikingLinear(6, 4).double()
     x = given(5, 2, 6, dtype=torch.float64).requires_grad_()
@@ -132,11 +122,8 @@ def test_a_product_with_other_input_has_one():
 def test_a_convolution_of_other_input_has_one(channels):
     layer = SpikingConv2d(channels, 3, 3, padding=1, bias=True).double()
     x = given(1, 2, channels, 4, 4, dtype=torch.float64).requires_grad_()
-
-    def weighted(x, weight, bias):
-        return torch.func.functional_call(_Weighted(layer), {"layer.weight": weight, "layer.bias": bias}, (x,))
-
-    assert torch.autograd.gradgradcheck(weighted, (x, layer.weight, layer.bias))
+    given_all = x, layer.weight, layer.bias
+    assert torch.autograd.gradgradcheck(lambda *given: _weighted.weighted(layer._map(), *given), given_all)
 
 
 @pytest.mark.parametrize("kind", ["sum", "average", "max"])

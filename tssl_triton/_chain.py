@@ -30,6 +30,7 @@ from torch import Tensor
 from ._autocast import Autocast
 from ._first_order import first_order
 from ._neurons import Neurons, direct
+from ._operators import differentiable
 from ._packed import Packed, recall, remember
 from ._spike_products import Listed, may_take
 from ._weighted import Gradients, Input, Linear, Map, kept, product, rebuilt
@@ -75,8 +76,7 @@ def run(
     links: Sequence[Link], x: Tensor, parameters: Parameters, states: Sequence[LIFState | None], carry: bool
 ) -> tuple[Tensor, list[LIFState | None]]:
     """What comes out of the last layer for ``x``, ``(T, B, *)`` or ``(1, B, *)``; with ``carry`` each layer's state."""
-    tensors = _tensors((x, *parameters))
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if differentiable(x, *parameters):
         spikes, words, mask, *after = _Node.apply(x, states, links, carry, recall(x), *parameters)
         remember(spikes, _packed(links[-1], words, mask))
     else:
@@ -91,16 +91,15 @@ def _tensors(given: Sequence[Tensor | None]) -> list[Tensor]:
 
 
 class _Layer(NamedTuple):
-    """What is left of a layer after forward: of its input the shape and type; what it has to itself for backward, y and
-    checkpoints, where it keeps them, and who fires in its input, where that was found out; and its prepared calls."""
+    """What is left of a layer after forward: of its input the shape and type; what it has to itself for backward, where
+    it keeps that: y, checkpoints, and who fires in its input, if that was found out; and its prepared calls."""
 
     shape: Sequence[int]
     dtype: torch.dtype
     start: Tensor | None
     words: Tensor | None
     mask: Tensor | None
-    own: tuple[Tensor, Tensor | None] | None
-    listed: list[Listed]
+    own: tuple[Tensor, Tensor | None, list[Listed]] | None
     after: Tensor | None
     ready: Any
 
@@ -119,17 +118,17 @@ def _forward(
     del x
     for k, (link, state) in enumerate(zip(links, states, strict=True)):
         weight, bias = _of(parameters, k)
-        own_too = keep and not link.recompute
+        keep_own = keep and not link.recompute
         listed: list[Listed] = []
-        y = link.weighted(given, weight, bias, listed if own_too else None)
+        y = link.weighted(given, weight, bias, listed if keep_own else None)
         shape, dtype = given.shape, given.dtype
         del given  # the spikes of the layer before have done their part
         neurons, start = link.neurons, stacked(state, y)
         dense = k + 1 == len(links) or not _goes_as_bits(neurons, y, links[k + 1], _of(parameters, k + 1)[0])
         spikes, words, checkpoints, after, ready = neurons.forward(y, start, keep, carry, dense, directly)
-        own = (y, checkpoints) if own_too else None
+        own = (y, checkpoints, listed) if keep_own else None
         mask = _mask(y if spikes is None else spikes, link.drop)
-        layers.append(_Layer(shape, dtype, start, words, mask, own, listed, after, ready))
+        layers.append(_Layer(shape, dtype, start, words, mask, own, after, ready))
         given = _fired(link, y, spikes, None if dense else words, mask, directly)
         del y, checkpoints, own, spikes
     return given.dense(), layers
@@ -159,9 +158,7 @@ def _fired(
         shape, dense = (link.neurons.steps, *y.shape[1:]), partial(packed.rebuild, packed.tensors(), y.dtype)
         return Input(shape, y.dtype, packed, dense, directly=directly)
 
-    def dropped() -> Tensor:
-        return spikes if mask is None else spikes * mask
-
+    dropped = partial(torch.mul, spikes, mask) if mask is not None else lambda: spikes
     return Input(spikes.shape, spikes.dtype, packed, dropped, directly=directly)
 
 
@@ -197,10 +194,10 @@ class _Node(torch.autograd.Function):
         # Saved tensors are watched: weights or an input that change in place before backward are an error there. What
         # nobody else knows can do without, and can go early, unless someone has hooks on what is saved.
         hooks = _saving_is_watched()
-        ctx.own = [None if hooks or layer.own is None else (*layer.own, *layer.listed) for layer in layers]
+        ctx.own = [None if hooks else layer.own for layer in layers]
         saved: list[Tensor | None] = [*parameters]
         for layer in layers:
-            saved += layer.start, layer.words, layer.mask, *((hooks and layer.own) or (None, None))
+            saved += layer.start, layer.words, layer.mask, *(layer.own[:2] if hooks and layer.own else (None, None))
         ctx.save_for_backward(*saved, *kept(x, packed))
         ctx.links, ctx.packed, ctx.autocast = links, packed, Autocast.now(x.device.type)
         ctx.inputs = [(layer.shape, layer.dtype, layer.ready) for layer in layers]
@@ -277,7 +274,7 @@ def _errors(
     listed: list[Listed] = []
     watched = y is not None
     if ctx.own[k] is not None:
-        (y, checkpoints, *listed), ctx.own[k] = ctx.own[k], None
+        (y, checkpoints, listed), ctx.own[k] = ctx.own[k], None
     elif not watched:
         dense, turned = cache(dense), None  # for the product now, and for the gradient of weights later
         with ctx.autocast.again():
@@ -288,5 +285,4 @@ def _errors(
     assert grad is not None
     if mask is not None:
         grad = grad * mask if k == count - 1 else grad.mul_(mask)  # of layers between nobody else knows it
-    ready = ready if directly else None
-    return x, link.neurons.backward(grad, y, words, checkpoints, start, not watched, ready)
+    return x, link.neurons.backward(grad, y, words, checkpoints, start, not watched, ready if directly else None)

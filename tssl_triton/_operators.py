@@ -72,9 +72,9 @@ class Operator(Generic[P, R]):
         return self._differentiable.apply(*args)
 
 
-def differentiable(x: Tensor) -> bool:
-    """Whether what is made of x now goes on a graph."""
-    return x.requires_grad and torch.is_grad_enabled()
+def differentiable(*tensors: Tensor | None) -> bool:
+    """Whether what is made of these now goes on a graph."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def operator(function: Callable[P, R]) -> Operator[P, R]:

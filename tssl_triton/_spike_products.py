@@ -65,13 +65,10 @@ def product(
     """
     if not _fits(packed, weight, directly) or (bias is not None and bias.dtype != weight.dtype):
         return None
-    batch = packed.words.shape[1]
-    if not _is_worth_it(packed.steps, batch, weight):
-        return None
     found = _listed(packed, weight, most)
     if found is None:
         return None
-    y = torch.empty(packed.steps, batch, weight.shape[0], dtype=weight.dtype)
+    y = torch.empty(packed.steps, packed.words.shape[1], weight.shape[0], dtype=weight.dtype)
     with _operators.shown("spike_product"):
         found.product(weight.detach().contiguous(), y, kept is not None)
     if kept is not None:
@@ -93,12 +90,7 @@ def weight_gradient(
     """
     if not _fits(packed, weight, directly) or grad.dtype != weight.dtype:
         return None
-    batch = packed.words.shape[1]
-    found: _Spikes | None = known
-    if known is None and weight.shape[0] <= FEW and _rows(packed.steps, batch) * weight.shape[1] >= LEAST_SPIKES:
-        found = _of(_Spikes, packed, weight)
-    elif known is None and weight.shape[0] > FEW and _is_worth_it(packed.steps, batch, weight):
-        found = _listed(packed, weight, most)
+    found = known or (_few(packed, weight) if weight.shape[0] <= FEW else _listed(packed, weight, most))
     if found is None:
         return None
     gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
@@ -152,8 +144,16 @@ def _of(form: type[Form], packed: Packed, weight: Tensor) -> Form | None:
     return None if windows is None else form(windows, sizes, words, factors[0] if factors else None)
 
 
+def _few(packed: Packed, weight: Tensor) -> _Spikes | None:
+    """Spikes for few outputs; None where there is little to gain, or no compiler."""
+    inputs = _rows(packed.steps, packed.words.shape[1]) * weight.shape[1]
+    return _of(_Spikes, packed, weight) if inputs >= LEAST_SPIKES else None
+
+
 def _listed(packed: Packed, weight: Tensor, most: float | None) -> Listed | None:
-    """Who fires; None where too many do, or where there is no compiler."""
+    """Who fires; None where a product is too small, where too many fire, or where there is no compiler."""
+    if not _is_worth_it(packed.steps, packed.words.shape[1], weight):
+        return None
     found = _of(Listed, packed, weight)
     most = busy(packed.steps) if most is None else most
     return found if found is not None and found.share <= most else None
@@ -244,8 +244,7 @@ class Listed(_Spikes):
             if trim:
                 self._lists[k] = torch.empty(batch + 1 + self._active[k], dtype=torch.int32)
             places = weight.data_ptr(), y.data_ptr() + window.y, scratch.data_ptr()
-            copy = self._lists[k].data_ptr() if trim else 0
-            window.library.product(lists.data_ptr(), copy, self._factors, *places, *self._sizes)
+            window.library.product(lists.data_ptr(), self._lists[k].data_ptr(), self._factors, *places, *self._sizes)
 
     def gradient(self, grad: Tensor, gradient: Tensor) -> None:
         """Fill the gradient of weights from that of their product."""
@@ -276,12 +275,6 @@ SOURCE = """\
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#ifdef _OPENMP
-#include <omp.h>
-static inline int64_t this_thread() { return omp_get_thread_num(); }
-#else
-static inline int64_t this_thread() { return 0; }
-#endif
 
 #if defined(__AVX512F__)
 constexpr int64_t LANES = 16, REGISTERS = 32;
@@ -317,12 +310,20 @@ static inline uint32_t pattern_of(Active who) { return who >> 24; }
 static inline int64_t input_of(Active who) { return who & 0xffffff; }
 static inline Active active(uint32_t pattern, int64_t input) { return pattern << 24 | (uint32_t)input; }
 
+// The window's steps at which a neuron fires.
+static inline uint32_t pattern_in(Word word, int32_t bit) { return (uint32_t)word >> bit & (PATTERNS - 1); }
+
+// Where a sample's list begins, and the one before it ends.
+static inline const Active* list_of(int64_t b, const Active* lists, int64_t batch) {
+    return lists + batch + 1 + lists[b];
+}
+
 // Factors, where there are some, are those of dropout: one for all steps, and 0 is silence.
 template <bool dropped>
 static inline uint32_t found_in(const Word* words, const float* factors, int64_t inputs, int32_t bit, Active* found) {
     uint32_t count = 0;
     for (int64_t j = 0; j < inputs; ++j) {
-        const uint32_t pattern = (uint32_t)words[j] >> bit & (PATTERNS - 1);
+        const uint32_t pattern = pattern_in(words[j], bit);
         found[count] = active(pattern, j);
         count += pattern != 0 && (!dropped || factors[j] != 0);
     }
@@ -437,13 +438,13 @@ static inline void block_of(int64_t vectors, Run run) {
 
 // y (STEPS, batch, outputs) from weight (outputs, inputs). `turned` has room for the weights transposed, block by
 // block, with `outputs` rounded up to whole vectors. Inputs that fire at the same steps are added up first, and their
-// sum then once to each of these. The lists are copied to `copy`, where that is given.
+// sum then once to each of these. The lists are copied to `kept`, if they are not there.
 extern "C" void product(
-    const Active* lists, Active* copy, const float* factors, const float* weight, float* y, float* turned,
+    const Active* lists, Active* kept, const float* factors, const float* weight, float* y, float* turned,
     int64_t batch, int64_t inputs, int64_t outputs, int32_t threads
 ) {
     const int64_t vectors = vectors_of(outputs), blocks = (vectors + WIDE - 1) / WIDE;
-    if (copy) std::memcpy(copy, lists, (batch + 1 + lists[batch]) * sizeof(Active));
+    if (kept != lists) std::memcpy(kept, lists, (batch + 1 + lists[batch]) * sizeof(Active));
     #pragma omp parallel num_threads(threads)
     {
         #pragma omp for schedule(static)
@@ -463,8 +464,8 @@ extern "C" void product(
             const float* const stripe = turned + first * LANES * inputs;
             block_of(end - first, [=](auto width) {
                 constexpr int64_t wide = width;
-                const Active* n = lists + batch + 1 + lists[b];
-                const Active* const last = lists + batch + 1 + lists[b + 1];
+                const Active* n = list_of(b, lists, batch);
+                const Active* const last = list_of(b + 1, lists, batch);
                 Vector sums[STEPS][wide] = {};
                 while (n < last) {
                     const uint32_t pattern = pattern_of(*n);
@@ -509,8 +510,8 @@ extern "C" void gradient(
                 constexpr int64_t wide = width;
                 std::memset(sums, 0, inputs * wide * LANES * sizeof(float));
                 for (int64_t b = 0; b < batch; ++b) {
-                    const Active* n = lists + batch + 1 + lists[b];
-                    const Active* const last = lists + batch + 1 + lists[b + 1];
+                    const Active* n = list_of(b, lists, batch);
+                    const Active* const last = list_of(b + 1, lists, batch);
                     Vector errors[STEPS][wide];
                     #pragma GCC unroll 8
                     for (int64_t t = 0; t < STEPS; ++t)
@@ -567,7 +568,7 @@ extern "C" void gradient_of_few(
                 }
                 const int64_t from = b * inputs + start;
                 for (int64_t j = 0; j < size; ++j) {
-                    const Vector error = errors[(uint32_t)words[from + j] >> bit & (PATTERNS - 1)];
+                    const Vector error = errors[pattern_in(words[from + j], bit)];
                     *(Vector*)(sums + j * LANES) += (factors ? factors[from + j] : 1.0f) * error;
                 }
             }

@@ -115,14 +115,16 @@ class Conv2d:
             return x.flatten(0, 1).to(grad.dtype).to(accumulated)
 
         of_x, of_weight, of_bias = needed
+        grad_x = None
         if of_weight and _is_faster_turned(rows, x.shape[2]):
             turned = images((x.turned or x.dense)()).contiguous(memory_format=torch.channels_last)
             beside = rows.contiguous(memory_format=torch.channels_last)
             _, grad_weight, grad_bias = backward(beside, turned, (False, True, of_bias))
             grad_weight = grad_weight.contiguous()
             del turned, beside
-            like = rows.new_empty(x.shape).flatten(0, 1)  # only its shape matters: no memory is touched
-            grad_x, _, _ = backward(rows, like, (of_x, False, False))
+            if of_x:
+                like = rows.new_empty(x.shape).flatten(0, 1)  # only its shape matters: no memory is touched
+                grad_x, _, _ = backward(rows, like, (True, False, False))
         else:
             grad_x, grad_weight, grad_bias = backward(rows, images(x.dense()), (of_x, of_weight, of_bias))
         return (

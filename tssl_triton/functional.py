@@ -20,6 +20,7 @@ from ._checks import (
 )
 from ._layout import time_dense
 from ._learnt import CONSTANTS
+from ._operators import differentiable
 from ._ops import implementation
 from .encoding import StaticInput
 from .kernels.layout import WORD, arithmetic_dtype, word_count
@@ -154,13 +155,13 @@ def lif(
         spikes = spikes.view(dtype)
         return (spikes, LIFState(*new_state.unbind(0))) if return_state else spikes
     if learnt is None:
-        keep = torch.is_grad_enabled() and y.requires_grad
+        keep = differentiable(y)
         spikes, words, _, new_state = _ops.lif_forward(
             time_dense(y), start, steps, synapse, keep, return_state, *settings
         )
     else:
         rows = stacked_constants(learnt, params, y)
-        keep = torch.is_grad_enabled() and (y.requires_grad or rows.requires_grad)
+        keep = differentiable(y, rows)
         spikes, words, _, new_state = _learnt_ops.learnt_lif_forward(
             time_dense(y), rows, start, steps, synapse, keep, return_state, *settings[len(CONSTANTS) :]
         )
@@ -175,7 +176,7 @@ def _check_inference(dtype: object, y: Tensor, learnt: LIFConstants | None) -> N
     """Raise unless spikes of ``dtype`` can be had of ``y``."""
     if dtype not in (torch.bool, torch.uint8):
         raise TypeError(f"dtype must be None, that of current, {y.dtype}, torch.bool or torch.uint8, got {dtype}")
-    if torch.is_grad_enabled() and y.requires_grad:
+    if differentiable(y):
         raise ValueError(
             f"dtype must be None where a gradient is asked for, as integers have none, got {dtype}; call lif under "
             "torch.no_grad(), or convert the spikes afterwards"

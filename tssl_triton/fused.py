@@ -22,6 +22,7 @@ from ._autocast import Autocast
 from ._checks import check_pair
 from ._composed import composed
 from ._first_order import first_order
+from ._operators import differentiable
 from ._packed import Packed, remember
 from .functional import LIFState, constants, stacked
 from .kernels.layout import cdiv
@@ -148,7 +149,7 @@ def run(
     rule: Rule,
 ) -> tuple[PackedSpikes | Tensor, LIFState | None]:
     """The layer in one kernel: packed spikes out, or dense ones; with ``carry`` the state too. Checks nothing."""
-    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (spikes.link, weight, bias))
+    learns = differentiable(spikes.link, weight, bias)
     layer = _Layer(function, spikes.steps, params, product_dtype(weight), learns and not recompute, dense, carry, rule)
     start = stacked(
         state, spikes.link.new_empty((), dtype=layer.dtype).expand(function.shape(spikes.shape, weight.shape))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from . import _packed, _recurrent_ops, _weighted
 from ._checks import check_count, check_features, check_flag, check_like, check_same_dtype, check_sequence
+from ._operators import differentiable
 from .encoding import StaticInput
 from .functional import LIFState, constants, stacked, stacked_constants
 from .modules import LIF, Input, each_step, initial_weight
@@ -88,9 +89,7 @@ class SpikingRecurrent(LIF):
         start, before = self._start(state, feed)
         learnt = self._learnt()
         rows = None if learnt is None else stacked_constants(learnt, self.params, feed)
-        keep = torch.is_grad_enabled() and any(
-            tensor is not None and tensor.requires_grad for tensor in (feed, self.recurrent_weight, rows)
-        )
+        keep = differentiable(feed, self.recurrent_weight, rows)
         spikes, words, _, _, final = _recurrent_ops.recurrent_forward(
             feed, self.recurrent_weight, rows, start, before, steps, keep, *constants(self.params, self.rule)
         )
