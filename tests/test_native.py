@@ -179,6 +179,28 @@ def test_exponential():
     assert y[-1].isnan()
 
 
+def test_reciprocals_of_what_is_positive():
+    """Of a value whose range says so; of others the loop divides."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cat(
+        [torch.rand(400_000, generator=generator) + 1.0, 2.0 ** (250 * torch.rand(400_000, generator=generator) - 125)]
+    )
+    x = torch.cat([x, torch.tensor([0.0, 2.0**-125, 0.125, 1.0, 8.0, 2.0**125, math.nan])])
+    out = x.new_empty(2, len(x))
+
+    def window(given, out):
+        out[0].copy_(1.0 / torch.clamp(given[0], min=2.0**-125))
+        out[1].copy_(1.0 / given[0])
+
+    run_loop(window, Rows(x[None], 0, 1), Rows(out, 0, 2))
+    known, plain = out
+    off = (known.view(torch.int32) - (1.0 / x.clamp(min=2.0**-125)).view(torch.int32)).abs()[:-1]
+    assert off.max() <= 1
+    assert (off > 0).sum() < 1e-4 * len(x)
+    assert known[-1].isnan()
+    assert torch.equal(plain[:-1], 1.0 / x[:-1])
+
+
 def relative_error_each(mine, want):
     return ((mine.double() - want) / want).abs().max()
 
