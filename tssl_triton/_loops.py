@@ -501,8 +501,8 @@ static inline float exponential(float x) {
     return y * bits_of<float>((bits_of<int32_t>(shifted) + 127) << 23);
 }
 
-// 1 / x for x from 2^-125 to 2^125: the first guess is 5 % off, and each step cubes the error. A division would keep the
-// processor for longer than all that.
+// 1 / x for x from 2^-125 to 2^125: the first guess is 5 % off, and each step cubes the error. A division would keep
+// the processor for longer than all that.
 static inline float inverse(float x) {
     float y = bits_of<float>(0x7ef311c7 - bits_of<int32_t>(x));
     float e = fused(-x, y, 1.0f);
