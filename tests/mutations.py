@@ -196,7 +196,7 @@ MUTATIONS = (
     Mutation("chain: hooks not asked", CHAIN, "or hooks(False) is not None", ""),
     Mutation("chain: spikes of the same layer", CHAIN, "_saved_of(saved, count, k - 1)", "_saved_of(saved, count, k)"),
     Mutation("chain: weights of no layer wait", CHAIN, "grads[2 * k : 2 * k + 2] = found()[1:]", "found()"),
-    Mutation("chain: errors of rest", NEURONS, "if state is not None or self.steps", "if self.steps"),
+    Mutation("chain: errors of rest", CHAIN, "if directly and start is None else", "if directly else"),
     Mutation("spike products: first steps of a word", PRODUCTS, "(uint32_t)word >> bit &", "(uint32_t)word &"),
     Mutation("spike products: last window alone", PRODUCTS, "*self._sizes, window.y > 0)", "*self._sizes, 0)"),
     Mutation("spike products: all steps the first", PRODUCTS, "[pattern][t], sum)", "[pattern][0], sum)"),

@@ -64,7 +64,7 @@ def chains(monkeypatch):
     """How many layers each chain has had."""
     counts = []
     inner = _chain.run
-    monkeypatch.setattr(_chain, "run", lambda links, *given: counts.append(len(links)) or inner(links, *given))
+    monkeypatch.setattr(_chain, "run", lambda chain, *given: counts.append(len(chain.links)) or inner(chain, *given))
     return counts
 
 

@@ -11,7 +11,7 @@ from tssl_triton import (
     SpikingConv2d,
     SpikingLinear,
     SpikingSequential,
-    _neurons,
+    _chain,
     _pooled_ops,
     encoding,
     pack_spikes,
@@ -152,14 +152,13 @@ def test_pooling_with_the_neurons_changes_no_bit(compiled, steps, layer, pooling
 
 def pooled_calls(monkeypatch):
     calls = []
-    inner = _neurons.Neurons.forward
+    inner = _chain.run
 
-    def noting(self, *given, **options):
-        if self.pool is not None:
-            calls.append(self.pool)
-        return inner(self, *given, **options)
+    def noting(chain, *given):
+        calls.extend(link.neurons.pool for link in chain.links if link.neurons.pool is not None)
+        return inner(chain, *given)
 
-    monkeypatch.setattr(_neurons.Neurons, "forward", noting)
+    monkeypatch.setattr(_chain, "run", noting)
     return calls
 
 

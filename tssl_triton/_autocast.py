@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+_AS_IT_IS = nullcontext()
+_available = functools.cache(torch.amp.is_autocast_available)
 
 
 @dataclass(frozen=True)
@@ -19,15 +23,17 @@ class Autocast:
     @classmethod
     def now(cls, device: str) -> Autocast:
         """The setting in force on devices of this type."""
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        if _available(device) and torch.is_autocast_enabled(device):
             return cls(device, torch.get_autocast_dtype(device))
-        return cls(device)
+        return off(device)
 
     def again(self) -> AbstractContextManager[Any]:
         """A block in which this setting is in force."""
-        if not torch.amp.is_autocast_available(self.device):
-            return nullcontext()
-        if self.dtype is None and not torch.is_autocast_enabled(self.device):
-            return nullcontext()  # off already
+        if not _available(self.device) or (self.dtype is None and not torch.is_autocast_enabled(self.device)):
+            return _AS_IT_IS
         # Without its cache of cast weights: backward may run in another thread, long after forward's cache was emptied.
         return torch.autocast(self.device, self.dtype, self.dtype is not None, cache_enabled=False)
+
+
+off = functools.cache(Autocast)
+"""The setting of a device on which autocast is off."""

@@ -20,7 +20,7 @@ for bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -28,8 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._autocast import Autocast
+from ._autocast import off as autocast_off
 from ._first_order import first_order
-from ._neurons import Neurons, direct
+from ._neurons import Neurons, Ready, direct, ready
 from ._operators import differentiable
 from ._packed import Packed, recall, remember
 from ._spike_products import Listed, may_take
@@ -52,114 +53,156 @@ class Link(NamedTuple):
     recompute: bool
     drop: float = 0.0
 
-    def weighted(self, x: Input, weight: Tensor, bias: Tensor | None, kept: list[Listed] | None = None) -> Tensor:
-        """The neurons' weighted input y; who fires in x is added to ``kept``, where that was found out."""
-        return self.neurons.dense(product(self.function, x, weight, bias, kept))
-
-    def takes_bits(self, steps: int, batch: int, weight: Tensor) -> bool:
-        """Whether packed spikes may be all that this layer needs of the one before."""
-        return isinstance(self.function, Linear) and may_take(steps, batch, weight)
+    def shape(self, x: Sequence[int], weight: Sequence[int]) -> tuple[int, ...]:
+        """Shape of what comes out for an input and weights of these shapes."""
+        neurons = self.function.shape(x, weight)[1:]
+        pool, steps = self.neurons.pool, self.neurons.steps
+        return (steps, *neurons) if pool is None else (steps, *neurons[:2], *pool.windows(*neurons[2:]))
 
 
 Parameters = Sequence[Tensor | None]
 """Weight and bias of each layer in turn."""
 
 
-def _of(parameters: Parameters, k: int) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of layer k."""
-    weight, bias = parameters[2 * k : 2 * k + 2]
-    assert weight is not None
-    return weight, bias
+class Sized(NamedTuple):
+    """What of a weight matters to a chain."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Chain:
+    """Layers one after the other on inputs of one size, and what can be said of that once and for all.
+
+    Args:
+        links: the layers.
+        shape: of the input.
+        weights: of each layer.
+
+    Attributes:
+        shapes: of each layer's input.
+        dense: of each layer, whether its spikes have to be spelled out, as the next one may not take them packed.
+    """
+
+    def __init__(self, links: Sequence[Link], shape: Sequence[int], weights: Sequence[Sized]) -> None:
+        self.links = links
+        self.shapes = [shape]
+        for link, weight in zip(links, weights, strict=True):
+            self.shapes.append(link.shape(self.shapes[-1], weight.shape))
+        self.dense = [
+            link.neurons.pool is not None or not _takes_bits(following, self.shapes[k + 1], weight)
+            for k, (link, following, weight) in enumerate(zip(links, links[1:], weights[1:], strict=False))
+        ]
+        self.dense.append(True)
+        self._ready: list[dict[Any, Ready]] = [{} for _ in links]
+
+    def ready(self, k: int, y: Tensor) -> Ready | None:
+        """Prepared calls of the neurons of layer k from rest, if there can be some for such an input of theirs."""
+        layout = y.stride(), y.dtype
+        found = self._ready[k].get(layout)
+        if found is None:
+            found = ready(self.links[k].neurons, y.shape, *layout)
+            if found is not None:
+                self._ready[k][layout] = found
+        return found
+
+
+def _takes_bits(link: Link, shape: Sequence[int], weight: Sized) -> bool:
+    """Whether packed spikes of a shape may be all that a layer needs of the one before."""
+    return isinstance(link.function, Linear) and may_take(shape[0], shape[1], weight)
+
+
+@lru_cache(maxsize=256)
+def chain_of(link: Link, shape: torch.Size, weight: Sized) -> Chain:
+    """The chain of one layer."""
+    return Chain([link], shape, [weight])
+
+
+def sized(weight: Tensor) -> Sized:
+    return Sized(weight.shape, weight.dtype, weight.device)
 
 
 def run(
-    links: Sequence[Link], x: Tensor, parameters: Parameters, states: Sequence[LIFState | None], carry: bool
+    chain: Chain, x: Tensor, parameters: Parameters, states: Sequence[LIFState | None], carry: bool
 ) -> tuple[Tensor, list[LIFState | None]]:
     """What comes out of the last layer for ``x``, ``(T, B, *)`` or ``(1, B, *)``; with ``carry`` each layer's state."""
+    packed = recall(x)
+    layers: list[_Layer] = []
     if differentiable(x, *parameters):
-        spikes, words, mask, *after = _Node.apply(x, states, links, carry, recall(x), *parameters)
-        remember(spikes, _packed(links[-1], words, mask))
+        spikes = _Node.apply(x, chain, packed, states, carry, layers, *parameters)
+        last = layers[-1]
+        assert last.words is not None
+        remember(spikes, _packed(chain.links[-1], last.words, last.mask))
     else:
-        spikes, layers = _forward(links, x, parameters, states, False, carry)
-        after = [layer.after for layer in layers if carry]
-    return spikes, [LIFState(*state.unbind(0)) for state in after] if carry else [None] * len(links)
-
-
-def _tensors(given: Sequence[Tensor | None]) -> list[Tensor]:
-    """Those that are there."""
-    return [tensor for tensor in given if tensor is not None]
+        spikes = _forward(chain, x, packed, parameters, states, False, carry, layers)
+    afters = [layer.after if carry else None for layer in layers]
+    return spikes, [None if after is None else LIFState(*after.unbind(0)) for after in afters]
 
 
 class _Layer(NamedTuple):
-    """What is left of a layer after forward: of its input the shape and type; what it has to itself for backward, where
-    it keeps that: y, checkpoints, and who fires in its input, if that was found out; and its prepared calls."""
+    """What is left of a layer after forward: the type of its input; what it has to itself for backward, where it keeps
+    that: y, checkpoints, and who fires in its input, if that was found out; and its prepared calls."""
 
-    shape: Sequence[int]
     dtype: torch.dtype
     start: Tensor | None
     words: Tensor | None
     mask: Tensor | None
     own: tuple[Tensor, Tensor | None, list[Listed]] | None
     after: Tensor | None
-    ready: Any
+    ready: Ready | None
 
 
 def _forward(
-    links: Sequence[Link],
+    chain: Chain,
     x: Tensor,
+    packed: Packed | None,
     parameters: Parameters,
     states: Sequence[LIFState | None],
     keep: bool,
     carry: bool,
-) -> tuple[Tensor, list[_Layer]]:
-    layers = []
-    directly = direct(_tensors((x, *parameters)))
-    given = _given(x)
+    layers: list[_Layer],
+) -> Tensor:
+    """What comes out of the last layer; what is left of each is added to ``layers``."""
+    directly = direct([x, *[tensor for tensor in parameters if tensor is not None]])
+    dense: Callable[[], Tensor] = partial(_itself, x)
+    dtype = x.dtype
     del x
-    for k, (link, state) in enumerate(zip(links, states, strict=True)):
-        weight, bias = _of(parameters, k)
-        keep_own = keep and not link.recompute
-        listed: list[Listed] = []
-        y = link.weighted(given, weight, bias, listed if keep_own else None)
-        shape, dtype = given.shape, given.dtype
-        del given  # the spikes of the layer before have done their part
-        neurons, start = link.neurons, stacked(state, y)
-        dense = k + 1 == len(links) or not _goes_as_bits(neurons, y, links[k + 1], _of(parameters, k + 1)[0])
-        spikes, words, checkpoints, after, ready = neurons.forward(y, start, keep, carry, dense, directly)
-        own = (y, checkpoints, listed) if keep_own else None
-        mask = _mask(y if spikes is None else spikes, link.drop)
-        layers.append(_Layer(shape, dtype, start, words, mask, own, after, ready))
-        given = _fired(link, y, spikes, None if dense else words, mask, directly)
+    for k, (link, state) in enumerate(zip(chain.links, states, strict=True)):
+        weight, bias = parameters[2 * k], parameters[2 * k + 1]
+        assert weight is not None
+        listed: list[Listed] | None = [] if keep and not link.recompute else None
+        y = product(link.function, packed, dense, weight, bias, listed, directly)
+        if not y.is_contiguous():
+            y = link.neurons.dense(y)
+        del dense  # the spikes of the layer before have done their part
+        start, spelled = None if state is None else stacked(state, y), chain.dense[k]
+        calls = chain.ready(k, y) if directly and start is None else None
+        fired = None if calls is None or carry else calls.forward(y, keep, spelled)
+        spikes, words, checkpoints, after = fired or link.neurons.forward(y, start, keep, carry, spelled)
+        mask = _mask(y if spikes is None else spikes, link.drop) if link.drop else None
+        own = None if listed is None else (y, checkpoints, listed)
+        layers.append(_Layer(dtype, start, words, mask, own, after, calls))
+        dtype, packed = y.dtype, None
+        if not spelled:
+            assert words is not None
+            packed = _packed(link, words, mask)
+        if spikes is not None:
+            dense = partial(_itself, spikes) if mask is None else partial(torch.mul, spikes, mask)
+        else:
+            assert packed is not None
+            dense = partial(packed.rebuild, packed.tensors(), dtype)
         del y, checkpoints, own, spikes
-    return given.dense(), layers
+    return dense()
 
 
-def _goes_as_bits(neurons: Neurons, y: Tensor, following: Link, weight: Tensor) -> bool:
-    """Whether the next layer may take the neurons' spikes packed."""
-    return neurons.pool is None and following.takes_bits(neurons.steps, y.shape[1], weight)
+def _itself(x: Tensor) -> Tensor:
+    return x
 
 
-def _mask(like: Tensor, drop: float) -> Tensor | None:
+def _mask(like: Tensor, drop: float) -> Tensor:
     """What a sample's neurons are multiplied by at every step, in the shape and memory order of a step of ``like``."""
-    return F.dropout(torch.ones_like(like[0]), drop) if drop else None
-
-
-def _given(x: Tensor) -> Input:
-    return Input(x.shape, x.dtype, recall(x), lambda: x)
-
-
-def _fired(
-    link: Link, y: Tensor, spikes: Tensor | None, words: Tensor | None, mask: Tensor | None, directly: bool
-) -> Input:
-    """What comes out of a layer, as an input: spikes, or their sums, or what is to be had from words."""
-    packed = None if words is None else _packed(link, words, mask)
-    if spikes is None:
-        assert packed is not None
-        shape, dense = (link.neurons.steps, *y.shape[1:]), partial(packed.rebuild, packed.tensors(), y.dtype)
-        return Input(shape, y.dtype, packed, dense, directly=directly)
-
-    dropped = partial(torch.mul, spikes, mask) if mask is not None else lambda: spikes
-    return Input(spikes.shape, spikes.dtype, packed, dropped, directly=directly)
+    return F.dropout(torch.ones_like(like[0]), drop)
 
 
 def _packed(link: Link, words: Tensor, mask: Tensor | None) -> Packed:
@@ -178,19 +221,23 @@ def _saving_is_watched() -> bool:
 # where they are watched; and what it keeps of its input.
 OF_A_LAYER = 5
 
+OF_INPUT = 6
+"""Arguments of a node before weights and biases."""
+
 
 class _Node(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
-        states: Sequence[LIFState | None],
-        links: Sequence[Link],
-        carry: bool,
+        chain: Chain,
         packed: Packed | None,
+        states: Sequence[LIFState | None],
+        carry: bool,
+        layers: list[_Layer],
         *parameters: Tensor | None,
-    ) -> tuple[Tensor | None, ...]:
-        spikes, layers = _forward(links, x, parameters, states, True, carry)
+    ) -> Tensor:
+        spikes = _forward(chain, x, packed, parameters, states, True, carry, layers)
         # Saved tensors are watched: weights or an input that change in place before backward are an error there. What
         # nobody else knows can do without, and can go early, unless someone has hooks on what is saved.
         hooks = _saving_is_watched()
@@ -199,28 +246,26 @@ class _Node(torch.autograd.Function):
         for layer in layers:
             saved += layer.start, layer.words, layer.mask, *(layer.own[:2] if hooks and layer.own else (None, None))
         ctx.save_for_backward(*saved, *kept(x, packed))
-        ctx.links, ctx.packed, ctx.autocast = links, packed, Autocast.now(x.device.type)
-        ctx.inputs = [(layer.shape, layer.dtype, layer.ready) for layer in layers]
-        after = [layer.after for layer in layers if carry]
-        last = layers[-1].words, layers[-1].mask
-        ctx.mark_non_differentiable(*(tensor for tensor in (*last, *after) if tensor is not None))
+        ctx.chain, ctx.packed, ctx.autocast = chain, packed, Autocast.now(x.device.type)
+        ctx.layers = [(layer.dtype, layer.ready) for layer in layers]
         ctx.set_materialize_grads(False)
-        return spikes, *last, *after
+        return spikes
 
     @staticmethod
     @first_order
-    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return (None,) * (5 + 2 * len(ctx.links))
+            return (None,) * (OF_INPUT + 2 * len(ctx.layers))
         # Gradients have the type of forward's numbers: an autocast of now is none of theirs.
-        with Autocast(grad.device.type).again():
+        with autocast_off(grad.device.type).again():
             return _backward(ctx, grad)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """What `_Node` hands to each of its arguments for the gradient of its spikes."""
-    count, saved = len(ctx.links), ctx.saved_tensors
-    of_x, of_parameters = ctx.needs_input_grad[0], ctx.needs_input_grad[5:]
+    links, saved = ctx.chain.links, ctx.saved_tensors
+    count = len(links)
+    of_x, of_parameters = ctx.needs_input_grad[0], ctx.needs_input_grad[OF_INPUT:]
     grads: list[Tensor | None] = [None] * (2 * count)
     waiting: list[tuple[int, Callable[[], Gradients]]] = []
 
@@ -229,7 +274,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             k, found = waiting.pop()
             grads[2 * k : 2 * k + 2] = found()[1:]
 
-    directly = direct(_tensors((grad, *saved)))
+    directly = direct([grad, *[tensor for tensor in saved if tensor is not None]])
     above: list[Tensor | None] = [grad]  # in a list, where it can be taken from by who needs it last
     del grad
     for k in reversed(range(count)):
@@ -237,12 +282,12 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             break
         x, errors = _errors(ctx, saved, k, above, directly)
         settle()
-        function, weight = ctx.links[k].function, saved[2 * k]
+        function, weight = links[k].function, saved[2 * k]
         needed = of_x or any(of_parameters[: 2 * k]), *of_parameters[2 * k : 2 * k + 2]
         if isinstance(function, Linear):
             # The gradient of the input first, and those of weights once the layer below has made use of it: there need
             # not be room for all of them at once.
-            above = [function.gradients(errors, x, weight, (needed[0], False, False))[0]]
+            above = [function.gradients(errors, x, weight, (True, False, False))[0] if needed[0] else None]
             waiting.append((k, partial(function.gradients, errors, x, weight, (False, *needed[1:]))))
         else:
             of_input, *grads[2 * k : 2 * k + 2] = function.gradients(errors, x, weight, needed)
@@ -250,7 +295,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             del of_input
         del errors, x
     settle()
-    return above.pop(), None, None, None, None, *grads
+    return above.pop(), *[None] * (OF_INPUT - 1), *grads
 
 
 def _saved_of(saved: tuple[Any, ...], count: int, k: int) -> tuple[Any, ...]:
@@ -262,12 +307,12 @@ def _errors(
     ctx: Any, saved: tuple[Any, ...], k: int, above: list[Tensor | None], directly: bool
 ) -> tuple[Input, Tensor]:
     """The input of layer k, and the gradient of its y from that of its spikes, which is taken from ``above``."""
-    link, (shape, dtype, ready), count = ctx.links[k], ctx.inputs[k], len(ctx.links)
+    link, shape, (dtype, calls), count = ctx.chain.links[k], ctx.chain.shapes[k], ctx.layers[k], len(ctx.layers)
     start, words, mask, y, checkpoints = _saved_of(saved, count, k)
     if k == 0:
         packed, of_input = ctx.packed, saved[(2 + OF_A_LAYER) * count :]
     else:
-        packed = _packed(ctx.links[k - 1], *_saved_of(saved, count, k - 1)[1:3])
+        packed = _packed(ctx.chain.links[k - 1], *_saved_of(saved, count, k - 1)[1:3])
         of_input = packed.tensors()
     dense: Callable[..., Tensor] = partial(rebuilt, packed, of_input, dtype)
     turned: Callable[[], Tensor] | None = partial(dense, True)
@@ -278,11 +323,13 @@ def _errors(
     elif not watched:
         dense, turned = cache(dense), None  # for the product now, and for the gradient of weights later
         with ctx.autocast.again():
-            y = link.weighted(Input(shape, dtype, packed, dense), *_of(saved, k))
+            y = link.neurons.dense(product(link.function, packed, dense, saved[2 * k], saved[2 * k + 1]))
         checkpoints = None
     x = Input(shape, dtype, packed, dense, turned, listed[0] if listed else None, directly)
     grad = above.pop()
     assert grad is not None
     if mask is not None:
         grad = grad * mask if k == count - 1 else grad.mul_(mask)  # of layers between nobody else knows it
-    return x, link.neurons.backward(grad, y, words, checkpoints, start, not watched, ready if directly else None)
+    if directly and calls is not None and not watched and calls.overwrite(grad, y, words):
+        return x, y
+    return x, link.neurons.backward(grad, y, words, checkpoints, start, not watched)

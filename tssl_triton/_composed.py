@@ -32,7 +32,8 @@ def composed(
     values, steps = (x.values.unsqueeze(0), x.steps) if isinstance(x, StaticInput) else (x, len(x))
     if learnt is None and not traced() and (recompute or on_cpu(values.device)):
         link = _chain.Link(function, Neurons(steps, params, rule), recompute)
-        spikes, (after,) = _chain.run([link], values, [weight, bias], [state], carry)
+        chain = _chain.chain_of(link, values.shape, _chain.sized(weight))
+        spikes, (after,) = _chain.run(chain, values, [weight, bias], [state], carry)
         return spikes, after
     y = _weighted.weighted(function, values, weight, bias)
     current = StaticInput(y.squeeze(0), steps) if isinstance(x, StaticInput) else y

@@ -74,13 +74,13 @@ def wanted() -> bool:
     return not _eager_reason and os.environ.get("TSSL_CPU") != "eager"
 
 
-def compiled(make: Callable[[], Made]) -> Made | None:
+def compiled(make: Callable[[], Made], asked: bool = False) -> Made | None:
     """What ``make`` returns, which it needs a compiler for; None where eager PyTorch is to serve instead.
 
-    That there is no compiler is said by a warning, once.
+    That there is no compiler is said by a warning, once. Whether native code is `wanted` may have been ``asked``.
     """
     global _eager_reason
-    if not wanted():
+    if _eager_reason or not (asked or wanted()):
         return None
     try:
         return make()

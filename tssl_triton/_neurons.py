@@ -7,6 +7,7 @@ same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -40,24 +41,21 @@ def filtered(x: Tensor, tau_syn: float, reverse: bool) -> Tensor:
     steps = x.shape[0]
     neurons = x.numel() // steps
     if steps <= WINDOW and neurons and x.is_contiguous() and direct([x]) and not _operators.differentiable(x):
-        call = _cpp.compiled(lambda: _cpu.filter_call(steps, neurons, x.dtype, tau_syn, reverse))
+        call = _cpp.compiled(lambda: _cpu.filter_call(steps, neurons, x.dtype, tau_syn, reverse), True)
         if call is not None:
             outputs = torch.empty_like(x)
-            with _operators.shown("psc_filter"):
-                call(x.data_ptr(), outputs.data_ptr())
+            _operators.show("psc_filter", call, x.data_ptr(), outputs.data_ptr())
             return outputs
     return _ops.psc_filter(x, None, tau_syn, reverse, False)[0]
 
 
 class Fired(NamedTuple):
-    """What neurons leave: spikes, or their sums; packed spikes and checkpoints for backward; the last step's state; and
-    prepared calls, where there can be some, which serve for backward too."""
+    """What neurons leave: spikes, or their sums; packed spikes and checkpoints for backward; the last step's state."""
 
     spikes: Tensor | None
     words: Tensor | None
-    checkpoints: Tensor | None
-    after: Tensor | None
-    ready: _Ready | None = None
+    checkpoints: Tensor | None = None
+    after: Tensor | None = None
 
 
 class Neurons(NamedTuple):
@@ -79,23 +77,17 @@ class Neurons(NamedTuple):
         """y in a memory order that these neurons take."""
         return time_dense(y) if self.pool is None else _pooled_ops.dense_images(y)
 
-    def forward(
-        self, y: Tensor, state: Tensor | None, keep: bool, carry: bool, dense: bool = True, directly: bool = False
-    ) -> Fired:
+    def forward(self, y: Tensor, state: Tensor | None, keep: bool, carry: bool, dense: bool = True) -> Fired:
         """With ``keep`` words and checkpoints are for backward, with ``carry`` there is a state afterwards.
 
-        Without ``dense`` words serve for spikes, which may be None. What `direct` says is passed on as ``directly``.
+        Without ``dense`` words serve for spikes.
         """
-        ready = self._ready(y, state) if directly else None
-        fired = None if ready is None or carry else ready.forward(y, keep, dense)
-        if fired is not None:
-            return fired
         keep = keep or not dense
         settings = constants(self.params)
         if self.pool is None:
-            return Fired(*_ops.lif_forward(y, state, self.steps, True, keep, carry, *settings), ready)
+            return Fired(*_ops.lif_forward(y, state, self.steps, True, keep, carry, *settings))
         sums = *self.pool.size, self.pool.scale
-        return Fired(*_pooled_ops.lif_pool_forward(y, state, self.steps, keep, carry, *sums, *settings), ready)
+        return Fired(*_pooled_ops.lif_pool_forward(y, state, self.steps, keep, carry, *sums, *settings))
 
     def packed(self, words: Tensor) -> Packed:
         """The packed form of what comes out of them."""
@@ -118,38 +110,30 @@ class Neurons(NamedTuple):
         checkpoints: Tensor | None,
         state: Tensor | None,
         overwrite: bool,
-        ready: _Ready | None = None,
     ) -> Tensor:
-        """The gradient of y from that of what came out of them; in the place of y if it may ``overwrite`` that.
-
-        If `direct` says so calls that are ``ready`` may serve.
-        """
-        if ready is not None and overwrite and ready.overwrite(grad, y, words):
-            return y
+        """The gradient of y from that of what came out of them; in the place of y if it may ``overwrite`` that."""
         given = y, words, self.checkpoints(y, state) if checkpoints is None else checkpoints, state
         pool = self.pool
         if overwrite and on_cpu(y.device) and y.numel() and not _operators.followed([grad, y]):
             options: Any = {"params": self.params, "rule": self.rule.surrogate_gradient}
-            with _operators.shown("lif_backward" if pool is None else "lif_pool_backward"):
-                if pool is None:
-                    _ops.fill_backward(_cpu.lif_backward, in_layout_of(grad, y), *given, y, synapse=True, **options)
-                else:
-                    _pooled_ops.fill_backward(grad, *given, y, pool=pool, **options)
+            if pool is None:
+                fill = partial(_ops.fill_backward, _cpu.lif_backward, synapse=True, **options)
+                _operators.show("lif_backward", fill, in_layout_of(grad, y), *given, y)
+            else:
+                fill = partial(_pooled_ops.fill_backward, pool=pool, **options)
+                _operators.show("lif_pool_backward", fill, grad, *given, y)
             return y
         settings = constants(self.params, self.rule)
         if pool is None:
             return _ops.lif_backward(grad, *given, True, *settings)
         return _pooled_ops.lif_pool_backward(grad, *given, *pool.size, pool.scale, *settings)
 
-    def _ready(self, y: Tensor, state: Tensor | None) -> _Ready | None:
-        """Prepared calls for an input like this, where there can be some."""
-        if state is not None or self.steps > WINDOW or not y.numel():
-            return None
-        return _ready(self, y.shape, y.stride(), y.dtype)
 
+class Ready:
+    """Neurons whose runs are one window from rest, for inputs of one layout: calls that `direct` must have allowed.
 
-class _Ready:
-    """Neurons whose runs are one window from rest, for inputs of one layout; they do nothing without a compiler."""
+    They do nothing where there turns out to be no compiler.
+    """
 
     def __init__(self, neurons: Neurons, shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> None:
         y = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
@@ -162,39 +146,49 @@ class _Ready:
         self._spikes, self._words = (
             partial(torch.empty_strided, x.shape, x.stride(), dtype=x.dtype) for x in (spikes, words)
         )
-        self._like, self._name = spikes, "lif" if neurons.pool is None else "lif_pool"
+        self._like = spikes
+        self._names = [f"{'lif' if neurons.pool is None else 'lif_pool'}_{way}" for way in ("forward", "backward")]
         rule = neurons.rule.surrogate_gradient
         self._single = _cpu.Single(flat(y), flat(spikes), flat(words), neurons.params, rule, pooling)
         self._calls: dict[str, Call] = {}
 
     def forward(self, y: Tensor, keep: bool, dense: bool) -> Fired | None:
-        call = self._call("forward" if keep and dense else "inference" if dense else "packing")
+        """As `Neurons.forward`, but that without ``dense`` there are no spikes at all."""
+        name = "forward" if keep and dense else "inference" if dense else "packing"
+        call = self._calls.get(name) or self._call(name)
         if call is None:
             return None
         spikes = self._spikes() if dense else None
         words = self._words() if keep or not dense else None
-        with _operators.shown(f"{self._name}_forward"):
-            call(y.data_ptr(), *[x.data_ptr() for x in (spikes, words) if x is not None])
-        return Fired(spikes, words, None, None, self)
+        places = [y.data_ptr()]
+        if spikes is not None:
+            places.append(spikes.data_ptr())
+        if words is not None:
+            places.append(words.data_ptr())
+        _operators.show(self._names[0], call, *places)
+        return Fired(spikes, words)
 
     def overwrite(self, grad: Tensor, y: Tensor, words: Tensor) -> bool:
         """Write the gradient of y in its place, if that can be."""
-        call = self._call("backward")
+        call = self._calls.get("backward") or self._call("backward")
         if call is None:
             return False
-        grad, bits = in_layout_of(grad, self._like), words.data_ptr()
-        with _operators.shown(f"{self._name}_backward"):
-            call(grad.data_ptr(), y.data_ptr(), bits, *((bits,) if self._single.looks_ahead else ()), y.data_ptr())
+        grad, bits, place = in_layout_of(grad, self._like), words.data_ptr(), y.data_ptr()
+        ahead = (bits,) if self._single.looks_ahead else ()
+        _operators.show(self._names[1], call, grad.data_ptr(), place, bits, *ahead, place)
         return True
 
     def _call(self, name: str) -> Call | None:
-        """The call that `tssl_triton._cpu.Single` has under this name."""
-        call = self._calls.get(name)
-        if call is None:
-            call = _cpp.compiled(lambda: getattr(self._single, name))
-            if call is not None:
-                self._calls[name] = call
+        """The call that `tssl_triton._cpu.Single` has under this name, as it is made for the first time."""
+        call = _cpp.compiled(lambda: getattr(self._single, name))
+        if call is not None:
+            self._calls[name] = call
         return call
 
 
-_ready = lru_cache(maxsize=256)(_Ready)
+@lru_cache(maxsize=256)
+def ready(neurons: Neurons, shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Ready | None:
+    """Prepared calls for inputs of a layout, or None where they take more than one window or are empty."""
+    if neurons.steps > WINDOW or not math.prod(shape):
+        return None
+    return Ready(neurons, shape, stride, dtype)

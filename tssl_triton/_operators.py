@@ -9,7 +9,6 @@ function itself, under the same autograd formula. Both ways run the same code an
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -22,7 +21,6 @@ R = TypeVar("R")
 NAMESPACE = "tssl_triton"
 
 _PLAIN = (Tensor, nn.Parameter)
-_UNSEEN = nullcontext()
 
 
 class Operator(Generic[P, R]):
@@ -74,7 +72,11 @@ class Operator(Generic[P, R]):
 
 def differentiable(*tensors: Tensor | None) -> bool:
     """Whether what is made of these now goes on a graph."""
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
 
 
 def operator(function: Callable[P, R]) -> Operator[P, R]:
@@ -112,8 +114,9 @@ def followed(tensors: list[Tensor]) -> bool:
     return len(plain) < len(tensors)
 
 
-def shown(name: str) -> AbstractContextManager[Any]:
-    """A block that a profiler sees as the operator of this name."""
+def show(name: str, run: Callable[..., Any], *args: Any) -> Any:
+    """What ``run`` returns for these arguments, in a block that a profiler sees as the operator of this name."""
     if torch.autograd._profiler_enabled():
-        return torch.profiler.record_function(f"{NAMESPACE}::{name}")
-    return _UNSEEN
+        with torch.profiler.record_function(f"{NAMESPACE}::{name}"):
+            return run(*args)
+    return run(*args)

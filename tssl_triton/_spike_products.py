@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -65,12 +65,14 @@ def product(
     """
     if not _fits(packed, weight, directly) or (bias is not None and bias.dtype != weight.dtype):
         return None
-    found = _listed(packed, weight, most)
+    size = _size_of(packed, weight)  # which a tracer, who follows, must not see
+    if not size.worth:
+        return None
+    found = _listed(size, packed, most, directly)
     if found is None:
         return None
-    y = torch.empty(packed.steps, packed.words.shape[1], weight.shape[0], dtype=weight.dtype)
-    with _operators.shown("spike_product"):
-        found.product(weight.detach().contiguous(), y, kept is not None)
+    y = torch.empty(packed.steps, size.batch, size.outputs, dtype=weight.dtype)
+    _operators.show("spike_product", found.product, _contiguous(weight), y, kept is not None)
     if kept is not None:
         kept.append(found)
     return y if bias is None else y.add_(bias)
@@ -86,75 +88,120 @@ def weight_gradient(
 ) -> Tensor | None:
     """``(out, in)``, the sum over steps and samples of ``grad (T, B, out)`` times spikes; None as for `product`.
 
-    What `product` has ``kept`` may be ``known``.
+    What `product` has ``kept`` may be ``known``: then such spikes and weights do fit.
     """
-    if not _fits(packed, weight, directly) or grad.dtype != weight.dtype:
+    if grad.dtype != weight.dtype or not ((directly and known) or _fits(packed, weight, directly)):
         return None
-    found = known or (_few(packed, weight) if weight.shape[0] <= FEW else _listed(packed, weight, most))
+    found: _Spikes | None = known
+    if found is None:
+        size = _size_of(packed, weight)
+        if size.few:
+            found = _of(_Spikes, size, packed, directly)
+        elif size.worth:
+            found = _listed(size, packed, most, directly)
     if found is None:
         return None
     gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    with _operators.shown("spike_weight_gradient"):
-        found.gradient(grad.contiguous(), gradient)
+    _operators.show("spike_weight_gradient", found.gradient, _contiguous(grad), gradient)
     return gradient
 
 
-def may_take(steps: int, batch: int, weight: Tensor) -> bool:
+def _contiguous(x: Tensor) -> Tensor:
+    """x off the graph, in the order of its axes: itself, without a call of PyTorch's, where it lies so already."""
+    return x if x.is_contiguous() else x.detach().contiguous()
+
+
+class Sized(Protocol):
+    """What of weights says whether they may be taken: as tensors have it, or what stands for them."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+def may_take(steps: int, batch: int, weight: Sized) -> bool:
     """Whether products of so many steps and samples of spikes with such weights may be taken from bits."""
-    return _can_take(weight) and _is_worth_it(steps, batch, weight)
+    return _Size(steps, torch.int32, batch, weight.shape, weight.dtype, weight.device).worth
 
 
-def _is_worth_it(steps: int, batch: int, weight: Tensor) -> bool:
-    """Whether a product is large enough, and not too large for lists to be counted in 32 bits."""
-    rows = _rows(steps, batch)
-    return rows >= LEAST_ROWS and rows * weight.numel() >= LEAST_WORK and batch * weight.shape[1] < 1 << 31
+class _Size:
+    """What products have in common that differ in nothing but their numbers.
+
+    Args:
+        steps, words, batch: steps of spike trains, the type of their words, and samples.
+        shape, dtype, device: of weights.
+
+    Attributes:
+        worth: whether the functions below take these weights, a product is large enough, and lists are not too large to
+            be counted in 32 bits.
+        few: whether they take them, and the weights' gradient is that of few outputs, and worth being taken.
+        windows: of their spikes, one after the other, once they have been `compiled`.
+    """
+
+    def __init__(
+        self, steps: int, words: torch.dtype, batch: int, shape: torch.Size, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.batch, (self.outputs, self.inputs) = batch, shape
+        self.windows: tuple[_Window, ...] | None = None
+        self._steps, self._words = steps, words
+        taken = _ops.on_loops(device) and dtype == torch.float32 and self.inputs < 1 << (32 - WINDOW)
+        rows = min(steps, WINDOW) * batch  # of a window's dense product
+        large = rows >= LEAST_ROWS and rows * self.inputs * self.outputs >= LEAST_WORK
+        self.worth = taken and large and batch * self.inputs < 1 << 31
+        self.few = taken and self.outputs <= FEW and rows * self.inputs >= LEAST_SPIKES
+
+    def compiled(self) -> tuple[_Window, ...]:
+        """The windows of their spikes."""
+        found = []
+        for t in range(0, self._steps, WINDOW):
+            library = _compiled(self._words, min(WINDOW, self._steps - t))
+            before = t // WORD * self.batch * self.inputs * self._words.itemsize, 4 * t * self.batch * self.outputs
+            found.append(_Window(library, *before, t % WORD, library.block()))
+        return tuple(found)
 
 
-def _rows(steps: int, batch: int) -> int:
-    """Rows of a window's dense product."""
-    return min(steps, WINDOW) * batch
+_size = functools.lru_cache(maxsize=256)(_Size)
 
 
-def _can_take(weight: Tensor) -> bool:
-    """Whether the functions below take such weights."""
-    return _ops.on_loops(weight.device) and weight.dtype == torch.float32 and weight.shape[1] < 1 << (32 - WINDOW)
+def _size_of(packed: Packed, weight: Tensor) -> _Size:
+    words = packed.words
+    return _size(packed.steps, words.dtype, words.shape[1], weight.shape, weight.dtype, weight.device)
 
 
 def _fits(packed: Packed, weight: Tensor, directly: bool) -> bool:
-    """Whether these are spikes, dropped out at most, and weights that the functions below take."""
-    words, *factors = packed.tensors()
-    if not directly and _operators.followed([words, *factors, weight]):
+    """Whether these are spikes, dropped out at most, and nobody follows what becomes of them."""
+    if not directly and _operators.followed([*packed.tensors(), weight]):
         return False
-    if not _can_take(weight) or torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled("cpu") or not packed.words.is_contiguous():
         return False
     if not packed.then:
-        return words.is_contiguous()
-    dropped = len(factors) == 1 and packed.then[0][0] is torch.mul and factors[0].dtype == weight.dtype
-    return dropped and words.is_contiguous() and factors[0].is_contiguous()
+        return True
+    (function, factors), *others = packed.then
+    dropped = not others and function is torch.mul and factors[0].dtype == weight.dtype
+    return dropped and factors[0].is_contiguous()
 
 
 Form = TypeVar("Form", bound="_Spikes")
 
 
-def _of(form: type[Form], packed: Packed, weight: Tensor) -> Form | None:
-    """Spikes in the form that products with such weights take them in; None where there is no compiler."""
-    words, *factors = packed.tensors()
-    sizes = words.shape[1], weight.shape[1], weight.shape[0], torch.get_num_threads()
-    windows = _cpp.compiled(lambda: _windows(packed.steps, words.dtype, *sizes))
-    return None if windows is None else form(windows, sizes, words, factors[0] if factors else None)
+def _of(form: type[Form], size: _Size, packed: Packed, directly: bool) -> Form | None:
+    """Spikes in the form that products of a size take them in; None where there is no compiler."""
+    windows = size.windows if directly else None
+    if windows is None:
+        windows = size.windows = _cpp.compiled(size.compiled, directly)
+    sizes = size.batch, size.inputs, size.outputs, torch.get_num_threads()
+    factors = packed.then[0][1][0] if packed.then else None
+    return None if windows is None else form(windows, sizes, packed.words, factors)
 
 
-def _few(packed: Packed, weight: Tensor) -> _Spikes | None:
-    """Spikes for few outputs; None where there is little to gain, or no compiler."""
-    inputs = _rows(packed.steps, packed.words.shape[1]) * weight.shape[1]
-    return _of(_Spikes, packed, weight) if inputs >= LEAST_SPIKES else None
-
-
-def _listed(packed: Packed, weight: Tensor, most: float | None) -> Listed | None:
-    """Who fires; None where a product is too small, where too many fire, or where there is no compiler."""
-    if not _is_worth_it(packed.steps, packed.words.shape[1], weight):
-        return None
-    found = _of(Listed, packed, weight)
+def _listed(size: _Size, packed: Packed, most: float | None, directly: bool) -> Listed | None:
+    """Who fires; None where too many do, or where there is no compiler."""
+    found = _of(Listed, size, packed, directly)
     most = busy(packed.steps) if most is None else most
     return found if found is not None and found.share <= most else None
 
@@ -174,18 +221,6 @@ class _Window(NamedTuple):
     y: int
     bit: int
     block: int
-
-
-@functools.lru_cache(maxsize=256)
-def _windows(
-    steps: int, words: torch.dtype, batch: int, inputs: int, outputs: int, threads: int
-) -> tuple[_Window, ...]:
-    found = []
-    for t in range(0, steps, WINDOW):
-        library = _compiled(words, min(WINDOW, steps - t))
-        before = t // WORD * batch * inputs * words.itemsize, 4 * t * batch * outputs
-        found.append(_Window(library, *before, t % WORD, library.block()))
-    return tuple(found)
 
 
 class _Spikes:
@@ -249,7 +284,8 @@ class Listed(_Spikes):
     def gradient(self, grad: Tensor, gradient: Tensor) -> None:
         """Fill the gradient of weights from that of their product."""
         _, inputs, _, threads = self._sizes
-        scratch = torch.empty(threads * inputs * max(window.block for window in self._windows), dtype=torch.float32)
+        widest = self._windows[-1].block  # it has the fewest steps, if not as many as the others
+        scratch = torch.empty(threads * inputs * widest, dtype=torch.float32)
         for window, lists in zip(self._windows, self._lists, strict=True):
             places = grad.data_ptr() + window.y, gradient.data_ptr(), scratch.data_ptr()
             window.library.gradient(lists.data_ptr(), self._factors, *places, *self._sizes, window.y > 0)

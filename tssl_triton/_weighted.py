@@ -8,7 +8,6 @@ kept the compiler's choice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _spike_products
-from ._autocast import Autocast
+from ._autocast import off as autocast_off
 from ._checks import check_images
 from ._first_order import final
 from ._packed import Packed, recall, remember
@@ -54,7 +53,6 @@ def _as(dtype: torch.dtype, x: Tensor) -> Tensor:
     return x if x.dtype == dtype else x.to(dtype)
 
 
-@dataclass(frozen=True)
 class Linear:
     """``x (T, B, *)``, features flattened, times ``weight (out, in)``: ``(T, B, out)``."""
 
@@ -63,14 +61,13 @@ class Linear:
         return (x[0], x[1], weight[0])
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x.flatten(2), weight, bias)
+        return F.linear(x if x.dim() == 3 else x.flatten(2), weight, bias)
 
     def gradients(self, grad: Tensor, x: Input, weight: Tensor, needed: Sequence[bool]) -> Gradients:
         """Gradients of input, weight and bias, those ``needed``."""
-        rows = grad.flatten(0, 1)
         grad_x = grad_weight = grad_bias = None
         if needed[0]:
-            grad_x = (rows @ _as(grad.dtype, weight)).view(x.shape)
+            grad_x = (grad.flatten(0, 1) @ _as(grad.dtype, weight)).view(x.shape)
         if needed[1]:
             if x.packed is not None:
                 grad_weight = _spike_products.weight_gradient(
@@ -78,14 +75,17 @@ class Linear:
                 )
             if grad_weight is None:
                 dense = _as(grad.dtype, x.dense())
-                grad_weight = _as(weight.dtype, rows.t() @ dense.flatten(2).flatten(0, 1))
+                grad_weight = _as(weight.dtype, grad.flatten(0, 1).t() @ dense.reshape(-1, weight.shape[1]))
         if needed[2]:
-            grad_bias = rows.sum(0).to(weight.dtype)
+            grad_bias = grad.flatten(0, 1).sum(0).to(weight.dtype)
         return grad_x, grad_weight, grad_bias
 
 
-@dataclass(frozen=True)
-class Conv2d:
+LINEAR = Linear()
+"""It is the same for all layers."""
+
+
+class Conv2d(NamedTuple):
     """``x (T, B, C, H, W)`` convolved with ``weight (K, C, h, w)``: ``(T, B, K, H', W')``."""
 
     stride: tuple[int, int]
@@ -147,19 +147,27 @@ Map = Linear | Conv2d
 
 def gradients(function: Map, grad: Tensor, x: Input, weight: Tensor, needed: Sequence[bool]) -> Gradients:
     """The gradients of ``function`` in the dtype of ``grad``, which is forward's: an autocast of now is not."""
-    with Autocast(grad.device.type).again():
+    with autocast_off(grad.device.type).again():
         return function.gradients(grad, x, weight, needed)
 
 
-def product(function: Map, x: Input, weight: Tensor, bias: Tensor | None, kept: list[Listed] | None = None) -> Tensor:
-    """``function`` of x: from packed spikes where there are some and that is faster, or else from the dense ones.
+def product(
+    function: Map,
+    packed: Packed | None,
+    dense: Callable[[], Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    kept: list[Listed] | None = None,
+    directly: bool = False,
+) -> Tensor:
+    """``function`` of an input: from packed spikes where there are some and that is faster, or else from dense ones.
 
-    Who fires is added to ``kept``, where the product found out.
+    Who fires is added to ``kept``, where the product found out. That nobody follows may be known: ``directly``.
     """
     y = None
-    if x.packed is not None and isinstance(function, Linear):
-        y = _spike_products.product(x.packed, weight, bias, kept=kept, directly=x.directly)
-    return function(x.dense(), weight, bias) if y is None else y
+    if packed is not None and function is LINEAR:
+        y = _spike_products.product(packed, weight, bias, kept=kept, directly=directly)
+    return function(dense(), weight, bias) if y is None else y
 
 
 def weighted(function: Map, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -218,7 +226,7 @@ class _Weighted(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(weight, *kept(x, packed))
         ctx.function, ctx.packed, ctx.shape, ctx.dtype = function, packed, x.shape, x.dtype
-        return product(function, Input(x.shape, x.dtype, packed, lambda: x), weight, bias)
+        return product(function, packed, lambda: x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -92,7 +92,7 @@ def spike_linear(
             f"spikes must have the {weight.shape[1]} features of weight's second axis, got {features} in shape "
             f"{tuple(spikes.shape)}"
         )
-    return _functional(spikes, _weighted.Linear(), weight, bias, params, state, recompute, return_state, rule)
+    return _functional(spikes, _weighted.LINEAR, weight, bias, params, state, recompute, return_state, rule)
 
 
 def spike_conv2d(

@@ -241,7 +241,7 @@ class SpikingLinear(_WeightedLIF):
         self.bias = nn.Parameter(torch.zeros(out_features)) if check_flag("bias", bias) else None
 
     def _map(self) -> _weighted.Map:
-        return _weighted.Linear()
+        return _weighted.LINEAR
 
     def _check_shape(self, shape: Sequence[int]) -> None:
         check_features("x", shape, self.in_features)
@@ -446,7 +446,7 @@ def _chained(layers: Sequence[nn.Module], x: Input) -> list[_Part]:
     for layer in layers:
         if _hooked(layer):
             break
-        if isinstance(layer, _WeightedLIF) and _is_plain(layer) and layer.constants is None:
+        if _is_plain(layer) and layer.constants is None:
             found.append(_Part(layer))
         elif type(layer) is SpikePool2d and layer.kind != "max" and found and found[-1].modules == 1:
             found[-1] = found[-1]._replace(pool=layer.sums, modules=2)
@@ -462,32 +462,70 @@ def _run_chain(
     parts: Sequence[_Part], x: Input, states: Sequence[LIFState | None] | None, carry: bool
 ) -> tuple[Tensor, list[LIFState | None]]:
     """What comes out of such layers, and a state for each module: None unless it has neurons, and unless ``carry``."""
-    values, steps = (x.values.unsqueeze(0), x.steps) if isinstance(x, StaticInput) else (x, x.shape[0])
-    values = values.dense() if isinstance(values, PackedSpikes) else values
-    shape: Sequence[int] = check_sequence("x", values).shape
-    links: list[_chain.Link] = []
+    shape: Sequence[int]
+    if isinstance(x, StaticInput):
+        shape, steps, values = (1, *x.values.shape), x.steps, x.values
+        # A fully connected layer takes features in one axis, where they are brought in the same call.
+        linear = isinstance(parts[0].layer, SpikingLinear)
+        values = values.reshape(1, shape[1], -1) if linear else values.unsqueeze(0)
+    else:
+        values = x.dense() if isinstance(x, PackedSpikes) else x
+        shape, steps = values.shape, values.shape[0]
     parameters: list[Tensor | None] = []
     given: list[LIFState | None] = []
-    place = 0
+    # All that the chain depends on. What is told by its identity the chain itself holds, so that no other can have it.
+    key: list[object] = [steps, shape, values.dtype, values.device]
+    place, mixed = 0, False
     for layer, pool, drop, modules in parts:
         weight = layer.weight
-        layer._check_shape(shape)
-        check_same_dtype("x", values, weight)
-        function = layer._map()
-        shape = (steps, *function.shape(shape, weight.shape)[1:])
-        if pool is not None:
-            check_images("x", shape, pool.size)
-        links.append(_chain.Link(function, Neurons(steps, layer.params, layer.rule, pool), layer.recompute, drop))
-        if pool is not None:
-            shape = (*shape[:3], *pool.windows(*shape[3:]))
+        mixed = mixed or weight.dtype != values.dtype
+        key += layer._map(), id(layer.params), id(layer.rule), layer.recompute, pool, drop
+        key += weight.shape, weight.dtype, weight.device
         parameters += weight, layer.bias
         given.append(None if states is None else states[place])
         place += modules
-    spikes, after = _chain.run(links, values, parameters, given, carry)
+    chain = _chains.get(tuple(key)) or _new_chain(tuple(key), parts, values, shape, steps)
+    if mixed:
+        for part in parts:
+            check_same_dtype("x", values, part.layer.weight)
+    spikes, after = _chain.run(chain, values, parameters, given, carry)
+    if not carry:
+        return spikes, [None] * place
     found: list[LIFState | None] = []
     for part, state in zip(parts, after, strict=True):
         found += [state, *[None] * (part.modules - 1)]
     return spikes, found
+
+
+_chains: dict[tuple[object, ...], _chain.Chain] = {}
+
+MOST_CHAINS = 256
+"""That are remembered: as many as there are networks in use, times sizes of their input."""
+
+
+def _new_chain(
+    key: tuple[object, ...], parts: Sequence[_Part], values: Tensor, shape: Sequence[int], steps: int
+) -> _chain.Chain:
+    """The chain of these layers for ``values`` that came in a shape; remembered under ``key``.
+
+    Raises:
+        TypeError, ValueError: for values that are no sequence, and whose shape some layer's weights or pooling do not
+            fit.
+    """
+    check_sequence("x", values)
+    links: list[_chain.Link] = []
+    size = shape
+    for layer, pool, drop, _ in parts:
+        layer._check_shape(size)
+        link = _chain.Link(layer._map(), Neurons(steps, layer.params, layer.rule, pool), layer.recompute, drop)
+        if pool is not None:
+            check_images("x", (steps, *link.function.shape(size, layer.weight.shape)[1:]), pool.size)
+        links.append(link)
+        size = link.shape(size, layer.weight.shape)
+    if len(_chains) >= MOST_CHAINS:
+        _chains.clear()
+    chain = _chains[key] = _chain.Chain(links, values.shape, [_chain.sized(part.layer.weight) for part in parts])
+    return chain
 
 
 def _hands_on(layer: nn.Module, following: nn.Module) -> bool:

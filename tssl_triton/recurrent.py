@@ -107,7 +107,7 @@ class SpikingRecurrent(LIF):
     def _product(self, x: Tensor) -> Tensor:
         check_features("x", check_sequence("x", x).shape, self.in_features)
         check_same_dtype("x", x, self.weight)
-        return _weighted.weighted(_weighted.Linear(), x, self.weight, self.bias)
+        return _weighted.weighted(_weighted.LINEAR, x, self.weight, self.bias)
 
     def _start(self, state: RecurrentState | None, feed: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The neurons' state ``(3, B, H)`` and the spikes that the first step hears ``(B, H)``."""
