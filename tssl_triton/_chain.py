@@ -32,7 +32,7 @@ from ._autocast import off as autocast_off
 from ._first_order import first_order
 from ._neurons import Neurons, Ready, direct, ready
 from ._operators import differentiable
-from ._packed import Packed, recall, remember
+from ._packed import Packed, remember
 from ._spike_products import Listed, may_take
 from ._weighted import Gradients, Input, Linear, Map, kept, product, rebuilt
 from .functional import LIFState, stacked
@@ -124,10 +124,15 @@ def sized(weight: Tensor) -> Sized:
 
 
 def run(
-    chain: Chain, x: Tensor, parameters: Parameters, states: Sequence[LIFState | None], carry: bool
+    chain: Chain,
+    x: Tensor,
+    packed: Packed | None,
+    parameters: Parameters,
+    states: Sequence[LIFState | None],
+    carry: bool,
 ) -> tuple[Tensor, list[LIFState | None]]:
-    """What comes out of the last layer for ``x``, ``(T, B, *)`` or ``(1, B, *)``; with ``carry`` each layer's state."""
-    packed = recall(x)
+    """What comes out of the last layer for ``x``, ``(T, B, *)`` or ``(1, B, *)``, and its packed form, where it has
+    one; with ``carry`` each layer's state."""
     layers: list[_Layer] = []
     if differentiable(x, *parameters):
         spikes = _Node.apply(x, chain, packed, states, carry, layers, *parameters)

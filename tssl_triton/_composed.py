@@ -7,6 +7,7 @@ from torch import Tensor
 from . import _chain, _weighted
 from ._neurons import Neurons, on_cpu
 from ._operators import traced
+from ._packed import recall
 from .encoding import StaticInput
 from .functional import LIFConstants, LIFState, lif
 from .parameters import LIFParameters
@@ -33,7 +34,7 @@ def composed(
     if learnt is None and not traced() and (recompute or on_cpu(values.device)):
         link = _chain.Link(function, Neurons(steps, params, rule), recompute)
         chain = _chain.chain_of(link, values.shape, _chain.sized(weight))
-        spikes, (after,) = _chain.run(chain, values, [weight, bias], [state], carry)
+        spikes, (after,) = _chain.run(chain, values, recall(values), [weight, bias], [state], carry)
         return spikes, after
     y = _weighted.weighted(function, values, weight, bias)
     current = StaticInput(y.squeeze(0), steps) if isinstance(x, StaticInput) else y

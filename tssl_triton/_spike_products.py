@@ -139,6 +139,7 @@ class _Size:
     Attributes:
         worth: whether the functions below take these weights, a product is large enough, and lists are not too large to
             be counted in 32 bits.
+        busy: see the function.
         few: whether they take them, and the weights' gradient is that of few outputs, and worth being taken.
         windows: of their spikes, one after the other, once they have been `compiled`.
     """
@@ -148,6 +149,7 @@ class _Size:
     ) -> None:
         self.batch, (self.outputs, self.inputs) = batch, shape
         self.windows: tuple[_Window, ...] | None = None
+        self.busy = busy(steps)
         self._steps, self._words = steps, words
         taken = _ops.on_loops(device) and dtype == torch.float32 and self.inputs < 1 << (32 - WINDOW)
         rows = min(steps, WINDOW) * batch  # of a window's dense product
@@ -202,8 +204,7 @@ def _of(form: type[Form], size: _Size, packed: Packed, directly: bool) -> Form |
 def _listed(size: _Size, packed: Packed, most: float | None, directly: bool) -> Listed | None:
     """Who fires; None where too many do, or where there is no compiler."""
     found = _of(Listed, size, packed, directly)
-    most = busy(packed.steps) if most is None else most
-    return found if found is not None and found.share <= most else None
+    return found if found is not None and found.share <= (size.busy if most is None else most) else None
 
 
 class _Window(NamedTuple):

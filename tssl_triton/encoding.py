@@ -106,8 +106,8 @@ def target_pattern(
     steps = len(fired) if steps is None else check_count("steps", steps)
     check_dtype("dtype", dtype)
 
-    one_hot = torch.zeros(len(labels), classes, dtype=dtype, device=labels.device)
-    one_hot.scatter_(1, labels[:, None], 1)
+    one_hot = torch.zeros(labels.shape[0], classes, dtype=dtype, device=labels.device)
+    one_hot.scatter_(1, labels.unsqueeze(1), 1)
     # Put together on the device: a pattern copied there from the host would make the host wait in every training step.
     silent = torch.zeros_like(one_hot)
     return torch.cat([one_hot if fired[t % len(fired)] else silent for t in range(steps)]).view(steps, *one_hot.shape)

@@ -30,6 +30,7 @@ from ._checks import (
 )
 from ._composed import composed
 from ._neurons import Neurons, on_cpu
+from ._packed import recall
 from ._pooling import SumPool
 from .encoding import StaticInput
 from .functional import LIFConstants, LIFState, lif
@@ -195,6 +196,10 @@ class _WeightedLIF(LIF):
     def _check_shape(self, shape: Sequence[int]) -> None:
         """Raise ValueError for an input of a shape that the weights do not fit."""
         raise NotImplementedError
+
+
+_FORWARD = _WeightedLIF.forward
+"""A user's subclass may have another one."""
 
 
 class SpikingLinear(_WeightedLIF):
@@ -443,10 +448,12 @@ def _chained(layers: Sequence[nn.Module], x: Input) -> list[_Part]:
     values = x.values if isinstance(x, StaticInput) else x.words if isinstance(x, PackedSpikes) else x
     if not isinstance(values, Tensor) or not on_cpu(values.device) or not values.numel():
         return found  # who is called by itself says what is wrong with x
+    if _has_any_global_hook():
+        return found
     for layer in layers:
         if _hooked(layer):
             break
-        if _is_plain(layer) and layer.constants is None:
+        if isinstance(layer, _WeightedLIF) and type(layer).forward is _FORWARD and layer.constants is None:
             found.append(_Part(layer))
         elif type(layer) is SpikePool2d and layer.kind != "max" and found and found[-1].modules == 1:
             found[-1] = found[-1]._replace(pool=layer.sums, modules=2)
@@ -488,7 +495,8 @@ def _run_chain(
     if mixed:
         for part in parts:
             check_same_dtype("x", values, part.layer.weight)
-    spikes, after = _chain.run(chain, values, parameters, given, carry)
+    packed = None if isinstance(x, StaticInput) else recall(values)
+    spikes, after = _chain.run(chain, values, packed, parameters, given, carry)
     if not carry:
         return spikes, [None] * place
     found: list[LIFState | None] = []
@@ -533,7 +541,9 @@ def _hands_on(layer: nn.Module, following: nn.Module) -> bool:
 
     A hook on either expects to see the spikes, and so does a user's subclass with a ``forward`` of its own.
     """
-    return not _hooked(layer) and not _hooked(following) and _is_plain(layer) and _is_plain(following)
+    if _has_any_global_hook() or _hooked(layer) or _hooked(following):
+        return False
+    return all(isinstance(each, _WeightedLIF) and type(each).forward is _FORWARD for each in (layer, following))
 
 
 def _takes_state(place: int, layer: nn.Module) -> bool:
@@ -553,14 +563,10 @@ def _takes_state(place: int, layer: nn.Module) -> bool:
     return False
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    return isinstance(layer, _WeightedLIF) and type(layer).forward is _WeightedLIF.forward
-
-
 def _hooked(module: nn.Module) -> bool:
-    """Whether someone else's code runs before, after or in place of ``forward``."""
+    """Whether someone else's code runs before, after or in place of this module's ``forward``."""
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks) or "forward" in module.__dict__ or _has_any_global_hook()
+    return any(hooks) or "forward" in module.__dict__
 
 
 def each_step(x: Input, function: Callable[[Tensor], Tensor]) -> Input:
