@@ -24,6 +24,7 @@ CPP, LOOPS, POOLING = "tssl_triton/_cpp.py", "tssl_triton/_loops.py", "tssl_trit
 HALVES = "tssl_triton/_halves.py"
 POOLED = "tssl_triton/_pooled_ops.py"
 CHAIN, NEURONS, PRODUCTS = "tssl_triton/_chain.py", "tssl_triton/_neurons.py", "tssl_triton/_spike_products.py"
+MODULES = "tssl_triton/modules.py"
 LEARNT, RECURRENT = "tssl_triton/_learnt.py", "tssl_triton/_recurrent_ops.py"
 FUSED, TILES, GRADIENT, LAYER = (
     "kernels/fused.py",
@@ -196,6 +197,7 @@ MUTATIONS = (
     Mutation("chain: hooks not asked", CHAIN, "or hooks(False) is not None", ""),
     Mutation("chain: spikes of the same layer", CHAIN, "_saved_of(saved, count, k - 1)", "_saved_of(saved, count, k)"),
     Mutation("chain: weights of no layer wait", CHAIN, "grads[2 * k : 2 * k + 2] = found()[1:]", "found()"),
+    Mutation("chain: another rule's", MODULES, "id(layer.params), id(layer.rule), ", "id(layer.params), "),
     Mutation("chain: errors of rest", CHAIN, "if directly and start is None else", "if directly else"),
     Mutation("spike products: first steps of a word", PRODUCTS, "(uint32_t)word >> bit &", "(uint32_t)word &"),
     Mutation("spike products: last window alone", PRODUCTS, "*self._sizes, window.y > 0)", "*self._sizes, 0)"),
@@ -245,7 +247,7 @@ def installed(target: Path, file: str) -> Path:
 def is_green(target: Path, file: str, learnt: bool = False) -> bool:
     """Whether the tests of ``file``, or of what is ``learnt`` in it, pass in the mode that runs it."""
     loops = LOOP, TSSL_LOOP, SURROGATE_LOOP, LEARNT, RECURRENT, OPERATORS
-    native, chain = (CPP, LOOPS, HALVES, POOLING, POOLED), (CHAIN, NEURONS, PRODUCTS)
+    native, chain = (CPP, LOOPS, HALVES, POOLING, POOLED), (CHAIN, NEURONS, PRODUCTS, MODULES)
     mode = {"TRITON_INTERPRET": "1"}
     if file in (*native, *chain, LOSSES, WEIGHTED):
         mode = {}

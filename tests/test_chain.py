@@ -20,6 +20,7 @@ from tssl_triton import (
     _chain,
     _weighted,
     encoding,
+    modules,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -74,6 +75,44 @@ def test_a_chain_has_the_numbers_of_its_layers(compiled, chains, steps, static, 
     x = draw(1 if static else steps)
     assert_identical([results(network(recompute, hooked), x, steps) for hooked in (False, True)])
     assert chains == [4, 1, 1, 1, 1]
+
+
+CHANGES = {
+    "params": lambda net: setattr(net[0], "params", LIFParameters(tau_mem=3.0, threshold=0.7)),
+    "rule": lambda net: setattr(net[0], "rule", STBP()),
+    "recompute": lambda net: setattr(net[0], "recompute", True),
+    "padding": lambda net: setattr(net[0], "padding", (1, 1)),
+    "pool": lambda net: setattr(net[1], "scale", 1.7),
+    "dropout": lambda net: setattr(net[2], "p", 0.5),
+    "weight": lambda net: setattr(net[0], "weight", torch.nn.Parameter(net[0].weight[1:].detach().clone())),
+    "dtype": lambda net: net.double(),
+}
+
+
+@pytest.mark.parametrize("changed", CHANGES)
+def test_a_chain_that_is_remembered_follows_its_layers(compiled, changed):
+    """What layers do on inputs of a size is found out once, and again when a setting of theirs is another one."""
+    x, runs = draw(5), []
+    for before in (False, True):
+        modules._chains.clear()
+        torch.manual_seed(3)
+        net = SpikingSequential(SpikingConv2d(2, 4, 3, weight_scale=3.0), SpikePool2d(2), TimeSharedDropout(0.2))
+        if before:
+            net(x)
+        CHANGES[changed](net)
+        torch.manual_seed(4)
+        runs.append(results(net, x.to(net[0].weight.dtype), 5))
+    assert_identical(runs)
+
+
+def test_chains_are_forgotten_before_they_are_too_many(compiled, monkeypatch):
+    monkeypatch.setattr(modules, "MOST_CHAINS", 2)
+    monkeypatch.setattr(modules, "_chains", {})
+    net, counts = network(), []
+    for steps in (1, 2, 3, 2):
+        net(draw(steps))
+        counts.append(len(modules._chains))
+    assert counts == [1, 2, 1, 2]
 
 
 def dropping(hooked, training=True):
