@@ -105,6 +105,24 @@ def test_a_chain_that_is_remembered_follows_its_layers(compiled, changed):
     assert_identical(runs)
 
 
+@pytest.mark.parametrize("static_first", [False, True])
+def test_an_image_of_one_step_and_one_that_does_not_change(compiled, static_first):
+    """They have the same shape, but a fully connected layer has the second one with its features in one axis."""
+    modules._chains.clear()
+    torch.manual_seed(3)
+    net, image = SpikingSequential(SpikingLinear(50, 6, weight_scale=3.0)), draw(1)[..., :5, :5]
+    found = []
+    for static in (static_first, not static_first):
+        leaf = image.clone().requires_grad_()
+        spikes = net(encoding.static(leaf[0], 1) if static else leaf)
+        backward_of(spikes)
+        found.append((spikes, leaf.grad))
+    (spikes, grad), (again, same) = found
+    assert spikes.any()
+    assert torch.equal(spikes, again)
+    assert torch.equal(grad, same)
+
+
 def test_chains_are_forgotten_before_they_are_too_many(compiled, monkeypatch):
     monkeypatch.setattr(modules, "MOST_CHAINS", 2)
     monkeypatch.setattr(modules, "_chains", {})

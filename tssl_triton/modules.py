@@ -481,7 +481,7 @@ def _run_chain(
     parameters: list[Tensor | None] = []
     given: list[LIFState | None] = []
     # All that the chain depends on. What is told by its identity the chain itself holds, so that no other can have it.
-    key: list[object] = [steps, shape, values.dtype, values.device]
+    key: list[object] = [steps, shape, values.shape, values.dtype, values.device]
     place, mixed = 0, False
     for layer, pool, drop, modules in parts:
         weight = layer.weight
