@@ -198,10 +198,6 @@ class _WeightedLIF(LIF):
         raise NotImplementedError
 
 
-_FORWARD = _WeightedLIF.forward
-"""A user's subclass may have another one."""
-
-
 class SpikingLinear(_WeightedLIF):
     """Fully connected spiking layer: ``y[t] = W s_in[t] (+ bias)``, then synapse and neurons.
 
@@ -453,7 +449,7 @@ def _chained(layers: Sequence[nn.Module], x: Input) -> list[_Part]:
     for layer in layers:
         if _hooked(layer):
             break
-        if isinstance(layer, _WeightedLIF) and type(layer).forward is _FORWARD and layer.constants is None:
+        if isinstance(layer, _WeightedLIF) and _is_plain(layer) and layer.constants is None:
             found.append(_Part(layer))
         elif type(layer) is SpikePool2d and layer.kind != "max" and found and found[-1].modules == 1:
             found[-1] = found[-1]._replace(pool=layer.sums, modules=2)
@@ -541,9 +537,8 @@ def _hands_on(layer: nn.Module, following: nn.Module) -> bool:
 
     A hook on either expects to see the spikes, and so does a user's subclass with a ``forward`` of its own.
     """
-    if _has_any_global_hook() or _hooked(layer) or _hooked(following):
-        return False
-    return all(isinstance(each, _WeightedLIF) and type(each).forward is _FORWARD for each in (layer, following))
+    unseen = not (_has_any_global_hook() or _hooked(layer) or _hooked(following))
+    return unseen and _is_plain(layer) and _is_plain(following)
 
 
 def _takes_state(place: int, layer: nn.Module) -> bool:
@@ -561,6 +556,10 @@ def _takes_state(place: int, layer: nn.Module) -> bool:
             "put its layers into a SpikingSequential, or run the whole sequence at once, without states"
         )
     return False
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    return isinstance(layer, _WeightedLIF) and type(layer).forward is _WeightedLIF.forward
 
 
 def _hooked(module: nn.Module) -> bool:
