@@ -25,7 +25,7 @@ class Autocast:
         """The setting in force on devices of this type."""
         if _available(device) and torch.is_autocast_enabled(device):
             return cls(device, torch.get_autocast_dtype(device))
-        return off(device)
+        return cls(device)
 
     def again(self) -> AbstractContextManager[Any]:
         """A block in which this setting is in force."""
@@ -33,7 +33,3 @@ class Autocast:
             return _AS_IT_IS
         # Without its cache of cast weights: backward may run in another thread, long after forward's cache was emptied.
         return torch.autocast(self.device, self.dtype, self.dtype is not None, cache_enabled=False)
-
-
-off = functools.cache(Autocast)
-"""The setting of a device on which autocast is off."""

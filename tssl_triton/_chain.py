@@ -28,14 +28,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._autocast import Autocast
-from ._autocast import off as autocast_off
 from ._first_order import first_order
-from ._neurons import Neurons, Ready, direct, ready
+from ._neurons import Neurons, Ready, direct
 from ._operators import differentiable
 from ._packed import Packed, remember
-from ._spike_products import Listed, may_take
+from ._spike_products import Listed, Sized, may_take
 from ._weighted import Gradients, Input, Linear, Map, kept, product, rebuilt
 from .functional import LIFState, stacked
+from .kernels.layout import WINDOW
 
 
 class Link(NamedTuple):
@@ -64,14 +64,6 @@ Parameters = Sequence[Tensor | None]
 """Weight and bias of each layer in turn."""
 
 
-class Sized(NamedTuple):
-    """What of a weight matters to a chain."""
-
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-
-
 class Chain:
     """Layers one after the other on inputs of one size, and what can be said of that once and for all.
 
@@ -82,7 +74,7 @@ class Chain:
 
     Attributes:
         shapes: of each layer's input.
-        dense: of each layer, whether its spikes have to be spelled out, as the next one may not take them packed.
+        spelled: of each layer, whether its spikes have to be spelled out, as the next one may not take them packed.
     """
 
     def __init__(self, links: Sequence[Link], shape: Sequence[int], weights: Sequence[Sized]) -> None:
@@ -90,21 +82,19 @@ class Chain:
         self.shapes = [shape]
         for link, weight in zip(links, weights, strict=True):
             self.shapes.append(link.shape(self.shapes[-1], weight.shape))
-        self.dense = [
+        self.spelled = [
             link.neurons.pool is not None or not _takes_bits(following, self.shapes[k + 1], weight)
             for k, (link, following, weight) in enumerate(zip(links, links[1:], weights[1:], strict=False))
         ]
-        self.dense.append(True)
+        self.spelled.append(True)
         self._ready: list[dict[Any, Ready]] = [{} for _ in links]
 
     def ready(self, k: int, y: Tensor) -> Ready | None:
         """Prepared calls of the neurons of layer k from rest, if there can be some for such an input of theirs."""
-        layout = y.stride(), y.dtype
+        layout, neurons = (y.stride(), y.dtype), self.links[k].neurons
         found = self._ready[k].get(layout)
-        if found is None:
-            found = ready(self.links[k].neurons, y.shape, *layout)
-            if found is not None:
-                self._ready[k][layout] = found
+        if found is None and neurons.steps <= WINDOW and y.numel():
+            found = self._ready[k][layout] = Ready(neurons, y.shape, *layout)
         return found
 
 
@@ -177,11 +167,9 @@ def _forward(
         weight, bias = parameters[2 * k], parameters[2 * k + 1]
         assert weight is not None
         listed: list[Listed] | None = [] if keep and not link.recompute else None
-        y = product(link.function, packed, dense, weight, bias, listed, directly)
-        if not y.is_contiguous():
-            y = link.neurons.dense(y)
+        y = link.neurons.dense(product(link.function, packed, dense, weight, bias, listed, directly))
         del dense  # the spikes of the layer before have done their part
-        start, spelled = None if state is None else stacked(state, y), chain.dense[k]
+        start, spelled = None if state is None else stacked(state, y), chain.spelled[k]
         calls = chain.ready(k, y) if directly and start is None else None
         fired = None if calls is None or carry else calls.forward(y, keep, spelled)
         spikes, words, checkpoints, after = fired or link.neurons.forward(y, start, keep, carry, spelled)
@@ -262,7 +250,7 @@ class _Node(torch.autograd.Function):
         if grad is None:
             return (None,) * (OF_INPUT + 2 * len(ctx.layers))
         # Gradients have the type of forward's numbers: an autocast of now is none of theirs.
-        with autocast_off(grad.device.type).again():
+        with Autocast(grad.device.type).again():
             return _backward(ctx, grad)
 
 

@@ -7,9 +7,8 @@ same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -184,11 +183,3 @@ class Ready:
         if call is not None:
             self._calls[name] = call
         return call
-
-
-@lru_cache(maxsize=256)
-def ready(neurons: Neurons, shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Ready | None:
-    """Prepared calls for inputs of a layout, or None where they take more than one window or are empty."""
-    if neurons.steps > WINDOW or not math.prod(shape):
-        return None
-    return Ready(neurons, shape, stride, dtype)

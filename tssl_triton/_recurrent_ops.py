@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._autocast import off as autocast_off
+from ._autocast import Autocast
 from ._learnt import CONSTANTS
 from ._learnt_ops import options
 from ._operators import operator
@@ -65,7 +65,7 @@ def recurrent_forward(
         return spikes, words, kept_y, states, final
     now = torch.zeros_like(final) if state is None else state
     heard = torch.zeros_like(feed[0]) if before is None else before.to(feed.dtype)
-    with autocast_off(feed.device.type).again():
+    with Autocast(feed.device.type).again():
         for t in range(steps):
             y = kept_y[t] if keep else torch.empty_like(feed[0])
             torch.addmm(feed[t if len(feed) > 1 else 0], heard, back, out=y)
@@ -159,7 +159,7 @@ def recurrent_backward(
     walk_back = _ops.backward_by(_ops.told_rule(window, width, peak, reset_gradient), y.device)
     no_checkpoints = states.new_empty((0, y[0].numel()))
     carry = states.new_zeros((2, y[0].numel()))
-    with autocast_off(y.device.type).again():
+    with Autocast(y.device.type).again():
         for t in reversed(range(steps)):
             if t + 1 == steps or t % WINDOW == WINDOW - 1:
                 before_each = _states_of_window(y, t // WINDOW, states, neurons)

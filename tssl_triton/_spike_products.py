@@ -13,14 +13,14 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from . import _cpp, _operators, _ops
 from ._packed import Packed
-from .kernels.layout import WINDOW, WORD
+from .kernels.layout import WINDOW, WORD, word_dtype
 
 MOST_LANES = 16
 """Numbers in the widest vector, by which scratch memory may be longer than what it is for."""
@@ -111,22 +111,17 @@ def _contiguous(x: Tensor) -> Tensor:
     return x if x.is_contiguous() else x.detach().contiguous()
 
 
-class Sized(Protocol):
-    """What of weights says whether they may be taken: as tensors have it, or what stands for them."""
+class Sized(NamedTuple):
+    """What of weights says whether they may be taken."""
 
-    @property
-    def shape(self) -> torch.Size: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    @property
-    def device(self) -> torch.device: ...
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
 
 
-def may_take(steps: int, batch: int, weight: Sized) -> bool:
+def may_take(steps: int, batch: int, weight: Sized | Tensor) -> bool:
     """Whether products of so many steps and samples of spikes with such weights may be taken from bits."""
-    return _Size(steps, torch.int32, batch, weight.shape, weight.dtype, weight.device).worth
+    return _size(steps, word_dtype(steps), batch, weight.shape, weight.dtype, weight.device).worth
 
 
 class _Size:
@@ -139,32 +134,36 @@ class _Size:
     Attributes:
         worth: whether the functions below take these weights, a product is large enough, and lists are not too large to
             be counted in 32 bits.
-        busy: see the function.
         few: whether they take them, and the weights' gradient is that of few outputs, and worth being taken.
-        windows: of their spikes, one after the other, once they have been `compiled`.
     """
 
     def __init__(
         self, steps: int, words: torch.dtype, batch: int, shape: torch.Size, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.batch, (self.outputs, self.inputs) = batch, shape
-        self.windows: tuple[_Window, ...] | None = None
-        self.busy = busy(steps)
         self._steps, self._words = steps, words
+        self._windows: tuple[_Window, ...] | None = None
         taken = _ops.on_loops(device) and dtype == torch.float32 and self.inputs < 1 << (32 - WINDOW)
         rows = min(steps, WINDOW) * batch  # of a window's dense product
         large = rows >= LEAST_ROWS and rows * self.inputs * self.outputs >= LEAST_WORK
         self.worth = taken and large and batch * self.inputs < 1 << 31
         self.few = taken and self.outputs <= FEW and rows * self.inputs >= LEAST_SPIKES
 
-    def compiled(self) -> tuple[_Window, ...]:
-        """The windows of their spikes."""
+    def windows(self) -> tuple[_Window, ...]:
+        """Of their spikes, one after the other; compiled the first time.
+
+        Raises:
+            CompileError: if there is no compiler.
+        """
+        if self._windows is not None:
+            return self._windows
         found = []
         for t in range(0, self._steps, WINDOW):
             library = _compiled(self._words, min(WINDOW, self._steps - t))
             before = t // WORD * self.batch * self.inputs * self._words.itemsize, 4 * t * self.batch * self.outputs
             found.append(_Window(library, *before, t % WORD, library.block()))
-        return tuple(found)
+        self._windows = tuple(found)
+        return self._windows
 
 
 _size = functools.lru_cache(maxsize=256)(_Size)
@@ -193,9 +192,7 @@ Form = TypeVar("Form", bound="_Spikes")
 
 def _of(form: type[Form], size: _Size, packed: Packed, directly: bool) -> Form | None:
     """Spikes in the form that products of a size take them in; None where there is no compiler."""
-    windows = size.windows if directly else None
-    if windows is None:
-        windows = size.windows = _cpp.compiled(size.compiled, directly)
+    windows = _cpp.compiled(size.windows, directly)
     sizes = size.batch, size.inputs, size.outputs, torch.get_num_threads()
     factors = packed.then[0][1][0] if packed.then else None
     return None if windows is None else form(windows, sizes, packed.words, factors)
@@ -204,7 +201,7 @@ def _of(form: type[Form], size: _Size, packed: Packed, directly: bool) -> Form |
 def _listed(size: _Size, packed: Packed, most: float | None, directly: bool) -> Listed | None:
     """Who fires; None where too many do, or where there is no compiler."""
     found = _of(Listed, size, packed, directly)
-    return found if found is not None and found.share <= (size.busy if most is None else most) else None
+    return found if found is not None and found.share <= (busy(packed.steps) if most is None else most) else None
 
 
 class _Window(NamedTuple):

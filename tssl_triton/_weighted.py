@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _spike_products
-from ._autocast import off as autocast_off
+from ._autocast import Autocast
 from ._checks import check_images
 from ._first_order import final
 from ._packed import Packed, recall, remember
@@ -147,7 +147,7 @@ Map = Linear | Conv2d
 
 def gradients(function: Map, grad: Tensor, x: Input, weight: Tensor, needed: Sequence[bool]) -> Gradients:
     """The gradients of ``function`` in the dtype of ``grad``, which is forward's: an autocast of now is not."""
-    with autocast_off(grad.device.type).again():
+    with Autocast(grad.device.type).again():
         return function.gradients(grad, x, weight, needed)
 
 
@@ -165,7 +165,7 @@ def product(
     Who fires is added to ``kept``, where the product found out. That nobody follows may be known: ``directly``.
     """
     y = None
-    if packed is not None and function is LINEAR:
+    if packed is not None and isinstance(function, Linear):
         y = _spike_products.product(packed, weight, bias, kept=kept, directly=directly)
     return function(dense(), weight, bias) if y is None else y
 

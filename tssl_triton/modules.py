@@ -474,27 +474,25 @@ def _run_chain(
     else:
         values = x.dense() if isinstance(x, PackedSpikes) else x
         shape, steps = values.shape, values.shape[0]
+    weights: list[Tensor] = []
     parameters: list[Tensor | None] = []
     given: list[LIFState | None] = []
     # All that the chain depends on. What is told by its identity the chain itself holds, so that no other can have it.
     key: list[object] = [steps, shape, values.shape, values.dtype, values.device]
-    place, mixed = 0, False
+    place = 0
     for layer, pool, drop, modules in parts:
         weight = layer.weight
-        mixed = mixed or weight.dtype != values.dtype
+        weights.append(weight)
         key += layer._map(), id(layer.params), id(layer.rule), layer.recompute, pool, drop
         key += weight.shape, weight.dtype, weight.device
         parameters += weight, layer.bias
         given.append(None if states is None else states[place])
         place += modules
     chain = _chains.get(tuple(key)) or _new_chain(tuple(key), parts, values, shape, steps)
-    if mixed:
-        for part in parts:
-            check_same_dtype("x", values, part.layer.weight)
+    for each in weights:
+        check_same_dtype("x", values, each)
     packed = None if isinstance(x, StaticInput) else recall(values)
     spikes, after = _chain.run(chain, values, packed, parameters, given, carry)
-    if not carry:
-        return spikes, [None] * place
     found: list[LIFState | None] = []
     for part, state in zip(parts, after, strict=True):
         found += [state, *[None] * (part.modules - 1)]
