@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tssl_triton.cli import USER_ERRORS
-
-from . import gpu, latency, launches, loading, precision, products, static, sweep
+from bench import latency, launches, loading, precision, products
+from bench.gpu import command as gpu
+from bench.static import command as static
+from bench.sweep import command as sweep
+from tssl_triton.cli.main import USER_ERRORS
 
 
 def parser() -> argparse.ArgumentParser:

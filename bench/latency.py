@@ -19,11 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tssl_triton.experiments import EXPERIMENTS
-
-from . import options
-from .tables import aligned, write_json
-from .timing import machine
+from bench.common import options
+from bench.common.tables import aligned, write_json
+from bench.common.timing import machine
+from tssl_triton.training.presets import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = "TSSL_CACHE_DIR"
@@ -34,7 +33,7 @@ class Row:
     """One process: seconds of the imports, of the first step, and of the second.
 
     Args:
-        network: a key of `tssl_triton.experiments.EXPERIMENTS`.
+        network: a key of `tssl_triton.training.presets.EXPERIMENTS`.
         cached: whether an earlier process had compiled the same.
     """
 
@@ -47,7 +46,7 @@ class Row:
 
 def measured(network: str, batch: int, started: float) -> dict[str, float]:
     """What one process measures of itself, ``started`` by the clock of `time.perf_counter` before its imports."""
-    from .steps import TrainingStep
+    from bench.common.steps import TrainingStep
 
     imported = time.perf_counter()
     step = TrainingStep(network, batch)

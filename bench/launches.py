@@ -16,11 +16,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from tssl_triton.experiments import EXPERIMENTS
-
-from .steps import BATCH, TrainingStep, spiking_layers
-from .tables import aligned
-from .tracing import DEVICE, KINDS, Record, pretending, record
+from bench.common.steps import BATCH, TrainingStep, spiking_layers
+from bench.common.tables import aligned
+from bench.common.tracing import DEVICE, KINDS, Record, pretending, record
+from tssl_triton.training.presets import EXPERIMENTS
 
 
 @dataclass(frozen=True)

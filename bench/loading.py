@@ -24,14 +24,14 @@ from typing import Any
 
 import torch
 
-from tssl_triton.config import resolve
+from bench import drawn_sets
+from bench.common import options
+from bench.common.tables import aligned
+from bench.common.timing import machine
 from tssl_triton.data import DataSet
-from tssl_triton.run import load_data
-from tssl_triton.train import Trainer
-
-from . import drawn_sets, options
-from .tables import aligned
-from .timing import machine
+from tssl_triton.training.config import resolve
+from tssl_triton.training.run import load_data
+from tssl_triton.training.trainer import Trainer
 
 #: How to draw each set.
 SETS: dict[str, drawn_sets.Writer] = {

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 from tssl_triton.reference import Conv2d, Linear, NetworkResult, lif_backward, lif_forward, run_network
 
+from bench.common.timing import machine
 from tssl_triton import LIFParameters, SpikingConv2d, SpikingLinear, SpikingSequential, build_network, lif, losses
-
-from .timing import machine
 
 PARAMS = LIFParameters()
 NEURON = {"tau_mem": PARAMS.tau_mem, "tau_syn": PARAMS.tau_syn, "threshold": PARAMS.threshold}

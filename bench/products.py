@@ -18,13 +18,12 @@ import torch
 import torch.nn.functional as F
 from tssl_triton.kernels.layout import WINDOW, cdiv, word_dtype
 
+from bench.common import options
+from bench.common.tables import aligned, write_json
+from bench.common.timing import interleaved, machine
 from tssl_triton import pack_spikes
-from tssl_triton._packed import Packed
-from tssl_triton._spike_products import busy, may_take, product, weight_gradient
-
-from . import options
-from .tables import aligned, write_json
-from .timing import interleaved, machine
+from tssl_triton.cpu.spike_products import busy, may_take, product, weight_gradient
+from tssl_triton.operators.records import Packed
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 
@@ -114,7 +113,7 @@ def draw(found: Sequence[Row], most: float, title: str, path: Path) -> None:
 def run(arguments: argparse.Namespace) -> None:
     weight = torch.empty(arguments.outputs, arguments.inputs)
     if not may_take(arguments.steps, arguments.batch, weight):
-        sys.exit("these sizes are left to dense products: see tssl_triton/_spike_products.py for the least ones")
+        sys.exit("these sizes are left to dense products: see tssl_triton/cpu/spike_products.py for the least ones")
     size = f"{arguments.inputs} inputs, {arguments.outputs} outputs, T = {arguments.steps}, batch {arguments.batch}"
     print(f"{size}, fp32; medians of {arguments.rounds} interleaved rounds on {machine()}")
     found = rows(arguments)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from .contenders import CONTENDERS, OURS
-from .works import INFERENCE, LIF, TRAINING, Size, work
+from bench.sweep.contenders import CONTENDERS, OURS
+from bench.sweep.works import INFERENCE, LIF, TRAINING, Size, work
 
 MODES = pytest.mark.parametrize("mode", [TRAINING, INFERENCE])
 

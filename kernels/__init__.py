@@ -22,7 +22,8 @@
     how many neurons and warps a program has, and all launchers under one name.
 
 The neuron's launchers work on two-dimensional views ``(T, N)`` whose neurons are contiguous, and write into outputs
-that the caller has allocated. They know nothing of autograd, modules or shapes beyond that; `tssl_triton._ops` does.
+that the caller has allocated. They know nothing of autograd, modules or shapes beyond that;
+`tssl_triton.operators.neuron` does.
 Importing a kernel file needs Triton but no GPU; this package itself needs neither.
 """
 

@@ -18,15 +18,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERPRETED = {"TRITON_INTERPRET": "1"}
+INTERPRETED_FILES = [
+    *(f"tests/nn/test_{name}.py" for name in ("layers", "fused", "recurrent", "rules", "recompute_interpreted")),
+    *(f"tests/bench/test_{name}.py" for name in ("counting", "gpu_fused", "hardware", "report", "traffic")),
+    "tests/gpu/test_fused_device_checks.py",
+]
 RUNS = (  # the longest first
-    ("Triton kernels under the interpreter", INTERPRETED, ["tests/ops", "--ignore=tests/ops/test_learnt.py"]),
-    ("CPU path, networks, training, packaging", {}, ["tests", "--ignore=tests/compile_only"]),
+    (
+        "Triton kernels under the interpreter",
+        INTERPRETED,
+        ["tests/operators", "--ignore=tests/operators/test_learnt.py", "--ignore=tests/operators/test_registration.py"],
+    ),
+    ("CPU path, networks, training, packaging", {}, ["tests", "--ignore=tests/kernels"]),
     (
         "Learnt constants, layers and traffic of interpreted kernels",
         INTERPRETED,
-        ["tests/ops/test_learnt.py", "tests/layers", "tests/static"],
+        ["tests/operators/test_learnt.py", *INTERPRETED_FILES],
     ),
-    ("Triton kernels compiled for GPUs", {}, ["tests/compile_only"]),
+    ("Triton kernels compiled for GPUs", {}, ["tests/kernels"]),
 )
 AT_ONCE = 2
 

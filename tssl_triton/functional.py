@@ -7,8 +7,7 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from . import _learnt_ops, _ops, _packed
-from ._checks import (
+from tssl_triton._checks import (
     check_broadcastable,
     check_count,
     check_device,
@@ -18,14 +17,17 @@ from ._checks import (
     check_rank,
     check_sequence,
 )
-from ._layout import time_dense
-from ._learnt import CONSTANTS
-from ._operators import differentiable
-from ._ops import implementation
-from .encoding import StaticInput
-from .kernels.layout import WORD, arithmetic_dtype, word_count
-from .parameters import LIFParameters, checked_time_constant
-from .rules import DEFAULT, Rule, checked_rule
+from tssl_triton.cpu.learnt import CONSTANTS
+from tssl_triton.encoding import StaticInput
+from tssl_triton.kernels.layout import WORD, arithmetic_dtype, word_count
+from tssl_triton.operators import learnt as _learnt_ops
+from tssl_triton.operators import neuron as _ops
+from tssl_triton.operators import records as _packed
+from tssl_triton.operators.layout import time_dense
+from tssl_triton.operators.neuron import implementation
+from tssl_triton.operators.registration import differentiable
+from tssl_triton.parameters import LIFParameters, checked_time_constant
+from tssl_triton.rules import DEFAULT, Rule, checked_rule
 
 __all__ = ["LIFConstants", "LIFState", "implementation", "lif", "pack_spikes", "psc", "unpack_spikes"]
 

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tssl_triton._checks import check_finite, check_sequence
-from tssl_triton._neurons import filtered
-from tssl_triton._operators import refuse_forward_mode
 from tssl_triton.functional import psc
+from tssl_triton.nn.prepared import filtered
+from tssl_triton.operators.registration import refuse_forward_mode
 from tssl_triton.parameters import checked_time_constant
 
 Reduction = Literal["sum", "mean", "none"]

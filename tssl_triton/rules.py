@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, get_args
 
-from .parameters import checked_option, checked_positive
+from tssl_triton.parameters import checked_option, checked_positive
 
 Window = Literal["rectangular", "triangular", "arctan", "sigmoid", "fast-sigmoid", "exponential"]
 ResetGradient = Literal["full", "detached"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cifar_files import write_cifar10
 
-from bench.tracing import DEVICE, record
+from bench.common.tracing import DEVICE, record
 from tssl_triton import data
 from tssl_triton.data import cifar10
 from tssl_triton.data.crops import crop, draw_crops

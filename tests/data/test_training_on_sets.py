@@ -9,10 +9,12 @@ import torch
 from cifar_files import write_cifar10
 from event_files import write_cut_gestures, write_n_mnist
 
-from tssl_triton import checkpoint, cli, data
-from tssl_triton.config import ConfigError, resolve
-from tssl_triton.run import load_data
-from tssl_triton.train import Trainer
+from tssl_triton import data
+from tssl_triton.cli import main as cli
+from tssl_triton.training import checkpoint
+from tssl_triton.training.config import ConfigError, resolve
+from tssl_triton.training.run import load_data
+from tssl_triton.training.trainer import Trainer
 
 TIMING = ("seconds", "images_per_second")
 

@@ -5,10 +5,10 @@ import torch
 from event_files import write_n_mnist
 
 from tssl_triton import data
-from tssl_triton.config import resolve
 from tssl_triton.data import ImageSet
 from tssl_triton.data.crops import crop, draw_crops
-from tssl_triton.train import Trainer
+from tssl_triton.training.config import resolve
+from tssl_triton.training.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
 

@@ -13,11 +13,11 @@ from fused_on_device import (
 from judging import name_of
 from on_device import check_same_answers, launches_by_name, learnt
 
-from bench.graphs import WARMUP, captured
+from bench.common.graphs import WARMUP, captured
+from bench.common.steps import TrainingStep
 from bench.launches import count
-from bench.steps import TrainingStep
 from tssl_triton import SpikingConv2d, SpikingLinear
-from tssl_triton.experiments import EXPERIMENTS
+from tssl_triton.training.presets import EXPERIMENTS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact_products")]
 

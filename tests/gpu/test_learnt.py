@@ -14,7 +14,7 @@ pytestmark = pytest.mark.gpu
 RULES = [TSSL(), STBP("sigmoid", width=0.5), SLAYER()]
 
 
-# Of 32-bit sums, and of gradients of y rounded to their type, as tests/ops/test_learnt.py has them.
+# Of 32-bit sums, and of gradients of y rounded to their type, as tests/operators/test_learnt.py has them.
 ERRORS = {torch.float64: 1e-11, torch.float32: 2e-5, torch.float16: 2e-5 + 2**-11, torch.bfloat16: 2e-5 + 2**-8}
 
 

@@ -8,7 +8,7 @@ import torch
 from judging import name_of
 from on_device import GOLDEN, check_golden_network, check_layer_from_bits, check_repeated_neurons
 
-from bench.steps import BATCH, layer_shapes
+from bench.common.steps import BATCH, layer_shapes
 from tssl_triton import LIFParameters, SpikingConv2d, SpikingLinear
 
 pytestmark = pytest.mark.gpu

@@ -5,13 +5,13 @@ import pytest
 import torch
 from on_device import check_same_answers, launches_by_name, learnt
 
-from bench.graphs import WARMUP, captured
+from bench.common.graphs import WARMUP, captured
+from bench.common.steps import TrainingStep
 from bench.launches import count
-from bench.steps import TrainingStep
-from tssl_triton.config import LOSSES, resolve
 from tssl_triton.data import ImageSet
-from tssl_triton.experiments import EXPERIMENTS
-from tssl_triton.train import Trainer
+from tssl_triton.training.config import LOSSES, resolve
+from tssl_triton.training.presets import EXPERIMENTS
+from tssl_triton.training.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
 

@@ -5,13 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from comparing import assert_close
-from tssl_triton.reference import (
-    lif_backward,
-    lif_backward_from_psc,
-    lif_forward,
-    phi_table,
-    psc_backward,
-)
+from tssl_triton.reference import lif_backward, lif_backward_from_psc, lif_forward, phi_table, psc_backward
 from tssl_triton.reference.phi import psc_kernel
 
 PARAMETERS = {"tau_mem": 5.0, "tau_syn": 3.0, "threshold": 1.0}

@@ -6,13 +6,7 @@ import torch
 from comparing import assert_close
 from judging import RESETS, draw_current, draw_gradient
 from smoothed import smoothed_run
-from tssl_triton.reference import (
-    lif_backward,
-    lif_forward,
-    recurrent_backward,
-    recurrent_forward,
-    surrogate_backward,
-)
+from tssl_triton.reference import lif_backward, lif_forward, recurrent_backward, recurrent_forward, surrogate_backward
 
 CONSTANTS = {"tau_mem": 5.0, "tau_syn": 3.0, "threshold": 1.0}
 T, B, H = 11, 2, 6

@@ -16,7 +16,9 @@ from judging import draw_gradient
 from torch import Tensor
 from tssl_triton.reference import lif_forward
 
-from tssl_triton import PackedSpikes, SpikingLinear, SpikingSequential, _weighted, fused, lif
+from tssl_triton import PackedSpikes, SpikingLinear, SpikingSequential, lif
+from tssl_triton.nn import fused
+from tssl_triton.nn import products as _weighted
 
 ROUNDING = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 """Of y, over its largest value: float32 sums of some thousand terms in two orders; one unit of the last place."""

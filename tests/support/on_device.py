@@ -1,6 +1,7 @@
 """Checks that hold on any device.
 
-`tests/gpu` makes them at production sizes; `tests/test_device_checks.py` makes them at tiny ones on the CPU, so that
+`tests/gpu` makes them at production sizes; `tests/gpu/test_device_checks.py` makes them at tiny ones on the CPU, so
+that
 their own logic is tested where there is no GPU.
 """
 
@@ -30,7 +31,7 @@ from tssl_triton import (
     psc,
     unpack_spikes,
 )
-from tssl_triton.modules import LIF
+from tssl_triton.nn.weighted import LIF
 from tssl_triton.parameters import LIFParameters
 
 GOLDEN = Path(__file__).parents[1] / "golden"

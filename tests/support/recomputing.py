@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tssl_triton import (
-    LIFParameters,
-    SpikePool2d,
-    SpikingConv2d,
-    SpikingLinear,
-    SpikingSequential,
-    TimeSharedDropout,
-)
+from tssl_triton import LIFParameters, SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential, TimeSharedDropout
 
 CHOICES = (False, True)
 

@@ -7,10 +7,11 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from tssl_triton import SpikingLinear, build_network, data, losses, train
-from tssl_triton._distributed import Processes
-from tssl_triton.config import resolve
-from tssl_triton.train import Trainer
+from tssl_triton import SpikingLinear, build_network, data, losses
+from tssl_triton.training import trainer as train
+from tssl_triton.training.config import resolve
+from tssl_triton.training.distributed import Processes
+from tssl_triton.training.trainer import Trainer
 
 
 def one_step(settings, images):

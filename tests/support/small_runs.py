@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tssl_triton.config import resolve
-from tssl_triton.run import Run
+from tssl_triton.training.config import resolve
+from tssl_triton.training.run import Run
 
 SMALL = {"arch": "6C3-P2-20", "padding": "1", "epochs": 1, "batch_size": 100, "device": "cpu", "test_batch_size": 100}
 

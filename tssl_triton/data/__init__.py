@@ -20,18 +20,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tssl_triton._checks import check_count, check_finite, check_flag
-from tssl_triton.data.base import DataError as DataError
-from tssl_triton.data.base import DataSet as DataSet
-from tssl_triton.data.base import Options
-from tssl_triton.data.base import epoch_order as epoch_order
-from tssl_triton.data.cifar10 import load_cifar10
-from tssl_triton.data.dvs_gesture import load_dvs_gesture
-from tssl_triton.data.events import EventSet as EventSet
-from tssl_triton.data.images import IDX_FILES as IDX_FILES
-from tssl_triton.data.images import ImageSet as ImageSet
-from tssl_triton.data.images import load_digits, load_fashion_mnist, load_mnist
-from tssl_triton.data.n_mnist import load_n_mnist
-from tssl_triton.data.prefetch import Prefetcher as Prefetcher
+
+from .base import DataError as DataError
+from .base import DataSet as DataSet
+from .base import Options
+from .base import epoch_order as epoch_order
+from .cifar10 import load_cifar10
+from .dvs_gesture import load_dvs_gesture
+from .events import EventSet as EventSet
+from .images import IDX_FILES as IDX_FILES
+from .images import ImageSet as ImageSet
+from .images import load_digits, load_fashion_mnist, load_mnist
+from .n_mnist import load_n_mnist
+from .prefetch import Prefetcher as Prefetcher
 
 LOADERS: dict[str, Callable[[Path, bool, Options], DataSet]] = {
     "digits": load_digits,

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tssl_triton.data.base import DataError
-from tssl_triton.data.events import Events
+from .base import DataError
+from .events import Events
 
 PACKET = struct.Struct("<HHIIIIII")
 POLARITY = 1

@@ -24,8 +24,9 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tssl_triton.checkpoint import write_atomically
-from tssl_triton.data.base import DataError
+from tssl_triton.training.checkpoint import write_atomically
+
+from .base import DataError
 
 FORMAT = "tssl-triton spikes"
 VERSION = 1

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tssl_triton.data.base import DataError, Options
-from tssl_triton.data.images import ImageSet, read_with_torchvision
+from .base import DataError, Options
+from .images import ImageSet, read_with_torchvision
 
 FOLDER = "cifar-10-batches-py"
 FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")

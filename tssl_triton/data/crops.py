@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tssl_triton.data.base import epoch_generator
+from .base import epoch_generator
 
 #: Zeros on each side of an image.
 MARGIN = 4

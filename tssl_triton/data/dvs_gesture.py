@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tssl_triton.data.aedat import read_aedat
-from tssl_triton.data.base import DataError, Options, in_one_line
-from tssl_triton.data.events import Events, EventSet, Source, checked, download_with_tonic, event_set
+from .aedat import read_aedat
+from .base import DataError, Options, in_one_line
+from .events import Events, EventSet, Source, checked, download_with_tonic, event_set
 
 SENSOR = (128, 128)
 CLASSES = 11

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tssl_triton._extras import MissingExtraError, require
-from tssl_triton.data import cache
-from tssl_triton.data.base import Batch, DataError, Options, in_one_line
 from tssl_triton.encoding import bin_events
+
+from . import cache
+from .base import Batch, DataError, Options, in_one_line
 
 Integers = NDArray[np.int64]
 

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from tssl_triton import encoding
 from tssl_triton._extras import require
-from tssl_triton.data.base import Batch, DataError, Options, in_one_line
-from tssl_triton.data.crops import crop, draw_crops
 from tssl_triton.encoding import StaticInput
+
+from .base import Batch, DataError, Options, in_one_line
+from .crops import crop, draw_crops
 
 #: Files of a set in the layout of torchvision, ``root/<folder>/raw/``.
 IDX_FILES = (

@@ -30,8 +30,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tssl_triton.data.base import DataError, Options, in_one_line
-from tssl_triton.data.events import Events, EventSet, Source, checked, download_with_tonic, event_set
+from .base import DataError, Options, in_one_line
+from .events import Events, EventSet, Source, checked, download_with_tonic, event_set
 
 SENSOR = (34, 34)
 OVERFLOW_ROW = 240

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tssl_triton._extras import require
-from tssl_triton._learnt import CONSTANTS
-from tssl_triton.modules import LIF
+from tssl_triton.cpu.learnt import CONSTANTS
+from tssl_triton.nn.weighted import LIF
 from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import BY_NAME, DEFAULT, Rule
 

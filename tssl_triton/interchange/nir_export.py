@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tssl_triton._checks import check_finite
 from tssl_triton._extras import require
-from tssl_triton.modules import LIF, SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential, TimeSharedDropout
-from tssl_triton.network import checked_shape
-from tssl_triton.recurrent import SpikingRecurrent
+from tssl_triton.nn.network import checked_shape
+from tssl_triton.nn.recurrent import SpikingRecurrent
+from tssl_triton.nn.weighted import LIF, SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential, TimeSharedDropout
 
 from .errors import InterchangeError
 from .geometry import image_size, windows

@@ -14,7 +14,7 @@ from torch import nn
 
 from tssl_triton._checks import FLOATING, check_finite
 from tssl_triton._extras import require
-from tssl_triton.modules import LIF, SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential
+from tssl_triton.nn.weighted import LIF, SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential
 
 from .errors import InterchangeError
 from .geometry import image_size, pair, windows

@@ -1,0 +1,169 @@
+"""Bytes that a kernel moves, counted while Triton's interpreter runs it.
+
+Every load and store is seen with its mask, so a byte counts where the mask is true and nowhere else. Two figures
+come out for each tensor: the bytes of every access, and distinct bytes, which are what memory must move if the cache
+forgets nothing.
+
+Triton decides when it is imported whether it interprets, so `count_traffic` asks another process, which is this file
+run as a program: it reads requests as JSON and writes a reply for each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A case of `bench.static.cases` at a number of steps and a type."""
+
+    case: str
+    steps: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of one tensor: read and written, counting each time, and counting each address once."""
+
+    loaded: int = 0
+    stored: int = 0
+    distinct_loaded: int = 0
+    distinct_stored: int = 0
+
+    @property
+    def distinct(self) -> int:
+        return self.distinct_loaded + self.distinct_stored
+
+
+class Counter:
+    """Addresses that an interpreted kernel touches, by the tensor that they lie in."""
+
+    def __init__(self, tensors: dict[str, Any]) -> None:
+        self._ranges = {name: (t.data_ptr(), t.data_ptr() + t.nbytes) for name, t in tensors.items() if t.nbytes}
+        self._touched: dict[tuple[str, str], list[tuple[int, np.ndarray]]] = {}
+
+    def touch(self, kind: str, addresses: np.ndarray, mask: np.ndarray, size: int) -> None:
+        """An access of ``size`` bytes at each of ``addresses`` whose mask is true."""
+        live = np.broadcast_to(addresses, np.broadcast_shapes(addresses.shape, mask.shape))
+        live = live[np.broadcast_to(mask, live.shape).astype(bool)].ravel()
+        for name, (first, end) in self._ranges.items():
+            inside = live[(live >= first) & (live < end)]
+            if inside.size:
+                self._touched.setdefault((name, kind), []).append((size, inside.astype(np.int64)))
+                live = live[(live < first) | (live >= end)]
+        if live.size:
+            raise RuntimeError(f"a {kind} touches memory of no argument: {live.size} addresses")
+
+    def result(self) -> dict[str, Traffic]:
+        return {name: Traffic(*self._bytes(name, "load"), *self._distinct(name)) for name in self._ranges}
+
+    def _bytes(self, name: str, kind: str) -> tuple[int, ...]:
+        loaded, stored = (
+            sum(size * len(a) for size, a in self._touched.get((name, kind), [])) for kind in ("load", "store")
+        )
+        return loaded, stored
+
+    def _distinct(self, name: str) -> tuple[int, ...]:
+        counts = []
+        for kind in ("load", "store"):
+            pieces = self._touched.get((name, kind), [])
+            counts.append(
+                sum(
+                    size * len(np.unique(np.concatenate([a for s, a in pieces if s == size])))
+                    for size in {size for size, _ in pieces}
+                )
+            )
+        return tuple(counts)
+
+
+@contextmanager
+def counting(tensors: dict[str, Any]) -> Iterator[Counter]:
+    """Count what kernels interpreted inside the ``with`` block do to ``tensors``."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    counter = Counter(tensors)
+    load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+    atomic = InterpreterBuilder.create_atomic_rmw
+
+    def size(pointers: Any) -> int:
+        return max(1, pointers.get_element_ty().primitive_bitwidth // 8)
+
+    def counted_load(self: Any, ptrs: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+        counter.touch("load", ptrs.data, mask.data, size(ptrs))
+        return load(self, ptrs, mask, *rest, **named)
+
+    def counted_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+        counter.touch("store", ptrs.data, mask.data, size(ptrs))
+        return store(self, ptrs, value, mask, *rest, **named)
+
+    def counted_atomic(self: Any, operation: Any, ptr: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+        for kind in ("load", "store"):
+            counter.touch(kind, ptr.data, mask.data, size(ptr))
+        return atomic(self, operation, ptr, value, mask, *rest, **named)
+
+    InterpreterBuilder.create_masked_load = counted_load
+    InterpreterBuilder.create_masked_store = counted_store
+    InterpreterBuilder.create_atomic_rmw = counted_atomic
+    try:
+        yield counter
+    finally:
+        InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store = load, store
+        InterpreterBuilder.create_atomic_rmw = atomic
+
+
+def count_launch(launch: Any) -> dict[str, Traffic]:
+    """Bytes by argument of ``launch``, whose tensors are on the CPU; only where kernels are interpreted."""
+    import torch
+
+    tensors = {name: value for name, value in launch.arguments.items() if isinstance(value, torch.Tensor)}
+    with counting(tensors) as counter:
+        launch.kernel[launch.grid](**launch.arguments)
+    return counter.result()
+
+
+def count_traffic(requests: Sequence[Request]) -> dict[Request, dict[str, Traffic]]:
+    """Bytes of each request, by argument of its kernel, from a process that interprets kernels."""
+    command = [sys.executable, "-m", "bench.static.traffic"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        said, _ = process.communicate(json.dumps([asdict(r) for r in requests]))
+    if process.returncode:
+        raise RuntimeError(f"counting bytes under the interpreter failed ({process.returncode})")
+    replies = json.loads(said)
+    return {
+        request: {name: Traffic(**counts) for name, counts in reply.items()}
+        for request, reply in zip(requests, replies, strict=True)
+    }
+
+
+def main() -> None:
+    from .cases import DTYPES, Problem, all_cases
+
+    cases = all_cases()
+    requests = [Request(**request) for request in json.load(sys.stdin)]
+    replies = []
+    for request in requests:
+        case = cases[request.case]
+        launch = case.launch(Problem(request.steps, case.few_neurons, DTYPES[request.dtype], "cpu"))
+        replies.append({name: asdict(traffic) for name, traffic in count_launch(launch).items()})
+        print(f"counted {len(replies)}/{len(requests)}: {request}", file=sys.stderr)
+    json.dump(replies, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

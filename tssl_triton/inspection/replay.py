@@ -1,0 +1,178 @@
+"""What a layer of neurons goes through in a presentation, and the errors of its membranes: for plots and analysis.
+
+Layers keep none of it: their kernels walk time in registers, and only the weighted input y and the spikes' bits reach
+memory (docs/design.md). Both walks are functions of these and can be taken again, here step by step in plain PyTorch,
+with the same step as the layers' own implementation for CPUs. The tensors are those of docs/mathematics.md.
+
+The neuron is elementwise, so a few neurons' y is enough to replay those neurons.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tssl_triton._checks import check_like, check_sequence
+from tssl_triton.cpu import neuron as _cpu
+from tssl_triton.cpu.learnt import Neuron, neuron
+from tssl_triton.cpu.surrogate import membrane_error
+from tssl_triton.cpu.tssl import tssl_error
+from tssl_triton.encoding import StaticInput
+from tssl_triton.functional import LIFConstants, LIFState, stacked, stacked_constants
+from tssl_triton.kernels.layout import arithmetic_dtype
+from tssl_triton.parameters import LIFParameters
+from tssl_triton.rules import TSSL, Rule, checked_rule
+
+
+class MembraneTrace(NamedTuple):
+    """What neurons pass through; each is ``(T, B, *)``, float32 (float64 for a float64 input).
+
+    Args:
+        current: synaptic current i[t].
+        membrane: membrane potential u[t], before the reset.
+        rise: du[t] = u[t] - v[t-1], the rise of the membrane in the step.
+        rest: membrane potential v[t], after the reset.
+        spikes: spikes s[t], 0 or 1.
+        psc: postsynaptic current a[t] that the neuron's own spikes cause.
+    """
+
+    current: Tensor
+    membrane: Tensor
+    rise: Tensor
+    rest: Tensor
+    spikes: Tensor
+    psc: Tensor
+
+
+class ErrorTrace(NamedTuple):
+    """How the loss depends on neurons, by their learning rule; each is ``(T, B, *)``.
+
+    Args:
+        delta: delta[t] = dL/du[t], the error that is carried back through time.
+        emitted: what of it step t hands to the synapse: delta'[t]. It is delta[t], except where TSSL-BP's warm-up
+            or ``variant="paper"`` puts something else in its place.
+        grad_current: e[t] = dL/dy[t], the error that goes to the weights.
+    """
+
+    delta: Tensor
+    emitted: Tensor
+    grad_current: Tensor
+
+
+@torch.no_grad()
+def membrane_trace(
+    y: Tensor | StaticInput,
+    params: LIFParameters,
+    *,
+    state: LIFState | None = None,
+    synapse: bool = True,
+    spikes: Tensor | None = None,
+    learnt: LIFConstants | None = None,
+) -> MembraneTrace:
+    """Replay neurons from their weighted input, eqs. (3)-(5). ::
+
+        i[t] = beta i[t-1] + y[t] / tau_syn          i[t] = y[t] with synapse=False
+        u[t] = alpha v[t-1] + i[t]
+        v[t] = u[t] (1 - s[t])                       or u[t] - threshold s[t] with reset="subtract"
+        a[t] = beta a[t-1] + s[t] / tau_syn
+
+    Args:
+        y: the weighted input ``(T, B, *)``, or a `StaticInput`.
+        params: constants of the neurons.
+        state: before the first step; None is a neuron at rest.
+        synapse: as in `tssl_triton.functional.lif`.
+        spikes: the spikes ``(T, B, *)`` that a layer fired on this y, as its backward takes them too: a membrane within
+            rounding of the threshold then fires here as it did there. None decides anew, s[t] = [u[t] > threshold].
+        learnt: constants that stand for those of ``params``, as `tssl_triton.functional.lif` takes them.
+
+    Raises:
+        TypeError, ValueError: for a wrong rank, dtype, device or shape, naming the argument.
+    """
+    y = check_sequence("y", y.dense() if isinstance(y, StaticInput) else y)
+    p = _neuron(params, learnt, y)
+    fired = None if spikes is None else check_like("spikes", spikes, tuple(y.shape), y.device) != 0
+    dtype = arithmetic_dtype(y.dtype)
+    start = stacked(state, y)
+    i, v, a = y.new_zeros((3, *y.shape[1:]), dtype=dtype) if start is None else start
+    steps = []
+    for t, y_t in enumerate(y.to(dtype)):
+        before = v
+        i, u = _cpu.charged(p, synapse, i, v, y_t)
+        fires = u > p.threshold if fired is None else fired[t]
+        v = _cpu.after_reset(p, u, fires)
+        s = fires.to(dtype)
+        a = _cpu.filtered(p, a, s)
+        steps.append((i, u, u - before, v, s, a))
+    return MembraneTrace(*map(torch.stack, zip(*steps, strict=True)))
+
+
+@torch.no_grad()
+def error_trace(
+    trace: MembraneTrace,
+    grad_spikes: Tensor,
+    params: LIFParameters,
+    rule: Rule | str = "tssl",
+    *,
+    synapse: bool = True,
+    learnt: LIFConstants | None = None,
+) -> ErrorTrace:
+    """Walk the error back through what `membrane_trace` returned, by a learning rule. ::
+
+        e[t] = delta'[t] / tau_syn + beta e[t+1]     e[t] = delta'[t] with synapse=False
+
+    with delta and delta' as docs/mathematics.md has them for each rule, and 0 after the last step.
+
+    Args:
+        trace: of the neurons.
+        grad_spikes: G[t] = dL/ds[t], ``(T, B, *)``.
+        params: constants of the neurons and of their gradient.
+        rule: the learning rule, as `tssl_triton.functional.lif` takes it.
+        synapse: as in the forward walk.
+        learnt: as in the forward walk.
+
+    Raises:
+        TypeError, ValueError: for a wrong type, shape or device, naming the argument.
+    """
+    if not isinstance(trace, MembraneTrace):
+        raise TypeError(f"trace must be what membrane_trace returned, got {type(trace).__name__}")
+    membrane = trace.membrane
+    p = _neuron(params, learnt, membrane)
+    grad = check_like("grad_spikes", grad_spikes, tuple(membrane.shape), membrane.device).to(membrane.dtype)
+    surrogate, fired = checked_rule(rule).surrogate_gradient, trace.spikes != 0
+    warm = warming_up(trace, params, learnt=learnt)
+    delta = e = torch.zeros_like(membrane[0])
+    steps = []
+    for t in reversed(range(len(membrane))):
+        if surrogate is None:
+            delta, emitted = tssl_error(p, membrane[t], trace.rise[t], fired[t], warm[t], grad[t], delta)
+        else:
+            delta, _ = membrane_error(surrogate, p, membrane[t], fired[t], grad[t], delta)
+            emitted = delta
+        e = _cpu.filtered(p, e, emitted) if synapse else emitted
+        steps.append((delta, emitted, e))
+    return ErrorTrace(*map(torch.stack, zip(*reversed(steps), strict=True)))
+
+
+def warming_up(
+    trace: MembraneTrace, params: LIFParameters, rule: Rule | str = "tssl", learnt: LIFConstants | None = None
+) -> Tensor:
+    """Where TSSL-BP's warm-up stands in for delta, ``(T, B, *)`` bool; nowhere with another rule.
+
+    See ``warmup`` of `LIFParameters`.
+    """
+    if not isinstance(checked_rule(rule), TSSL) or params.warmup == "off":
+        return torch.zeros_like(trace.spikes, dtype=torch.bool)
+    if params.warmup == "always":
+        return torch.ones_like(trace.spikes, dtype=torch.bool)
+    if params.warmup == "silent":
+        return (trace.spikes == 0).all(0).expand(trace.spikes.shape)
+    return _cpu.quiet(_neuron(params, learnt, trace.psc), trace.psc)
+
+
+def _neuron(params: LIFParameters, learnt: LIFConstants | None, like: Tensor) -> Neuron:
+    """The constants of neurons shaped as those of ``like (T, B, *)``."""
+    if not isinstance(params, LIFParameters):
+        raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
+    return neuron(params, None if learnt is None else list(stacked_constants(learnt, params, like)))

@@ -1,0 +1,362 @@
+"""Fused layers: weights, synapse and neurons in one kernel that reads packed spikes and writes packed spikes.
+
+Between two fused layers no float spike tensor exists and y reaches memory only where backward is to find it there, not
+even then with ``recompute``. What the layers hand on is `PackedSpikes`: the bits, and a tensor of the dense shape that
+occupies no memory and through which gradients flow.
+
+On a CPU there is no kernel to gain from: the same functions compose unpacking, product and neurons there, with the same
+numbers. `prefers_fused` says where the kernel is taken by default on a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tssl_triton._checks import check_pair
+from tssl_triton.functional import LIFState, constants, stacked
+from tssl_triton.kernels.layout import cdiv
+from tssl_triton.operators import fused as _fused_ops
+from tssl_triton.operators import neuron as _ops
+from tssl_triton.operators.autocast import Autocast
+from tssl_triton.operators.first_order import first_order
+from tssl_triton.operators.packed_spikes import PackedSpikes, ghost
+from tssl_triton.operators.records import Packed, remember
+from tssl_triton.operators.registration import differentiable
+from tssl_triton.parameters import LIFParameters
+from tssl_triton.rules import DEFAULT, Rule, checked_rule
+
+from . import products as _weighted
+from .composed import composed
+
+_DEFAULTS = LIFParameters()
+
+
+def prefers_fused(device: str, dtype: torch.dtype, pixels: int, neurons: int, inputs: int) -> bool:
+    """Whether a layer runs as one kernel where the user leaves it to us.
+
+    Args:
+        device: ``"cuda"`` (ROCm too) or ``"cpu"``.
+        dtype: type of the weights in the product.
+        pixels: output pixels, batch times height times width; the batch for a fully connected layer.
+        neurons: output neurons at each pixel.
+        inputs: weights of one neuron: input features, or input channels times kernel area.
+
+    The fused kernel saves memory traffic, and walks time inside a program: it runs one T-th of the product's programs.
+    So it is taken where tensor cores do the product (16 bits), where there is a tile for most of a large device's
+    multiprocessors (128 tiles of 64 x 64), and where the product is long enough (64) to be worth a pipeline but not so
+    long (256) that unpacking bits, some twelve instructions per neuron-step and 64 inputs, takes longer than the bytes
+    that are saved. In float32 the vendor's product is faster than an exact one in Triton. These bounds come from the
+    counts of `python -m bench static` and are not yet measured.
+    """
+    tiles = cdiv(pixels, 64) * cdiv(neurons, 64)
+    sixteen_bits = dtype in (torch.float16, torch.bfloat16)
+    return device == "cuda" and sixteen_bits and tiles >= 128 and 64 <= inputs <= 256
+
+
+def spike_linear(
+    spikes: PackedSpikes,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    params: LIFParameters = _DEFAULTS,
+    state: LIFState | None = None,
+    *,
+    recompute: bool = False,
+    return_state: bool = False,
+    rule: Rule | str = "tssl",
+) -> PackedSpikes | tuple[PackedSpikes, LIFState]:
+    """A fully connected spiking layer on packed spikes, in one kernel: ``y[t] = W s[t] (+ bias)``, eqs. (3)-(5).
+
+    Args:
+        spikes: packed spikes ``(T, B, *)`` with ``in`` features in all.
+        weight: ``(out, in)``, float32, float16 or bfloat16 (float64 where the layer is composed), of the spikes' dtype
+            unless autocast chooses.
+        bias: ``(out,)`` or None.
+        params: constants of the neurons and of their gradient.
+        state: where a window of a longer run starts from, ``(B, out)`` each; None is a layer at rest.
+        recompute: whether to work y out again in backward instead of keeping it.
+        return_state: whether to return the state after the last step too.
+        rule: the learning rule, as in `tssl_triton.functional.lif`.
+
+    Returns:
+        Packed spikes ``(T, B, out)``; with ``return_state`` the pair of them and a `LIFState`.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    _check_layer(spikes, weight, bias, axes=2)
+    features = math.prod(spikes.shape[2:])
+    if features != weight.shape[1]:
+        raise ValueError(
+            f"spikes must have the {weight.shape[1]} features of weight's second axis, got {features} in shape "
+            f"{tuple(spikes.shape)}"
+        )
+    return _functional(spikes, _weighted.LINEAR, weight, bias, params, state, recompute, return_state, rule)
+
+
+def spike_conv2d(
+    spikes: PackedSpikes,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    params: LIFParameters = _DEFAULTS,
+    state: LIFState | None = None,
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    recompute: bool = False,
+    return_state: bool = False,
+    rule: Rule | str = "tssl",
+) -> PackedSpikes | tuple[PackedSpikes, LIFState]:
+    """A convolutional spiking layer on packed spikes, in one kernel, by an implicit matrix product.
+
+    Args:
+        spikes: packed spikes ``(T, B, C, H, W)``.
+        weight: ``(K, C, h, w)``, as in `spike_linear`.
+        bias: ``(K,)`` or None.
+        params: constants of the neurons and of their gradient.
+        state: where a window of a longer run starts from, ``(B, K, H', W')`` each; None is a layer at rest.
+        stride: steps of the kernel.
+        padding: zeros around each image.
+        recompute: whether to work y out again in backward instead of keeping it.
+        return_state: whether to return the state after the last step too.
+        rule: the learning rule, as in `tssl_triton.functional.lif`.
+
+    Returns:
+        Packed spikes ``(T, B, K, H', W')``, channels_last in memory on a GPU; with ``return_state`` the pair of them
+        and a `LIFState`.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    _check_layer(spikes, weight, bias, axes=4)
+    function = _weighted.Conv2d(check_pair("stride", stride, 1), check_pair("padding", padding, 0))
+    _check_images(spikes, weight, function)
+    return _functional(spikes, function, weight, bias, params, state, recompute, return_state, rule)
+
+
+def run(
+    spikes: PackedSpikes,
+    function: _weighted.Map,
+    weight: Tensor,
+    bias: Tensor | None,
+    params: LIFParameters,
+    state: LIFState | None,
+    *,
+    recompute: bool,
+    carry: bool,
+    dense: bool,
+    rule: Rule,
+) -> tuple[PackedSpikes | Tensor, LIFState | None]:
+    """The layer in one kernel: packed spikes out, or dense ones; with ``carry`` the state too. Checks nothing."""
+    learns = differentiable(spikes.link, weight, bias)
+    layer = _Layer(function, spikes.steps, params, product_dtype(weight), learns and not recompute, dense, carry, rule)
+    start = stacked(
+        state, spikes.link.new_empty((), dtype=layer.dtype).expand(function.shape(spikes.shape, weight.shape))
+    )
+    y = _Product.apply(spikes.link, spikes.words, weight, bias, layer)
+    result, words, after = _Neurons.apply(y, spikes.words, weight, bias, start, layer)
+    new_state = LIFState(*after.unbind(0)) if carry else None
+    if not dense:
+        return PackedSpikes(words, spikes.steps, result), new_state
+    remember(result, Packed(words, spikes.steps))
+    return result, new_state
+
+
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """The type that a product with ``weight`` is taken in: autocast's, where it is on and the weight is float32."""
+    chosen = Autocast.now(weight.device.type).dtype
+    return weight.dtype if chosen is None or weight.dtype == torch.float64 else chosen
+
+
+def can_fuse(device: torch.device, weight: Tensor) -> bool:
+    """Whether there is a kernel for this device and type; elsewhere the layer is composed."""
+    return _fused_ops.has_kernels(device) and product_dtype(weight) != torch.float64
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What a fused layer is besides its tensors."""
+
+    function: _weighted.Map
+    steps: int
+    params: LIFParameters
+    dtype: torch.dtype
+    save: bool
+    dense: bool
+    carry: bool
+    rule: Rule = DEFAULT
+
+    def strides(self) -> tuple[list[int], list[int]]:
+        """Stride and padding; a fully connected layer is a 1x1 convolution of 1x1 images."""
+        f = self.function
+        return (list(f.stride), list(f.padding)) if isinstance(f, _weighted.Conv2d) else ([1, 1], [0, 0])
+
+    def images(self, x: Tensor) -> Tensor:
+        """``x`` with axes for height and width: ``(rows, B, C, H, W)``."""
+        return x if isinstance(self.function, _weighted.Conv2d) else x.flatten(2)[..., None, None]
+
+    def kernel(self, weight: Tensor) -> Tensor:
+        """``weight (N, C, R, S)``."""
+        return weight if isinstance(self.function, _weighted.Conv2d) else weight[..., None, None]
+
+    def features(self, x: Tensor) -> Tensor:
+        """The inverse of `images`."""
+        return x if isinstance(self.function, _weighted.Conv2d) else x.flatten(2)
+
+    def outputs(
+        self,
+        words: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        start: Tensor | None,
+        save: bool,
+        emit: bool,
+        carry: bool,
+    ) -> tuple[Tensor, ...]:
+        """Spikes, packed spikes, y, checkpoints and state, as images; see `_fused_ops.spike_weighted`."""
+        stride, padding = self.strides()
+        kernel = self.kernel(weight).to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return _fused_ops.spike_weighted(
+            self.images(words),
+            kernel,
+            bias,
+            None if start is None else self.images(start),
+            self.steps,
+            stride,
+            padding,
+            save,
+            emit,
+            carry,
+            *constants(self.params),
+        )
+
+
+# One kernel forward, but two nodes on autograd's graph: what the neurons keep and are given is free once their own
+# errors are known, before the gradient of the input takes as much again.
+
+
+class _Product(torch.autograd.Function):
+    """y = W s as autograd is to see it, without contents: its gradient is e, and becomes those of input and weights."""
+
+    @staticmethod
+    def forward(ctx: Any, link: Tensor, words: Tensor, weight: Tensor, bias: Tensor | None, layer: _Layer) -> Tensor:
+        ctx.save_for_backward(words, weight)
+        ctx.layer, ctx.shape, ctx.dtype = layer, link.shape, link.dtype
+        return ghost(layer.function.shape(link.shape, weight.shape), weight.new_empty((), dtype=layer.dtype))
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, e: Tensor) -> tuple[Tensor | None, ...]:
+        words, weight = ctx.saved_tensors
+        layer, needed = ctx.layer, ctx.needs_input_grad
+        x = _weighted.Input(ctx.shape, ctx.dtype, None, lambda: ghost(ctx.shape, e))
+        needed_here = needed[0], False, needed[3]
+        grad_x, grad_weight, grad_bias = _weighted.gradients(layer.function, e, x, weight, needed_here)
+        if needed[2]:
+            grad_weight = _fused_ops.spike_weight_gradient(
+                layer.images(e), layer.images(words), layer.kernel(weight), layer.steps, *layer.strides()
+            ).view_as(weight)
+        return None if grad_x is None else grad_x.to(ctx.dtype), None, grad_weight, grad_bias, None
+
+
+class _Neurons(torch.autograd.Function):
+    """The kernel: product and neurons. Backward is the neurons' alone, from y kept or worked out again.
+
+    Weight and bias have their gradients by way of y, not from here.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        y: Tensor,
+        words: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        start: Tensor | None,
+        layer: _Layer,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        spikes, packed, current, checkpoints, after = layer.outputs(
+            words, weight, bias, start, layer.save, layer.dense, layer.carry
+        )
+        kept = (current, checkpoints) if layer.save else (words, weight, bias)
+        ctx.save_for_backward(start, packed, *kept)
+        ctx.layer = layer
+        packed, after = layer.features(packed), layer.features(after)
+        ctx.mark_non_differentiable(packed, after)
+        ctx.set_materialize_grads(False)
+        return layer.features(spikes) if layer.dense else ghost(y.shape, spikes), packed, after
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 6
+        start, packed, *kept = ctx.saved_tensors
+        layer = ctx.layer
+        if not layer.save:
+            words, weight, bias = kept
+            kept = layer.outputs(words, weight, bias, start, True, False, False)[2:4]
+        current, checkpoints = kept
+        start = None if start is None else layer.images(start)
+        settings = constants(layer.params, layer.rule)
+        e = _ops.lif_backward(layer.images(grad), current, packed, checkpoints, start, True, *settings)
+        return layer.features(e), None, None, None, None, None
+
+
+def _functional(
+    spikes: PackedSpikes,
+    function: _weighted.Map,
+    weight: Tensor,
+    bias: Tensor | None,
+    params: LIFParameters,
+    state: LIFState | None,
+    recompute: bool,
+    carry: bool,
+    rule: Rule | str,
+) -> PackedSpikes | tuple[PackedSpikes, LIFState]:
+    rule = checked_rule(rule)
+    if not isinstance(params, LIFParameters):
+        raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
+    result: PackedSpikes | Tensor
+    if can_fuse(spikes.device, weight):
+        result, after = run(
+            spikes, function, weight, bias, params, state, recompute=recompute, carry=carry, dense=False, rule=rule
+        )
+    else:
+        result, after = composed(spikes.dense(), function, weight, bias, params, state, recompute, carry, rule)
+    packed = result if isinstance(result, PackedSpikes) else PackedSpikes.pack(result)
+    return packed if after is None else (packed, after)
+
+
+def _check_layer(spikes: object, weight: object, bias: object, axes: int) -> None:
+    names = "(out, in)" if axes == 2 else "(K, C, h, w)"
+    if not isinstance(spikes, PackedSpikes):
+        raise TypeError(
+            f"spikes must be PackedSpikes, got {type(spikes).__name__}; pack a spike train with "
+            "PackedSpikes.pack(spikes), or use SpikingLinear and SpikingConv2d for inputs that are no spikes"
+        )
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight must be a tensor {names}, got {type(weight).__name__}")
+    if weight.dim() != axes:
+        raise ValueError(f"weight must be {names}, got shape {tuple(weight.shape)}")
+    if weight.device != spikes.device:
+        raise ValueError(f"weight must be on {spikes.device} as the spikes are, got {weight.device}")
+    if Autocast.now(weight.device.type).dtype is None and weight.dtype != spikes.dtype:
+        raise TypeError(f"weight must be {spikes.dtype} as the spikes are, or used under autocast, got {weight.dtype}")
+    if bias is not None and (not isinstance(bias, Tensor) or bias.shape != weight.shape[:1]):
+        given = tuple(bias.shape) if isinstance(bias, Tensor) else type(bias).__name__
+        raise ValueError(f"bias must be a tensor ({weight.shape[0]},) or None, got {given}")
+
+
+def _check_images(spikes: PackedSpikes, weight: Tensor, function: _weighted.Conv2d) -> None:
+    if len(spikes.shape) != 5 or spikes.shape[2] != weight.shape[1]:
+        raise ValueError(f"spikes must be (T, B, {weight.shape[1]}, H, W), got shape {tuple(spikes.shape)}")
+    if min(function.shape(spikes.shape, weight.shape)[3:]) < 1:
+        raise ValueError(
+            f"weight's {weight.shape[2]}x{weight.shape[3]} kernel does not fit images of "
+            f"{spikes.shape[3]}x{spikes.shape[4]} with padding {function.padding}"
+        )

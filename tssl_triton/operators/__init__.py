@@ -1,0 +1,1 @@
+"""PyTorch operators of neurons and spike trains: allocation, layout, device and gradient."""

@@ -1,0 +1,185 @@
+"""A trained ANN, converted and tested: accuracy of the spiking network after each of several numbers of time steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tssl_triton._checks import check_count
+from tssl_triton._extras import require
+from tssl_triton.data import epoch_order
+from tssl_triton.nn.ann import ANN
+from tssl_triton.nn.conversion import (
+    ConvertedNetwork,
+    activation_scales,
+    check_initial,
+    check_marks,
+    check_percentile,
+    convert,
+)
+from tssl_triton.training.checkpoint import write_atomically
+from tssl_triton.training.config import ConfigError
+from tssl_triton.training.trainer import Trainer
+
+from .results import aligned, per_cent
+
+#: Numbers of time steps after which a converted network is tested, if no others are asked for.
+MARKS = (5, 10, 20, 50, 100, 200, 400)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How well a converted network does; accuracies in [0, 1].
+
+    Args:
+        dataset: what it was trained on and is tested on.
+        arch: its architecture.
+        epochs: complete epochs of the ANN's training.
+        percentile: of the activations that a rate of 1 stands for.
+        samples: training images over which it was taken.
+        initial: membrane potential at the first step, as a share of the threshold.
+        scales: that percentile of each rectified layer.
+        ann_accuracy: of the ANN itself.
+        steps: numbers of time steps.
+        accuracies: of the converted network after each of them.
+    """
+
+    dataset: str
+    arch: str
+    epochs: int
+    percentile: float
+    samples: int
+    initial: float
+    scales: tuple[float, ...]
+    ann_accuracy: float
+    steps: tuple[int, ...]
+    accuracies: tuple[float, ...]
+
+    def table(self) -> list[str]:
+        """Lines of a table: accuracy at each number of steps, and what is missing to the ANN's."""
+        rows = [["time steps", "accuracy", "minus ANN"]]
+        for steps, accuracy in zip(self.steps, self.accuracies, strict=True):
+            rows.append([str(steps), per_cent(accuracy), f"{100 * (accuracy - self.ann_accuracy):+.2f}"])
+        return aligned([*rows, ["ANN", per_cent(self.ann_accuracy), ""]])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain containers, for JSON; accuracies are per cent."""
+        return {
+            **dataclasses.asdict(self),
+            "ann_accuracy": 100 * self.ann_accuracy,
+            "accuracies": [100 * accuracy for accuracy in self.accuracies],
+        }
+
+
+def converted(
+    trainer: Trainer, percentile: float = 99.9, samples: int = 1000, initial: float = 0.0
+) -> tuple[ConvertedNetwork, list[float]]:
+    """The network of ``trainer`` as a spiking one, and the scales of its layers.
+
+    Args:
+        trainer: of a run with rule ``"ann"``.
+        percentile: see `tssl_triton.nn.conversion.activation_scales`.
+        samples: training images to take it over, drawn by the run's seed; all of them if there are fewer.
+        initial: see `tssl_triton.nn.conversion.convert`.
+
+    Raises:
+        ConfigError: for a network with spikes.
+        ConversionError, ValueError: as the functions named above.
+    """
+    ann, images, config = trainer.network, trainer.images, trainer.config
+    if not isinstance(ann, ANN):
+        raise ConfigError(f"rule of the run must be 'ann' for its network to be converted, got {config.rule!r}")
+    order = epoch_order(len(images.train_labels), config.seed, 0)[:samples].to(images.train_labels.device)
+    batches = (images.train_batch(indices)[0] for indices in order.split(config.test_batch_size))
+    shown = (ann.images(images.present(values, config.steps)) for values in batches)
+    scales = activation_scales(ann, shown, len(order), percentile)
+    return convert(ann, scales, initial), scales
+
+
+def measure(
+    trainer: Trainer,
+    marks: Sequence[int] = MARKS,
+    percentile: float = 99.9,
+    samples: int = 1000,
+    initial: float = 0.0,
+) -> Conversion:
+    """Convert the network of ``trainer`` and test it after each number of time steps in ``marks``, which rise.
+
+    Raises:
+        ConfigError: for a network with spikes, or an argument that is out of range.
+        ConversionError: for a network that cannot be converted.
+    """
+    try:
+        check_marks(marks)
+        check_percentile(percentile)
+        check_initial(initial)
+        check_count("samples", samples)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    network, scales = converted(trainer, percentile, samples, initial)
+    ann, images, config = trainer.network, trainer.images, trainer.config
+    assert isinstance(ann, ANN)
+    count, size = len(images.test_labels), config.test_batch_size
+    correct = torch.zeros(len(marks), dtype=torch.int64, device=trainer.device)
+    for start in range(0, count, size):
+        values, labels = images.test_batch(start, min(start + size, count))
+        logits = network(ann.images(images.present(values, config.steps)), marks)
+        correct += (logits.argmax(2) == labels).sum(1)
+    own = trainer.test()
+    assert own is not None
+    return Conversion(
+        dataset=config.dataset,
+        arch=config.arch,
+        epochs=trainer.epoch,
+        percentile=percentile,
+        samples=min(samples, len(images.train_labels)),
+        initial=initial,
+        scales=tuple(scales),
+        ann_accuracy=own.accuracy,
+        steps=tuple(marks),
+        accuracies=tuple(hits / count for hits in correct.tolist()),
+    )
+
+
+def write(folder: Path, conversion: Conversion) -> None:
+    """Write ``conversion.json`` and ``conversion.png`` into ``folder``, atomically.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed; the JSON file is there then.
+    """
+    content = json.dumps(conversion.as_dict(), indent=1) + "\n"
+    write_atomically(folder / "conversion.json", lambda file: file.write(content.encode()))
+    draw(folder / "conversion.png", conversion)
+
+
+def draw(path: Path, conversion: Conversion) -> None:
+    """Draw accuracy over time steps, and the ANN's as a line, into the PNG file ``path``, atomically.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+    """
+    figure_module = require("matplotlib.figure", "train", "the picture of the conversion")
+    ticker = require("matplotlib.ticker", "train", "the picture of the conversion")
+    figure = figure_module.Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(f"{conversion.dataset}  {conversion.arch}, converted after {conversion.epochs} epochs", fontsize=10)
+    axes.axhline(
+        100 * conversion.ann_accuracy, ls="--", color="tab:red", label=f"ANN, {per_cent(conversion.ann_accuracy)}"
+    )
+    label = f"spiking, percentile {conversion.percentile:g}, membranes start at {conversion.initial:g}"
+    axes.plot(conversion.steps, [100 * accuracy for accuracy in conversion.accuracies], "o-", label=label)
+    axes.set_xscale("log")
+    axes.set_xticks(conversion.steps)
+    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%d"))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.set_xlabel("time steps")
+    axes.set_ylabel("test accuracy (%)")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize="small")
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -1,0 +1,465 @@
+"""Training a network and testing it, in steps that can be interrupted and taken up again bit for bit.
+
+Everything that the next step depends on is in `Trainer.state`: weights, optimizer, random number generators, the
+place in the epoch and the running sums. The order of the images and how they are varied are functions of seed and epoch
+(`tssl_triton.data.epoch_order`), so they need no state of their own.
+
+Where several processes train together (`tssl_triton.training.distributed`), each has a trainer of its own and all
+call the same
+methods: each learns from its share of every batch, and the results are those of the whole batches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tssl_triton import losses
+from tssl_triton.data import DataSet, Prefetcher, epoch_order
+from tssl_triton.data.base import Batch
+from tssl_triton.encoding import target_pattern
+from tssl_triton.functional import implementation
+from tssl_triton.nn.ann import build_ann
+from tssl_triton.nn.learnable import LearnableConstants
+from tssl_triton.nn.network import build_network
+from tssl_triton.nn.weighted import SpikingConv2d, SpikingLinear
+
+from .checkpoint import CheckpointError
+from .config import ConfigError, TrainConfig
+from .distributed import Processes
+
+#: Reading a sum from a GPU waits for all work queued there, so it is done this seldom, in seconds.
+READING_INTERVAL = 0.5
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on, because a number is no longer finite."""
+
+
+@dataclass
+class Totals:
+    """Sums over the batches of an epoch, on the device until they are read.
+
+    Args:
+        loss: sum of the losses of this process's images.
+        correct: number of them classified correctly, before the step that learnt from them.
+        norm: sum over batches of the gradient's norm before clipping.
+        seen: number of all images.
+        seconds: time taken.
+    """
+
+    loss: Tensor
+    correct: Tensor
+    norm: Tensor
+    seen: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Totals:
+        def number(dtype: torch.dtype) -> Tensor:
+            return torch.zeros((), dtype=dtype, device=device)
+
+        return cls(number(torch.float64), number(torch.int64), number(torch.float64))
+
+    def over(self, processes: Processes) -> Totals:
+        """The same, of the images of all processes."""
+        loss, correct = processes.total(torch.stack((self.loss, self.correct.double()))).unbind()
+        return dataclasses.replace(self, loss=loss, correct=correct.long())
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an epoch is going: means over the ``seen`` images so far."""
+
+    epoch: int
+    batch: int
+    loss: float
+    accuracy: float
+    norm: float
+    seen: int
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Training speed, the first batch's compilation included."""
+        return self.seen / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """Accuracy on the test images, and the mean spikes per neuron and step of each layer (none without spikes)."""
+
+    __test__ = False  # not a test class, whatever its name suggests to pytest
+
+    correct: int
+    images: int
+    firing_rates: list[float]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the test images classified correctly."""
+        return self.correct / self.images
+
+
+class Trainer:
+    """A network, its optimizer and its data, trained one epoch at a time.
+
+    Within a process group of PyTorch's it trains one network with the others of the group.
+
+    Args:
+        config: all settings.
+        images: the data set, on any device: images or recordings.
+        prefetch: whether a thread makes batches ahead of their use, where they cost something. The numbers are the
+            same either way.
+
+    Attributes:
+        network: the network being trained.
+        processes: those that train it.
+        epoch: number of complete epochs.
+        batch: number of complete batches of the epoch under way.
+        history: metrics of the complete epochs, as they are written to ``metrics.jsonl``.
+
+    Raises:
+        ConfigError, ArchitectureError: if the settings do not fit the data or the machine.
+    """
+
+    def __init__(self, config: TrainConfig, images: DataSet, prefetch: bool = True) -> None:
+        self.config = config
+        self.prefetch = prefetch
+        self.processes = Processes.now()
+        self.device = self.processes.own(choose_device(config.device))
+        self.images = images.to(self.device)
+        torch.manual_seed(config.seed)
+        try:
+            network = _build(config, images)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        self.network = network.to(self.device)
+        self._parallel = self.processes.parallel(self.network)
+        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+        self._weights, constants = weights_and_constants(self.network)
+        groups: list[dict[str, Any]] = [{"params": self._weights}]
+        if constants:  # to decay them would be to draw time constants to 2 and thresholds to 1
+            groups.append({"params": constants, "weight_decay": 0.0})
+        self.optimizer = kind(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.epoch = 0
+        self.batch = 0
+        self.history: list[dict[str, Any]] = []
+        self.totals = Totals.zero(self.device)
+
+    @property
+    def batches(self) -> int:
+        """Number of batches in an epoch; the last one may be smaller."""
+        return math.ceil(len(self.images.train_labels) / self.config.batch_size)
+
+    def batch_images(self, batch: int) -> int:
+        """Number of images in a batch of an epoch, those of all processes."""
+        return min(self.config.batch_size, len(self.images.train_labels) - batch * self.config.batch_size)
+
+    def loss(self, spikes: Tensor, labels: Tensor) -> Tensor:
+        """The configured loss of output ``spikes`` ``(T, B, classes)`` against ``labels`` ``(B,)``, one per image.
+
+        Without spikes the output is logits ``(B, classes)``, and the loss their cross entropy.
+        """
+        config = self.config
+        if config.rule == "ann":
+            return nn.functional.cross_entropy(spikes, labels, reduction="none")
+        if config.loss == "count":
+            tau_syn = config.tau_syn if config.count == "psc" else None
+            goals = config.desired_count, config.undesired_count
+            return losses.spike_count_loss(spikes, labels, *goals, reduction="none", tau_syn=tau_syn)
+        if config.loss == "softmax":
+            return losses.softmax_count_loss(spikes, labels, reduction="none")
+        target = target_pattern(labels, self.images.classes, config.pattern, config.steps, spikes.dtype)
+        if config.loss == "spike-train":
+            return losses.spike_train_loss(spikes, target, reduction="none")
+        return losses.van_rossum_loss(spikes, target, config.tau_syn, reduction="none")
+
+    def step(self, indices: Tensor) -> None:
+        """Learn from the training images at ``indices`` ``(B,)``, of which each process takes its share."""
+        share = indices[self.processes.share(len(indices))]
+        self.learn(*self.images.training(self.config.seed, self.epoch)(share), images=len(indices))
+
+    def learn(self, values: Tensor, labels: Tensor, images: int | None = None) -> None:
+        """Learn from a batch of the data set; nothing is read back from the device.
+
+        Args:
+            values: of this process's share of the batch.
+            labels: of the same.
+            images: number of images in the whole batch; that of ``labels`` if not given.
+        """
+        config = self.config
+        images = len(labels) if images is None else images
+        self.processes.reseed(config.seed, self.epoch, self.batch)
+        spikes = self._parallel(self.images.present(values, config.steps))
+        per_image = self.loss(spikes, labels)
+        loss = per_image.sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss if config.reduction == "sum" else loss / images).backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm or math.inf)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.batch)
+        self.optimizer.step()
+        with torch.no_grad():
+            if config.clip_weight:
+                for weight in self._weights:
+                    weight.clamp_(-config.clip_weight, config.clip_weight)
+            self.totals.loss += loss
+            self.totals.correct += (self._predict(spikes) == labels).sum()
+            self.totals.norm += norm
+        self.totals.seen += images
+        self.batch += 1
+
+    def learning_rate(self, batch: int) -> float:
+        """Learning rate of a step of the epoch under way."""
+        if self.config.schedule == "constant":
+            return self.config.lr
+        progress = (self.epoch + batch / self.batches) / self.config.epochs
+        return self.config.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+    def train_epoch(
+        self,
+        stop: Callable[[], bool] = lambda: False,
+        report: Callable[[Reading], None] = lambda reading: None,
+    ) -> bool:
+        """Train on what is left of the epoch under way, then test; the epoch's metrics join ``history``.
+
+        Args:
+            stop: asked between batches; when it says yes, in any process, the trainer stays where it is, to go on.
+            report: told how it goes, about twice a second and after the last batch.
+
+        Returns:
+            Whether the epoch was completed.
+
+        Raises:
+            TrainingError: if the loss or the gradient is no longer finite.
+        """
+        self.network.train()
+        last_reading = time.perf_counter()
+        started = last_reading - self.totals.seconds
+        with self.training_batches() as batches:
+            for batch in range(self.batch, self.batches):
+                due = time.perf_counter() - last_reading >= READING_INTERVAL
+                stopped, due = self.processes.any(stop(), due)
+                if due:
+                    report(self.read())
+                    last_reading = time.perf_counter()
+                if stopped:
+                    return False
+                self.learn(*next(batches), images=self.batch_images(batch))
+                self.totals.seconds = time.perf_counter() - started
+        trained = self.read()
+        report(trained)
+        test = self.test(stop)
+        if test is None:
+            return False
+        self.history.append(
+            {
+                "epoch": self.epoch + 1,
+                "loss": trained.loss,
+                "train_accuracy": trained.accuracy,
+                "test_accuracy": test.accuracy,
+                "lr": self.learning_rate(0),
+                "gradient_norm": trained.norm,
+                "firing_rates": test.firing_rates,
+                "seconds": trained.seconds,
+                "images_per_second": trained.images_per_second,
+            }
+        )
+        self.epoch += 1
+        self.batch = 0
+        self.totals = Totals.zero(self.device)
+        return True
+
+    def training_batches(self) -> AbstractContextManager[Iterator[Batch]]:
+        """This process's share of what is left of the epoch under way, batch by batch."""
+        config, images = self.config, self.images
+        make = images.training(config.seed, self.epoch)
+        order = epoch_order(len(images.train_labels), config.seed, self.epoch).to(images.train_labels.device)
+        batches = order.split(config.batch_size)[self.batch :]
+        return self._ahead(make(batch[self.processes.share(len(batch))]) for batch in batches)
+
+    def _ahead(self, batches: Iterable[Batch]) -> AbstractContextManager[Iterator[Batch]]:
+        return Prefetcher(batches) if self.prefetch and self.images.costly else nullcontext(iter(batches))
+
+    def read(self) -> Reading:
+        """The running sums as means, read from the device; with several processes all of them must ask.
+
+        Raises:
+            TrainingError: if the loss or the gradient is no longer finite. A network of NaN weights is silent and
+                its loss is finite, so the loss alone would not show it.
+        """
+        totals = self.totals.over(self.processes)
+        loss, norm, correct = totals.loss.item(), totals.norm.item(), totals.correct.item()
+        for name, value in (("loss", loss), ("gradient", norm)):
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the {name} is no longer finite in epoch {self.epoch + 1}, at or before batch {self.batch}; "
+                    "the last checkpoint is from before that. Try a smaller learning rate or weight scale"
+                )
+        seen = max(totals.seen, 1)
+        return Reading(
+            self.epoch + 1,
+            self.batch,
+            loss / seen,
+            correct / seen,
+            norm / max(self.batch, 1),
+            totals.seen,
+            totals.seconds,
+        )
+
+    @torch.no_grad()
+    def test(self, stop: Callable[[], bool] = lambda: False) -> TestResult | None:
+        """Classify every test image; None if ``stop`` said so between batches, in any process."""
+        size = self.config.test_batch_size
+        count = len(self.images.test_labels)
+        correct = torch.zeros(1, dtype=torch.int64, device=self.device)
+        firing: list[Tensor] = []
+        self.network.eval()
+        starts = range(0, count, size)
+        with self._ahead(self._test_share(start, min(start + size, count)) for start in starts) as batches:
+            for start in starts:
+                if any(self.processes.any(stop())):
+                    return None
+                values, labels = next(batches)
+                # Rates are for the eye; the first batch says enough and costs the others nothing.
+                hooks = self._record_firing(firing) if start == 0 else []
+                spikes = self.network(self.images.present(values, self.config.steps))
+                for hook in hooks:
+                    hook.remove()
+                correct += (self._predict(spikes) == labels).sum()
+        # Counts: float64 holds each of them exactly.
+        counts = self.processes.total(torch.cat([correct.double(), *firing])).tolist()
+        rates = [spikes / places for spikes, places in zip(counts[1::2], counts[2::2], strict=True)]
+        return TestResult(round(counts[0]), count, rates)
+
+    def _test_share(self, start: int, stop: int) -> Batch:
+        """This process's share of a batch of test images."""
+        share = self.processes.share(stop - start)
+        return self.images.test_batch(start + share.start, start + share.stop)
+
+    def _record_firing(self, firing: list[Tensor]) -> list[torch.utils.hooks.RemovableHandle]:
+        """Hooks that append each layer's number of spikes, and of neurons times steps, ``(2,)`` float64."""
+
+        def record(module: nn.Module, args: Any, spikes: Tensor) -> None:
+            counted = spikes.sum(dtype=torch.float64)
+            firing.append(torch.stack((counted, torch.full_like(counted, spikes.numel()))))
+
+        layers = (layer for layer in self.network.modules() if isinstance(layer, (SpikingLinear, SpikingConv2d)))
+        return [layer.register_forward_hook(record) for layer in layers]
+
+    def _predict(self, spikes: Tensor) -> Tensor:
+        if self.config.rule == "ann":
+            return spikes.argmax(1)
+        return losses.predict(spikes.detach(), self.config.readout, self.config.tau_syn)  # type: ignore[arg-type]
+
+    def environment(self) -> dict[str, str | int]:
+        """What the last bits of a result may depend on."""
+        return {
+            "tssl-triton": importlib.metadata.version("tssl-triton"),
+            "torch": str(torch.__version__),
+            "device": self.device.type,
+            "threads": torch.get_num_threads(),
+            "implementation": implementation(self.device),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the training depends on, as `tssl_triton.training.checkpoint` stores it.
+
+        With several processes all of them must ask; the first one's answer is that of the training.
+        """
+        totals = self.totals.over(self.processes)
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "totals": {
+                "loss": totals.loss,
+                "correct": totals.correct,
+                "norm": totals.norm,
+                "seen": totals.seen,
+                "seconds": totals.seconds,
+            },
+            "history": self.history,
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": {
+                "cpu": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            },
+            "environment": self.environment(),
+        }
+
+    def load_state(self, state: dict[str, Any], path: Path) -> None:
+        """Go back to a state that `state` gave; ``path`` is named in errors.
+
+        Raises:
+            CheckpointError: if the state does not fit the network of ``config``.
+        """
+        try:
+            self.network.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            sums = {name: state["totals"][name].to(self.device) for name in ("loss", "correct", "norm")}
+            self.totals = Totals(**sums, seen=state["totals"]["seen"], seconds=state["totals"]["seconds"])
+            if not self.processes.first:  # the sums are those of all processes, and to be counted once
+                none = Totals.zero(self.device)
+                self.totals = dataclasses.replace(self.totals, loss=none.loss, correct=none.correct)
+            torch.set_rng_state(state["rng"]["cpu"])
+            if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
+                torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"checkpoint {path} does not fit the network it describes: {reason}") from error
+        self.epoch = state["epoch"]
+        self.batch = state["batch"]
+        self.history = list(state["history"])
+
+
+def weights_and_constants(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters of a network: its weights, and what its neurons' learnt constants are made of."""
+    layers = [module for module in network.modules() if isinstance(module, LearnableConstants)]
+    constants = [parameter for layer in layers for parameter in layer.parameters()]
+    known = {id(parameter) for parameter in constants}
+    return [weight for weight in network.parameters() if id(weight) not in known], constants
+
+
+def _build(config: TrainConfig, images: DataSet) -> nn.Module:
+    """The untrained network of a run."""
+    options: dict[str, Any] = {
+        "padding": config.paddings(),
+        "pool": config.pool,
+        "dropout": config.dropout,
+        "weight_scale": config.weight_scale,
+        "conv_weight_scale": config.conv_weight_scale,
+    }
+    rule = config.learning_rule()
+    if rule is None:
+        return build_ann(config.arch, images.in_shape, images.classes, **options)
+    options |= {"params": config.neuron(), "rule": rule, "recompute": config.recompute, "fused": config.fused}
+    options |= {"learn": config.learnt(), "per": config.per}
+    return build_network(config.arch, images.in_shape, images.classes, **options)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name: ``auto`` is the GPU where torch sees one, else the CPU.
+
+    Raises:
+        ConfigError: if there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ConfigError(f"device {name!r} is not there: torch sees {count} GPUs")
+    return device
