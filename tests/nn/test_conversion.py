@@ -11,10 +11,17 @@ from torch import nn
 
 from tssl_triton import data
 from tssl_triton.cli import main as cli
-from tssl_triton.nn import conversion
-from tssl_triton.nn.ann import ANN, Pool2d, build_ann
-from tssl_triton.nn.conversion import ConversionError, RunningPercentile, activation_scales, convert
-from tssl_triton.nn.weighted import LIF
+from tssl_triton.nn import (
+    ANN,
+    LIF,
+    ConversionError,
+    Pool2d,
+    RunningPercentile,
+    activation_scales,
+    build_ann,
+    conversion,
+    convert,
+)
 from tssl_triton.studies import convert as conversion_report
 from tssl_triton.training.config import ConfigError, resolve
 from tssl_triton.training.trainer import Trainer

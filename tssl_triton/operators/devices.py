@@ -1,0 +1,55 @@
+"""The implementation of the operators on each device.
+
+A CUDA or ROCm tensor runs the Triton kernels or raises; it never falls back. A CPU tensor runs the C++ loops of
+`tssl_triton.cpu`, or the Triton kernels under Triton's interpreter where ``TRITON_INTERPRET=1`` asks for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from types import ModuleType
+
+import torch
+
+from tssl_triton import cpu
+
+
+_INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def interpreting() -> bool:
+    """Whether Triton kernels run on CPU tensors, under Triton's interpreter. A process decides once, as Triton does."""
+    return _INTERPRETING
+
+
+def implementation(device: torch.device | str = "cpu") -> str:
+    """Name of the implementation on ``device``: ``"triton"``, ``"triton-interpreter"``, ``"native"`` or ``"eager"``."""
+    if torch.device(device).type == "cuda":
+        return "triton"
+    return "triton-interpreter" if interpreting() else cpu.implementation()
+
+
+def launchers(device: torch.device) -> ModuleType:
+    """The module whose functions fill the outputs of operators on ``device``."""
+    if uses_loops(device):
+        return cpu
+    return _kernels()
+
+
+def uses_loops(device: torch.device) -> bool:
+    """Whether ``device`` runs the C++ loops (or eager PyTorch in their place)."""
+    return device.type == "cpu" and not interpreting()
+
+
+def has_fused_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a layer whose product is in ``dtype`` can run as one kernel on ``device``."""
+    return dtype != torch.float64 and (device.type == "cuda" or interpreting())
+
+
+@functools.cache
+def _kernels() -> ModuleType:
+    # Imported on first use: without Triton the package still runs on a CPU.
+    from tssl_triton.kernels import launch
+
+    return launch
