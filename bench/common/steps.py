@@ -1,4 +1,4 @@
-"""One step of training of each of the paper's networks, written as a user would write it by hand."""
+"""One training step of each of the paper's networks, as a user would write it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tssl_triton import LIFParameters, build_network, losses
 from tssl_triton.encoding import StaticInput, static, target_pattern
-from tssl_triton.nn.weighted import LIF, SpikingSequential
+from tssl_triton.nn import LIF, SpikingSequential
 from tssl_triton.training.presets import EXPERIMENTS, Experiment
 
 from .tracing import DEVICE, pretending
@@ -20,24 +20,24 @@ BATCH = 50
 CLASSES = 10
 
 RECORDINGS = ("n-mnist",)
-"""Experiments whose input is a spike train; the others present an image unchanged at every step."""
+"""Experiments whose input is a spike train; in the others it is an image, the same at every step."""
 
 
 class TrainingStep:
-    """A network, its optimizer and one batch; calling it makes one step and returns the loss, on the device.
+    """A network, its optimizer and one batch. A call makes one training step and returns the loss, on the device.
 
     Args:
-        name: of the experiment, a key of `tssl_triton.training.presets.EXPERIMENTS`.
-        batch: images, or recordings, in the batch.
-        device: where all of it is.
-        seed: of the weights and of the batch.
-        fused: which layers run as one kernel, see `tssl_triton.build_network`.
-        steps: time steps T, where they are not to be the experiment's.
-        network: the network, where it is not to be the experiment's own, new.
+        name: experiment, a key of `tssl_triton.training.presets.EXPERIMENTS`.
+        batch: images or recordings in the batch.
+        device: of network and batch.
+        seed: of the weights and the batch.
+        fused: as in `tssl_triton.build_network`.
+        steps: time steps T; default: the experiment's.
+        network: default: the experiment's, with new weights.
         dtype: of the inputs.
 
-    The batch is `inputs` and `labels`: write into them for another one. Nothing in a step waits for the device, and the
-    optimizer can be captured in a CUDA graph.
+    For another batch, write into `inputs` and `labels`. A step never waits for the device, and a CUDA graph can capture
+    it, optimizer included.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class TrainingStep:
         return loss.detach()
 
     def presented(self) -> Tensor | StaticInput:
-        """The batch as the network takes it."""
+        """The batch as the network's input."""
         spiking = self.inputs.dim() > 1 + len(self.experiment.in_shape)
         return self.inputs if spiking else static(self.inputs, self.experiment.steps)
 
     def loss(self, spikes: Tensor) -> Tensor:
-        """The experiment's loss of output ``spikes`` ``(T, B, classes)``."""
+        """The experiment's loss; ``spikes`` are the network's output, ``(T, B, classes)``."""
         if self.experiment.counts is not None:
             return losses.spike_count_loss(spikes, self.labels, *self.experiment.counts)
         assert self.experiment.pattern is not None
@@ -87,7 +87,7 @@ class TrainingStep:
 def built(
     experiment: Experiment, device: torch.device, seed: int = 0, fused: str = "auto", rule: str = "tssl"
 ) -> SpikingSequential:
-    """The network of an experiment with fresh weights, which no device changes: they are drawn on the CPU."""
+    """The network of an experiment. Weights are drawn on the CPU, hence the same on every device."""
     torch.manual_seed(seed)
     with torch.device(device if device.type == "meta" else "cpu"):
         made = build_network(
@@ -103,12 +103,12 @@ def built(
 
 
 def spiking_layers(network: nn.Module) -> list[LIF]:
-    """The layers with neurons, first to last."""
+    """The layers with neurons, in order."""
     return [layer for layer in network.modules() if isinstance(layer, LIF)]
 
 
 def layer_shapes(name: str) -> list[tuple[int, ...]]:
-    """The neurons of each spiking layer of an experiment's network, ``(C, H, W)`` or ``(N,)``, first to last."""
+    """Shape of each spiking layer of an experiment's network, ``(C, H, W)`` or ``(N,)``."""
     found: list[tuple[int, ...]] = []
     with pretending():
         step = TrainingStep(name, 1, DEVICE)
