@@ -148,17 +148,12 @@ def table(rows: list[Row]) -> str:
     heads = ["data set", "content", "batch", "load ms", "step ms", "waits, in place", "waits, ahead", "binned once, ms"]
     cells = [
         [
-            row.name,
-            "published" if row.real else "random",
-            row.batch,
-            f"{row.load:.2f}",
-            f"{row.step:.1f}",
-            f"{row.waits_in_place:.2%}",
-            "" if row.waits_ahead is None else f"{row.waits_ahead:.2%}",
+            row.name, "published" if row.real else "random", row.batch, f"{row.load:.2f}", f"{row.step:.1f}",
+            f"{row.waits_in_place:.2%}", "" if row.waits_ahead is None else f"{row.waits_ahead:.2%}",
             "" if row.prepare is None else f"{row.prepare:.2f}",
         ]
         for row in rows
-    ]
+    ]  # fmt: skip
     return aligned(heads, cells, left=2)
 
 

@@ -1,13 +1,15 @@
 """The cases of `bench gpu`: single kernels, whole layers, and training steps of the paper's networks.
 
-The bytes that a kernel must move come from the static report's case of the same name.
+A case's ``prepare(device)`` returns the work to time, with its tensors on ``device``. ``bytes()`` are those that must
+move, from the static report's case of the same name; None where arithmetic is the limit. ``flushed`` says whether the
+L2 cache is flushed before each run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,31 +48,6 @@ MODELLED = {case.name: case for case in (*OURS, *FUSED)}
 """The static report's cases of this package, by name."""
 
 Work = Callable[[], object]
-
-
-class Case(Protocol):
-    """One measurement."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def neurons(self) -> int | None: ...
-    @property
-    def flushed(self) -> bool:
-        """Whether the L2 cache is flushed before each run; not before training steps, which follow one another."""
-        ...
-
-    def bytes(self) -> int | None:
-        """Bytes that must move; None where arithmetic is the limit."""
-        ...
-
-    def prepare(self, device: torch.device) -> Work:
-        """The work to time, with its tensors on ``device``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -168,6 +145,9 @@ class StepCase:
     def prepare(self, device: torch.device) -> Work:
         step = TrainingStep(self.network, self.batch, device)
         return captured(step) if self.graph else step
+
+
+Case = KernelCase | FusedCase | LayerCase | StepCase
 
 
 def all_cases(device: torch.device, neuron_steps: int = NEURON_STEPS, batch: int = BATCH) -> list[Case]:

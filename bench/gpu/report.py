@@ -72,28 +72,17 @@ def table(rows: list[Row], bandwidth: float) -> str:
         share = None if row.bandwidth is None else row.bandwidth / bandwidth
         lines.append(
             [
-                row.name,
-                row.dtype,
-                row.steps,
+                row.name, row.dtype, row.steps,
                 *(scaled(value, 1e6, 1) for value in (row.time.p20, row.time.p50, row.time.p80, row.predicted)),
-                row.basis or "-",
-                scaled(row.of_prediction, 1, 2),
-                scaled(row.bandwidth, 1e-9, 0),
-                scaled(share, 1, 2),
-                scaled(row.per_billion, 1e3, 2),
-                scaled(row.peak, 1e-6, 1),
+                row.basis or "-", scaled(row.of_prediction, 1, 2), scaled(row.bandwidth, 1e-9, 0), scaled(share, 1, 2),
+                scaled(row.per_billion, 1e3, 2), scaled(row.peak, 1e-6, 1),
             ]
-        )
+        )  # fmt: skip
     return aligned(heads, lines, left=2)
 
 
 def as_json(
-    rows: list[Row],
-    failed: list[str],
-    machine: dict[str, Any],
-    bandwidth: float,
-    rounds: int,
-    labels: dict[str, str],
+    rows: list[Row], failed: list[str], machine: dict[str, Any], bandwidth: float, rounds: int, labels: dict[str, str]
 ) -> dict[str, Any]:
     """The JSON report, in seconds, bytes and bytes per second; ``labels`` describe the predictions' sources."""
     derived = ("bandwidth", "of_prediction", "per_billion")

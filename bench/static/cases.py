@@ -56,14 +56,6 @@ def psc_launch(p: Problem, reverse: bool) -> Launch:
     return synapse.psc_launch(p.tensor(p.steps), p.tensor(p.steps), None, None, tau_syn=3.0, reverse=reverse)
 
 
-def pack_launch(p: Problem) -> Launch:
-    return packing.pack_launch(p.tensor(p.steps), p.words())
-
-
-def unpack_launch(p: Problem) -> Launch:
-    return packing.unpack_launch(p.words(), p.tensor(p.steps))
-
-
 def window_loop(values: int) -> Callable[[Problem, Launch], tuple[tuple[Loop, ...], ...]]:
     """The loop over all windows but one. A window moves ``values`` values per step and one checkpoint."""
 
@@ -75,15 +67,15 @@ def window_loop(values: int) -> Callable[[Problem, Launch], tuple[tuple[Loop, ..
     return loops
 
 
-def step_loop(values: int) -> Callable[[Problem, Launch], tuple[tuple[Loop, ...], ...]]:
-    """The loop over all steps, which moves ``values`` values per step."""
-    return lambda p, launch: ((Loop(p.steps, launch.arguments["BLOCK"] * values * p.value_bytes),),)
-
-
 def word_loops(p: Problem, launch: Launch) -> tuple[tuple[Loop, ...], ...]:
     """A program handles the steps of one word; the last word may be shorter."""
     steps = [min(WORD, p.steps - first) for first in range(0, p.steps, WORD)]
     return tuple((Loop(trips, launch.arguments["BLOCK"] * p.value_bytes),) for trips in steps)
+
+
+def bytes_moved(values: int, constants: int = 0) -> Callable[[Problem], float]:
+    """Bytes per neuron-step of ``values`` values, a spike's bit, and ``constants`` float32 numbers per neuron."""
+    return lambda p: values * p.value_bytes + p.word_bytes + 4 * constants / p.steps
 
 
 def saved_by_lif(p: Problem) -> float:
@@ -92,37 +84,11 @@ def saved_by_lif(p: Problem) -> float:
 
 
 OURS = (
-    Case(
-        "lif forward",
-        forward_launch,
-        compulsory=lambda p: 2 * p.value_bytes + p.word_bytes,
-        loops=window_loop(2),
-        saved=saved_by_lif,
-    ),
-    Case(
-        "lif backward",
-        backward_launch,
-        compulsory=lambda p: 3 * p.value_bytes + p.word_bytes,
-        loops=window_loop(3),
-    ),
-    Case(
-        "lif backward, no warm-up",
-        lambda p: backward_launch(p, warmup="off"),
-        compulsory=lambda p: 3 * p.value_bytes + p.word_bytes,
-        loops=window_loop(3),
-    ),
-    Case(
-        "lif forward, learnt constants",
-        partial(forward_launch, learnt=True),
-        compulsory=lambda p: 2 * p.value_bytes + p.word_bytes + 12 / p.steps,
-        loops=window_loop(2),
-    ),
-    Case(
-        "lif backward, learnt constants",
-        partial(backward_launch, learnt=True),
-        compulsory=lambda p: 3 * p.value_bytes + p.word_bytes + 24 / p.steps,
-        loops=window_loop(3),
-    ),
+    Case("lif forward", forward_launch, bytes_moved(2), window_loop(2), saved=saved_by_lif),
+    Case("lif backward", backward_launch, bytes_moved(3), window_loop(3)),
+    Case("lif backward, no warm-up", partial(backward_launch, warmup="off"), bytes_moved(3), window_loop(3)),
+    Case("lif forward, learnt constants", partial(forward_launch, learnt=True), bytes_moved(2, 3), window_loop(2)),
+    Case("lif backward, learnt constants", partial(backward_launch, learnt=True), bytes_moved(3, 6), window_loop(3)),
     *(
         Case(
             name,
@@ -137,20 +103,17 @@ OURS = (
             ("slayer backward", SLAYER()),
         )
     ),
-    Case(
-        "psc",
-        lambda p: psc_launch(p, reverse=False),
-        compulsory=lambda p: 2 * p.value_bytes,
-        loops=step_loop(2),
+    *(
+        Case(
+            name,
+            partial(psc_launch, reverse=reverse),
+            compulsory=lambda p: 2 * p.value_bytes,
+            loops=lambda p, launch: ((Loop(p.steps, launch.arguments["BLOCK"] * 2 * p.value_bytes),),),
+        )
+        for name, reverse in (("psc", False), ("psc reverse", True))
     ),
-    Case(
-        "psc reverse",
-        lambda p: psc_launch(p, reverse=True),
-        compulsory=lambda p: 2 * p.value_bytes,
-        loops=step_loop(2),
-    ),
-    Case("pack", pack_launch, compulsory=lambda p: p.value_bytes + p.word_bytes, loops=word_loops),
-    Case("unpack", unpack_launch, compulsory=lambda p: p.value_bytes + p.word_bytes, loops=word_loops),
+    Case("pack", lambda p: packing.pack_launch(p.tensor(p.steps), p.words()), bytes_moved(1), word_loops),
+    Case("unpack", lambda p: packing.unpack_launch(p.words(), p.tensor(p.steps)), bytes_moved(1), word_loops),
 )
 
 
@@ -207,13 +170,13 @@ class Layer:
     def weight_gradient(self, p: Problem) -> Launch:
         weight = self.weight(p)
         plan = plan_weight_gradient(p.neurons // self.channels(p), weight, p.dtype)
-        partial = torch.empty_strided(
+        sums = torch.empty_strided(
             (plan.shares, *weight.shape), (weight.numel(), *weight.stride()), dtype=torch.float32, device=p.device
         )
-        e = self.rows(p, p.steps, p.dtype)
         return weight_gradient_launch(
-            e, self.inputs(p), partial, steps=p.steps, geometry=self.geometry(), tiles=plan.tiles
-        )
+            self.rows(p, p.steps, p.dtype), self.inputs(p), sums,
+            steps=p.steps, geometry=self.geometry(), tiles=plan.tiles,
+        )  # fmt: skip
 
     def forward_loops(self, p: Problem, launch: Launch) -> tuple[tuple[Loop, ...], ...]:
         """Over steps; inside, over kernel positions and blocks of channels."""
@@ -234,27 +197,24 @@ class Layer:
 def fused_cases(name: str, layer: Layer) -> tuple[Case, ...]:
     """Forward with y stored, forward without, and the weight gradient."""
     case = partial(Case, multiply_adds=layer.multiply_adds, few_neurons=1024, targets=COUNTED)
+    forward = partial(case, loops=layer.forward_loops, shared=("weight_ptr",))
     return (
-        case(
+        forward(
             f"{name} forward",
-            lambda p: layer.forward(p, save=True),
+            partial(layer.forward, save=True),
             compulsory=lambda p: p.value_bytes + 2 * p.word_bytes,
-            loops=layer.forward_loops,
-            saved=lambda p: p.value_bytes + p.word_bytes + p.checkpoint_bytes,
-            shared=("weight_ptr",),
+            saved=saved_by_lif,
         ),
-        case(
+        forward(
             f"{name} forward, recompute",
-            lambda p: layer.forward(p, save=False),
+            partial(layer.forward, save=False),
             compulsory=lambda p: 2 * p.word_bytes,
-            loops=layer.forward_loops,
             saved=lambda p: p.word_bytes,
-            shared=("weight_ptr",),
         ),
         case(
             f"{name} weight gradient",
             layer.weight_gradient,
-            compulsory=lambda p: p.value_bytes + p.word_bytes,
+            compulsory=bytes_moved(1),
             loops=layer.gradient_loops,
             shared=("partial_ptr",),
         ),

@@ -54,14 +54,13 @@ class Counts:
     """Accesses of global memory, by "load" or "store" and width in bytes."""
 
     def __add__(self, other: Counts) -> Counts:
-        kinds = self.accesses.keys() | other.accesses.keys()
-        accesses = {kind: self.accesses.get(kind, 0.0) + other.accesses.get(kind, 0.0) for kind in sorted(kinds)}
+        kinds = sorted(self.accesses.keys() | other.accesses.keys())
         return Counts(
             self.instructions + other.instructions,
             self.vector + other.vector,
             self.special + other.special,
             self.bytes + other.bytes,
-            accesses,
+            {kind: self.accesses.get(kind, 0.0) + other.accesses.get(kind, 0.0) for kind in kinds},
         )
 
     def times(self, factor: float) -> Counts:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from bench.common.tables import aligned
+
 from .examined import LABEL, Row
 from .hardware import DEVICES
 
@@ -13,7 +15,8 @@ RELEASED_PROGRAM = "The authors' released program stores 16 bytes per neuron-ste
 
 def text(rows: list[Row]) -> str:
     """Aligned columns."""
-    return "\n".join([_title(), "", _columns(*compiled(rows)), "", _columns(*modelled(rows)), "", *_notes()])
+    tables = (aligned(*columns, left=2) for columns in (compiled(rows), modelled(rows)))
+    return "\n\n".join([_title(), *tables, "\n".join(_notes())])
 
 
 def markdown(rows: list[Row]) -> str:
@@ -79,13 +82,6 @@ def _notes() -> list[str]:
         for d in DEVICES
     ]
     return [limits, RELEASED_PROGRAM, *sources]
-
-
-def _columns(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    # Names aligned left, figures right.
-    sizes = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    form = "  ".join(f"{{:{'<' if k < 2 else '>'}{size}}}" for k, size in enumerate(sizes))
-    return "\n".join(form.format(*line).rstrip() for line in (header, *lines))
 
 
 def _pipes(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

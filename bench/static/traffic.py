@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -70,25 +71,20 @@ class Counter:
             raise RuntimeError(f"a {kind} accesses memory of no argument: {live.size} addresses")
 
     def result(self) -> dict[str, Traffic]:
-        return {name: Traffic(*self._bytes(name, "load"), *self._distinct(name)) for name in self._ranges}
+        return {
+            name: Traffic(*(self._bytes(name, kind, once) for once in (False, True) for kind in ("load", "store")))
+            for name in self._ranges
+        }
 
-    def _bytes(self, name: str, kind: str) -> tuple[int, ...]:
-        loaded, stored = (
-            sum(size * len(a) for size, a in self._touched.get((name, kind), [])) for kind in ("load", "store")
-        )
-        return loaded, stored
-
-    def _distinct(self, name: str) -> tuple[int, ...]:
-        counts = []
-        for kind in ("load", "store"):
-            pieces = self._touched.get((name, kind), [])
-            counts.append(
-                sum(
-                    size * len(np.unique(np.concatenate([a for s, a in pieces if s == size])))
-                    for size in {size for size, _ in pieces}
-                )
-            )
-        return tuple(counts)
+    def _bytes(self, name: str, kind: str, once: bool) -> int:
+        """Bytes of all accesses of one kind, or of each address ``once``."""
+        pieces = self._touched.get((name, kind), [])
+        if not once:
+            return sum(size * len(addresses) for size, addresses in pieces)
+        by_size: dict[int, list[np.ndarray]] = {}
+        for size, addresses in pieces:
+            by_size.setdefault(size, []).append(addresses)
+        return sum(size * len(np.unique(np.concatenate(several))) for size, several in by_size.items())
 
 
 @contextmanager
@@ -116,14 +112,13 @@ def counting(tensors: dict[str, Any]) -> Iterator[Counter]:
             counter.touch(kind, ptr.data, mask.data, size(ptr))
         return atomic(self, operation, ptr, value, mask, *rest, **named)
 
-    InterpreterBuilder.create_masked_load = counted_load
-    InterpreterBuilder.create_masked_store = counted_store
-    InterpreterBuilder.create_atomic_rmw = counted_atomic
-    try:
+    with mock.patch.multiple(
+        InterpreterBuilder,
+        create_masked_load=counted_load,
+        create_masked_store=counted_store,
+        create_atomic_rmw=counted_atomic,
+    ):
         yield counter
-    finally:
-        InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store = load, store
-        InterpreterBuilder.create_atomic_rmw = atomic
 
 
 def count_launch(launch: Any) -> dict[str, Traffic]:

@@ -54,14 +54,7 @@ def sizes(arguments: argparse.Namespace) -> Iterator[Size]:
 
 
 def measure(
-    what: str,
-    mode: str,
-    contenders: list[Contender],
-    size: Size,
-    rule: str,
-    rounds: int,
-    memory: bool,
-    graph: bool = False,
+    what: str, mode: str, contenders: list[Contender], size: Size, rule: str, rounds: int, memory: bool, graph: bool
 ) -> tuple[list[Row], list[str]]:
     """A row for the floor and each contender that can run this size, and a line for each that cannot.
 

@@ -21,7 +21,7 @@ CHANNELS_LAST = ", channels last"
 
 #: Two rows with these equal measure the same thing.
 IDENTITY = ("what", "mode", "name", "steps", "batch", "neurons", "dtype", "device", "rule")
-AXES = {"steps": "time steps T", "batch": "samples", "neurons": "neurons of a sample"}
+AXES = {"steps": "time steps T", "batch": "samples", "neurons": "neurons per sample"}
 
 
 @dataclass(frozen=True)
@@ -65,20 +65,17 @@ def table(rows: Sequence[Row]) -> str:
     ours, floor = by_name.get(OURS), by_name[FLOOR]
     first = rows[0]
     size = f"{first.mode}, T = {first.steps}, batch {first.batch}, {first.dtype}, {first.device}"
-    size += f", {first.neurons:,} neurons a sample" if first.neurons is not None else ""
+    size += f", {first.neurons:,} neurons per sample" if first.neurons is not None else ""
     heads = ["", "ms", "ns/neuron-step", f"times {OURS}", "times floor", "peak MB"]
     lines = []
     for row in rows:
         lines.append(
             [
-                row.name,
-                f"{1e3 * row.seconds:.2f}",
-                f"{row.per_neuron_step:.2f}",
-                f"{row.seconds / ours.seconds:.2f}" if ours else "-",
-                f"{row.seconds / floor.seconds:.2f}",
+                row.name, f"{1e3 * row.seconds:.2f}", f"{row.per_neuron_step:.2f}",
+                f"{row.seconds / ours.seconds:.2f}" if ours else "-", f"{row.seconds / floor.seconds:.2f}",
                 "-" if row.peak is None else f"{row.peak / 1e6:.1f}",
             ]
-        )
+        )  # fmt: skip
     return f"{size}\n{aligned(heads, lines)}"
 
 

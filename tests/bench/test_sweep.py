@@ -199,7 +199,7 @@ def row(name=OURS, steps=5, seconds=1.0):
 
 def test_ratios():
     lines = table([row(), row("plain", seconds=3.0), row(FLOOR, seconds=0.5)]).splitlines()
-    assert lines[0] == "training, T = 5, batch 10, fp32, cpu, 100 neurons a sample"
+    assert lines[0] == "training, T = 5, batch 10, fp32, cpu, 100 neurons per sample"
     assert lines[3].split() == ["plain", "3000.00", "600000.00", "3.00", "6.00", "-"]
 
 
