@@ -54,13 +54,13 @@ class TrainingStep:
     ) -> None:
         device = torch.device(device)
         self.experiment = replace(EXPERIMENTS[name], steps=steps or EXPERIMENTS[name].steps)
-        self.network: nn.Module = built(self.experiment, device, seed, fused) if network is None else network
+        self.network: nn.Module = build(self.experiment, device, seed, fused) if network is None else network
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=5e-4, fused=True, capturable=device.type == "cuda"
         )
         spiking = name in RECORDINGS
         shape = (batch, *self.experiment.in_shape)
-        self.inputs = _drawn((self.experiment.steps, *shape) if spiking else shape, spiking, device, seed).to(dtype)
+        self.inputs = _random((self.experiment.steps, *shape) if spiking else shape, spiking, device, seed).to(dtype)
         self.labels = torch.arange(batch, device=device) % CLASSES
 
     def __call__(self) -> Tensor:
@@ -84,22 +84,17 @@ class TrainingStep:
         return losses.van_rossum_loss(spikes, target, self.experiment.tau_syn)
 
 
-def built(
+def build(
     experiment: Experiment, device: torch.device, seed: int = 0, fused: str = "auto", rule: str = "tssl"
 ) -> SpikingSequential:
     """The network of an experiment. Weights are drawn on the CPU, hence the same on every device."""
     torch.manual_seed(seed)
     with torch.device(device if device.type == "meta" else "cpu"):
-        made = build_network(
-            experiment.architecture,
-            experiment.in_shape,
-            CLASSES,
+        network = build_network(
+            experiment.architecture, experiment.in_shape, CLASSES, padding=experiment.padding, rule=rule, fused=fused,
             params=LIFParameters(experiment.tau_mem, experiment.tau_syn),
-            padding=experiment.padding,
-            rule=rule,
-            fused=fused,
-        )
-    return made.to(device)
+        )  # fmt: skip
+    return network.to(device)
 
 
 def spiking_layers(network: nn.Module) -> list[LIF]:
@@ -118,7 +113,7 @@ def layer_shapes(name: str) -> list[tuple[int, ...]]:
     return found
 
 
-def _drawn(shape: tuple[int, ...], spiking: bool, device: torch.device, seed: int) -> Tensor:
+def _random(shape: tuple[int, ...], spiking: bool, device: torch.device, seed: int) -> Tensor:
     if device.type == "meta":
         return torch.empty(shape, device=device)
     generator = torch.Generator().manual_seed(seed)

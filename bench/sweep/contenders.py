@@ -49,8 +49,8 @@ def _ours(params: LIFParameters, rule: str, dtype: torch.dtype | None = None) ->
     return lambda current: lif(current, params, rule=rule, dtype=dtype)
 
 
-def _eager(params: LIFParameters, rule: str, function: type[EagerLIF]) -> Neurons:
-    return lambda current: function.apply(current, params)
+def _eager(params: LIFParameters, rule: str, deltas: Callable[..., Steps]) -> Neurons:
+    return lambda current: EagerLIF.apply(current, params, deltas)
 
 
 def _spikingjelly(params: LIFParameters, rule: str, synapse: bool = False) -> Neurons:
@@ -109,10 +109,10 @@ def _norse(params: LIFParameters, rule: str) -> Neurons:
 
 
 class EagerLIF(torch.autograd.Function):
-    """`tssl_triton.lif` with default options, as a Python loop over time in both directions."""
+    """`tssl_triton.lif` with default options, as Python loops over time; ``deltas`` computes dL/du of each step."""
 
     @staticmethod
-    def forward(ctx: Any, current: Tensor, params: LIFParameters) -> Tensor:
+    def forward(ctx: Any, current: Tensor, params: LIFParameters, deltas: Callable[..., Steps]) -> Tensor:
         i = torch.zeros_like(current[0])
         v = torch.zeros_like(current[0])
         a = torch.zeros_like(current[0])
@@ -127,29 +127,19 @@ class EagerLIF(torch.autograd.Function):
             spikes.append(s)
             traces.append(a)
             v = u * (1 - s)
-        ctx.params = params
+        ctx.params, ctx.deltas = params, deltas
         ctx.saved = spikes, potentials, rises, traces
         return torch.stack(spikes)
 
     @staticmethod
-    def backward(ctx: Any, grad_spikes: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_spikes: Tensor) -> tuple[Tensor, None, None]:
         spikes, potentials, rises, traces = ctx.saved
-        deltas = deltas_in_linear_time(ctx.params, spikes, potentials, rises, grad_spikes)
-        return through_synapse(ctx.params, potentials, traces, grad_spikes, deltas), None
-
-
-class DenseLIF(EagerLIF):
-    """The same with the paper's table phi(k, m) for every neuron: O(T^2) time and memory."""
-
-    @staticmethod
-    def backward(ctx: Any, grad_spikes: Tensor) -> tuple[Tensor, None]:
-        spikes, potentials, rises, traces = ctx.saved
-        deltas = deltas_by_table(ctx.params, spikes, potentials, rises, grad_spikes)
-        return through_synapse(ctx.params, potentials, traces, grad_spikes, deltas), None
+        deltas = ctx.deltas(ctx.params, spikes, potentials, rises, grad_spikes)
+        return through_synapse(ctx.params, potentials, traces, grad_spikes, deltas), None, None
 
 
 def deltas_in_linear_time(p: LIFParameters, spikes: Steps, potentials: Steps, rises: Steps, grad: Tensor) -> Steps:
-    """delta = dL/du of each step, in linear time."""
+    """delta = dL/du of each step, in O(T)."""
     delta = torch.zeros_like(grad[0])
     deltas = []
     for t in reversed(range(len(spikes))):
@@ -161,7 +151,7 @@ def deltas_in_linear_time(p: LIFParameters, spikes: Steps, potentials: Steps, ri
 
 
 def deltas_by_table(p: LIFParameters, spikes: Steps, potentials: Steps, rises: Steps, grad: Tensor) -> Steps:
-    """delta = dL/du of each step by eqs. (11)-(14), ``sum_k phi(k, m) dL/ds[k]``."""
+    """delta = dL/du of each step by the paper's table, ``sum_k phi(k, m) dL/ds[k]``, eqs. (11)-(14): O(T^2)."""
     steps, shape = len(spikes), grad.shape[1:]
     neurons = grad[0].numel()
     # Column T, "never fires again", is zero.
@@ -199,8 +189,8 @@ CONTENDERS: dict[str, Contender] = {
     for each in (
         Contender(OURS, _ours),
         Contender(f"{OURS}, bool", partial(_ours, dtype=torch.bool), bytes_out=True),
-        Contender("plain", partial(_eager, function=EagerLIF)),
-        Contender("dense", partial(_eager, function=DenseLIF), longest=100),
+        Contender("plain", partial(_eager, deltas=deltas_in_linear_time)),
+        Contender("dense", partial(_eager, deltas=deltas_by_table), longest=100),
         Contender("spikingjelly", _spikingjelly, "no synapse; surrogate gradient"),
         Contender("spikingjelly+synapse", partial(_spikingjelly, synapse=True), "surrogate gradient"),
         Contender("spikingjelly+compile", _spikingjelly_compiled, "no synapse; surrogate gradient", longest=32),

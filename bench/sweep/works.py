@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.common.steps import TrainingStep, built, layer_shapes
+from bench.common.steps import TrainingStep, build, layer_shapes
 from tssl_triton import LIFParameters, SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential
 from tssl_triton.encoding import StaticInput, static
 from tssl_triton.rules import RULES
@@ -235,7 +235,7 @@ def layer_step(module: nn.Module, what: str, mode: str, size: Size) -> Step:
 
 def network(what: str, contender: Contender, size: Size, rule: str) -> nn.Module:
     """The network of an experiment."""
-    return as_contender(size.placed(built(EXPERIMENTS[what], size.device, rule=rule)), contender, rule)
+    return as_contender(size.placed(build(EXPERIMENTS[what], size.device, rule=rule)), contender, rule)
 
 
 def training_step(what: str, contender: Contender, size: Size, rule: str) -> TrainingStep:
