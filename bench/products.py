@@ -1,8 +1,8 @@
-"""``python -m bench products``: what products of spikes from their bits take on a CPU, beside dense ones.
+"""``python -m bench products``: times of matrix products from packed spikes on a CPU, compared with dense products.
 
-A layer's spikes are drawn so that a given share of its neurons fires at all in a window of time, each of these at
-every other step. Then both ways take the same two products in turns: that of forward, spikes times weights, and
-the weights' gradient, which the dense way first makes dense spikes for, as a layer's backward does.
+Spikes are random: in each window of time a given share of neurons fires, each at about every other step. Both variants
+compute the forward product (spikes times weights) and the weight gradient, interleaved. The dense gradient includes
+unpacking the spikes, as in a layer's backward.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds of each product at one share of neurons that fire, from bits and dense."""
+    """Seconds of each product at one share of firing neurons, from packed spikes and dense."""
 
     share: float
     product: float
@@ -40,17 +40,17 @@ class Row:
 
 
 def drawn(share: float, steps: int, batch: int, inputs: int) -> torch.Tensor:
-    """Spikes ``(T, B, inputs)`` of which in each window that share of neurons fires, at every other step or so."""
+    """Spikes ``(T, B, inputs)``: in each window that share of neurons fires, at about every other step."""
     generator = torch.Generator().manual_seed(0)
     windows = cdiv(steps, WINDOW)
     fires = torch.rand(windows, 1, batch, inputs, generator=generator) < share
     spikes = torch.rand(windows, WINDOW, batch, inputs, generator=generator) < 0.5
-    spikes[:, 0] |= ~spikes.any(1)  # who is to fire does
+    spikes[:, 0] |= ~spikes.any(1)  # at least once per window
     return (spikes & fires).flatten(0, 1)[:steps].float()
 
 
 def cases(share: float, steps: int, batch: int, inputs: int, outputs: int) -> dict[str, Callable[[], object]]:
-    """The four products, by the names of `Row`."""
+    """The four products, by the fields of `Row`."""
     spikes = drawn(share, steps, batch, inputs)
     packed = Packed(pack_spikes(spikes, word_dtype(steps)), steps)
     generator = torch.Generator().manual_seed(1)
@@ -90,7 +90,7 @@ def table(found: Sequence[Row]) -> str:
 
 
 def draw(found: Sequence[Row], most: float, title: str, path: Path) -> None:
-    """A PNG: both products over the share of neurons that fire, of which layers take ``most`` from bits."""
+    """A PNG: both products over the share of firing neurons. Layers use packed spikes up to ``most``."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.5, 3.8), layout="constrained")
@@ -144,9 +144,9 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--batch", type=count, default=100, metavar="B")
     parser.add_argument(
         "--shares", type=share, nargs="+", default=SHARES, metavar="S",
-        help="shares of the inputs' neurons that fire in a window (default: 0.05 to 0.8)",
+        help="shares of input neurons that fire in a window (default: 0.05 to 0.8)",
     )  # fmt: skip
     parser.add_argument("--rounds", type=count, default=21)
     parser.add_argument("--json", type=file, metavar="FILE", help="also write the rows to FILE")
-    parser.add_argument("--png", type=file, metavar="FILE", help="also draw them to FILE")
+    parser.add_argument("--png", type=file, metavar="FILE", help="also plot the rows to FILE")
     parser.set_defaults(run=run)
