@@ -21,9 +21,8 @@ from tssl_triton.kernels.layout import WINDOW, cdiv, word_dtype
 from bench.common import options
 from bench.common.tables import aligned, write_json
 from bench.common.timing import interleaved, machine
-from tssl_triton import pack_spikes
-from tssl_triton.cpu.spike_products import busy, may_take, product, weight_gradient
-from tssl_triton.operators.records import Packed
+from tssl_triton import pack_spikes, unpack_spikes
+from tssl_triton.cpu import busy, spike_product, spike_weight_gradient, takes_spikes
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 
@@ -52,19 +51,19 @@ def drawn(share: float, steps: int, batch: int, inputs: int) -> torch.Tensor:
 def cases(share: float, steps: int, batch: int, inputs: int, outputs: int) -> dict[str, Callable[[], object]]:
     """The four products, by the fields of `Row`."""
     spikes = drawn(share, steps, batch, inputs)
-    packed = Packed(pack_spikes(spikes, word_dtype(steps)), steps)
+    words = pack_spikes(spikes, word_dtype(steps))
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(outputs, inputs, generator=generator)
     grad = torch.randn(steps, batch, outputs, generator=generator)
 
     def dense_gradient() -> torch.Tensor:
-        dense = packed.rebuild(packed.tensors(), weight.dtype)
+        dense = unpack_spikes(words, steps, weight.dtype)
         return grad.flatten(0, 1).t() @ dense.flatten(0, 1)
 
     return {
-        "product": lambda: product(packed, weight, None, most=1.0),
+        "product": lambda: spike_product(words, steps, None, weight, None, most=1.0),
         "dense_product": lambda: F.linear(spikes, weight),
-        "gradient": lambda: weight_gradient(grad, packed, weight, most=1.0),
+        "gradient": lambda: spike_weight_gradient(grad, words, steps, None, weight, most=1.0),
         "dense_gradient": dense_gradient,
     }
 

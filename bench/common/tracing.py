@@ -3,8 +3,8 @@
 The step runs on PyTorch's ``meta`` device, whose tensors have shapes but no data. Like a GPU it is not the host, so
 copies between the two are visible. Two modes record the step:
 
-* a dispatch mode records every operator below autograd. Operators of `tssl_triton` run their own implementation on the
-  meta tensors as they would on a GPU, down to the `Launch`, which is recorded and not made;
+* a dispatch mode records every operator of PyTorch below autograd. Layers of `tssl_triton` run on the meta tensors as
+  they would on a GPU, as if no mode were active, down to the `Launch`, which is recorded and not made;
 * a function mode records conversions of Python data to tensors, which are invisible below autograd on this device.
 
 An operator of PyTorch counts as one launch; convolutions and reductions may take more, which only a profiler shows (see
@@ -24,15 +24,13 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch._library.custom_ops import OPDEFS
 from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tssl_triton import _checks
+from tssl_triton import _checks, _torch_private
 from tssl_triton.nn import fused
-from tssl_triton.operators import fused as _fused_ops
-from tssl_triton.operators import neuron as _ops
+from tssl_triton.operators import devices
 
 DEVICE = torch.device("meta")
 """Used in place of a GPU."""
@@ -153,10 +151,10 @@ def pretending(seen: Record | None = None) -> Iterator[None]:
             name = self.kernel.__name__
             seen.calls.append(Call(name, KERNELS.get(name, "other"), 1))
 
-    has_kernels, prefers_fused = _fused_ops.has_kernels, fused.prefers_fused
+    launchers, prefers_fused = devices.launchers, fused.prefers_fused
 
-    def runs_fused(device: torch.device) -> bool:
-        return device == DEVICE or has_kernels(device)
+    def launching(device: torch.device) -> Any:
+        return launch if device == DEVICE else launchers(device)
 
     def prefers(device: str, *sizes: Any) -> bool:
         return prefers_fused("cuda" if device == DEVICE.type else device, *sizes)
@@ -168,9 +166,8 @@ def pretending(seen: Record | None = None) -> Iterator[None]:
     with ExitStack() as stack:
         for target, name, value in (
             (_checks, "DEVICES", (*_checks.DEVICES, DEVICE.type)),
-            (_ops, "_backend", lambda device: launch),
-            (_fused_ops, "_backend", lambda device: launch),
-            (_fused_ops, "has_kernels", runs_fused),
+            (_torch_private, "modes_active", lambda: False),
+            (devices, "launchers", launching),
             (fused, "prefers_fused", prefers),
             (plan.Launch, "run", note),
             (torch.cuda, "synchronize", wait),
@@ -188,9 +185,6 @@ class _Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.namespace == "tssl_triton":
-            with self:
-                return OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
         # Recorded before the call, since reading a number fails on this device.
         waits = why_it_waits(func, args, kwargs)
         kind, launches = launches_of(func, args)

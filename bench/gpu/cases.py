@@ -21,7 +21,8 @@ from bench.common.tables import aligned
 from bench.static.cases import FUSED, OURS
 from bench.static.problem import DTYPES, Problem, dtype_name
 from tssl_triton import LIFParameters
-from tssl_triton.functional import constants
+from tssl_triton.operators import write_settings
+from tssl_triton.parameters import CONSTANTS
 from tssl_triton.rules import DEFAULT, SLAYER, STBP, Rule
 from tssl_triton.training.presets import EXPERIMENTS
 
@@ -65,18 +66,16 @@ class KernelCase:
         operators = torch.ops.tssl_triton
         if "forward" in self.name or "backward" in self.name:
             params, rule = VARIANTS.get(self.name, (LIFParameters(), DEFAULT))
-            learnt, settings = self.name in LEARNT, constants(params, rule)
-            inputs: tuple[Tensor, ...] = (y,)
-            if learnt:  # the first three settings are passed as a tensor
-                rows = torch.tensor(settings[:3], dtype=arithmetic_dtype(y.dtype), device=y.device)[:, None]
-                settings, inputs = settings[3:], (y, rows.expand(3, self.neurons).contiguous())
-            forward = operators.learnt_lif_forward if learnt else operators.lif_forward
-            arguments = *inputs, None, self.steps, True, True, False, *settings
+            neuron, constants = write_settings(params, rule), None
+            if self.name in LEARNT:
+                values = [getattr(params, name) for name in CONSTANTS]
+                rows = torch.tensor(values, dtype=arithmetic_dtype(y.dtype), device=y.device)[:, None]
+                constants = rows.expand(3, self.neurons).contiguous()
+            arguments = y, constants, None, neuron, self.steps, True, True, False, None
             if "forward" in self.name:
-                return forward, arguments
-            _, words, checkpoints, _ = forward(*arguments)
-            backward = operators.learnt_lif_backward if learnt else operators.lif_backward
-            return backward, (grad, *inputs, words, checkpoints, None, True, *settings)
+                return operators.lif_forward, arguments
+            _, words, checkpoints, _ = operators.lif_forward(*arguments)
+            return operators.lif_backward, (grad, y, constants, words, checkpoints, None, neuron, True)
         spikes = (y > 1).to(y.dtype)
         if self.name in FILTERS:
             return operators.psc_filter, (spikes, None, 3.0, FILTERS[self.name], False)

@@ -11,7 +11,7 @@ kernel's own y.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from tssl_triton.kernels.layout import word_dtype
 
 from bench.static.problem import DTYPES
 from tssl_triton import LIFParameters, lif
-from tssl_triton.operators.fused import has_kernels
+from tssl_triton.operators import has_fused_kernel, write_settings
 
 from .cases import KERNELS, LEARNT, KernelCase
 
@@ -42,7 +42,8 @@ Answer = Callable[[KernelCase, Tensor, Tensor], Tensor]
 
 def mismatches(device: torch.device) -> list[str]:
     """One line per wrong result of any kernel on ``device``."""
-    return kernel_mismatches(device) + (layer_mismatches(device) if has_kernels(device) else [])
+    fused = has_fused_kernel(device, torch.float32)
+    return kernel_mismatches(device) + (layer_mismatches(device) if fused else [])
 
 
 # --- one kernel per operator ------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ def layer_answer(layer: Operands, device: torch.device) -> LayerResults:
     words = operators.pack(layer.spikes.to(device), word_dtype(steps))
     weight, sizes = layer.weight.to(device), (steps, [1, 1], [layer.padding] * 2)
     _, packed, y, _, _ = operators.spike_weighted(
-        words, weight, None, None, *sizes, True, False, False, *astuple(LIFParameters())
+        words, weight, None, None, write_settings(LIFParameters()), *sizes, True, False, False
     )
     grad_weight = operators.spike_weight_gradient(layer.grad.to(device), words, weight, *sizes)
     return LayerResults(y.cpu(), operators.unpack(packed, steps, y.dtype).cpu(), grad_weight.cpu())

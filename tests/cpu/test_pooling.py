@@ -211,7 +211,7 @@ def test_a_forward_of_one_s_own_sees_the_spikes(monkeypatch):
 
 def test_peak_memory_holds_no_spikes_of_full_size():
     """Forward and backward of a layer and its pooling, each tensor as PyTorch's profiler reports it."""
-    from bench.common.peak import peak_memory
+    from bench.common.timing import peak_memory
 
     x = draw((5, 4, 1, 32, 32))
     net = SpikingSequential(SpikingConv2d(1, 8, 1), SpikePool2d(2))

@@ -343,7 +343,7 @@ def test_peak_memory_of_a_step():
     """Backward writes the gradient of y over y, and packed spikes stand for the dense ones."""
     import benches  # noqa: F401 - finds bench
 
-    from bench.common.peak import peak_memory
+    from bench.common.timing import peak_memory
 
     x = torch.rand(8, 64, 200)
     net = SpikingSequential(*(SpikingLinear(200, 200) for _ in range(4)))

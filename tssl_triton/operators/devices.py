@@ -6,14 +6,13 @@ A CUDA or ROCm tensor runs the Triton kernels or raises; it never falls back. A 
 
 from __future__ import annotations
 
-import functools
+import importlib
 import os
 from types import ModuleType
 
 import torch
 
 from tssl_triton import cpu
-
 
 _INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -32,24 +31,17 @@ def implementation(device: torch.device | str = "cpu") -> str:
 
 def launchers(device: torch.device) -> ModuleType:
     """The module whose functions fill the outputs of operators on ``device``."""
-    if uses_loops(device):
+    if device.type == "cpu" and not interpreting():
         return cpu
-    return _kernels()
+    # Imported on first use: without Triton the package still runs on a CPU.
+    return importlib.import_module("tssl_triton.kernels.launch")
 
 
 def uses_loops(device: torch.device) -> bool:
-    """Whether ``device`` runs the C++ loops (or eager PyTorch in their place)."""
-    return device.type == "cpu" and not interpreting()
+    """Whether ``device`` runs the C++ loops, or eager PyTorch in their place."""
+    return launchers(device) is cpu
 
 
 def has_fused_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a layer whose product is in ``dtype`` can run as one kernel on ``device``."""
-    return dtype != torch.float64 and (device.type == "cuda" or interpreting())
-
-
-@functools.cache
-def _kernels() -> ModuleType:
-    # Imported on first use: without Triton the package still runs on a CPU.
-    from tssl_triton.kernels import launch
-
-    return launch
+    return dtype != torch.float64 and not uses_loops(device)

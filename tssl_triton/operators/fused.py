@@ -15,8 +15,7 @@ from torch import Tensor
 from tssl_triton.kernels.geometry import Geometry
 from tssl_triton.kernels.layout import checkpoint_rows, word_count, word_dtype
 
-from . import settings
-from .devices import has_fused_kernel, launchers
+from . import devices, settings
 from .registration import operator
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -96,12 +95,12 @@ def _(grad_current: Tensor, words: Tensor, weight: Tensor, *_: Any) -> Tensor:
 
 
 def _kernels(words: Tensor) -> Any:
-    if not has_fused_kernel(words.device, torch.float32):
+    if not devices.has_fused_kernel(words.device, torch.float32):
         raise RuntimeError(
             f"the fused operators are Triton kernels and have no implementation for {words.device}; call "
             "tssl_triton.spike_linear or spike_conv2d, which compose the layer there"
         )
-    return launchers(words.device)
+    return devices.launchers(words.device)
 
 
 def _geometry(words: Tensor, weight: Tensor, stride: list[int], padding: list[int]) -> Geometry:

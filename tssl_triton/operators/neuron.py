@@ -20,8 +20,7 @@ from torch import Tensor
 
 from tssl_triton.kernels.layout import arithmetic_dtype, checkpoint_rows, word_count, word_dtype
 
-from . import settings
-from .devices import launchers, uses_loops
+from . import devices, settings
 from .layout import empty_rows, in_layout_of, time_dense
 from .registration import operator, profiled
 from .settings import Neuron
@@ -58,14 +57,14 @@ def run_forward(
     ``keep`` asks for packed spikes and checkpoints, ``carry`` for the state afterwards. Without ``dense`` the spikes
     may be left out, where an implementation can write the packed ones alone.
     """
-    dense = dense or not uses_loops(current.device)
+    dense = dense or not devices.uses_loops(current.device)
     found = _allocated(current, steps, keep or not dense, carry, dense, spike_dtype)
     if current.numel():
         options: dict[str, Any] = {} if dense else {"steps": steps}
         if constants is not None:
             options["constants"] = in_layout_of(constants, current)
         state = None if state is None else in_layout_of(state, current)
-        run = launchers(current.device).lif_forward
+        run = devices.launchers(current.device).lif_forward
         given = current, *found[:3], state, found.state
         profiled("lif_forward", run, *given, params=neuron.params, synapse=synapse, **options)
     return found
@@ -124,7 +123,7 @@ def walk_back(
 ) -> None:
     """Fill ``grad_current`` by the learning rule of ``neuron``; ``options`` go to the launcher."""
     given = grad_spikes, current, words, checkpoints, state, grad_current
-    implementation, surrogate = launchers(current.device), neuron.rule.surrogate_gradient
+    implementation, surrogate = devices.launchers(current.device), neuron.rule.surrogate_gradient
     if surrogate is None:
         implementation.lif_backward(*given, params=neuron.params, **options)
     else:

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from tssl_triton.kernels.layout import WINDOW, arithmetic_dtype, cdiv, word_count, word_dtype
 
-from . import settings
+from . import devices, settings
 from .autocast import Autocast
-from .devices import launchers
 from .neuron import walk_back
 from .registration import operator
 from .settings import Neuron
@@ -78,7 +77,7 @@ def recurrent_forward(
 def _one_step(y: Tensor, state: Tensor, spikes: Tensor, neuron: Neuron, constants: Tensor | None) -> Tensor:
     """Fill ``spikes (1, B, H)`` from ``y (1, B, H)`` and return the state after them."""
     after = torch.empty_like(state)
-    run = launchers(y.device).lif_forward
+    run = devices.launchers(y.device).lif_forward
     run(y, spikes, None, None, state.contiguous(), after, params=neuron.params, synapse=True, constants=constants)
     return after
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from tssl_triton import _torch_private
+from tssl_triton import _checks, _torch_private
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,11 +80,12 @@ def operator(function: Callable[P, R]) -> Operator[P, R]:
 def is_traced(tensors: Sequence[Tensor | None]) -> bool:
     """Whether a compiler, tracer, mode or transform should see operators as single nodes.
 
-    Tensor subclasses and meta tensors count too: operators on them are for their own dispatch.
+    Tensor subclasses and tensors on devices without an implementation (meta) count too: PyTorch dispatches on them.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or _torch_private.modes_active():
         return True
-    return any(tensor is not None and (type(tensor) not in _PLAIN or tensor.is_meta) for tensor in tensors)
+    given = [tensor for tensor in tensors if tensor is not None]
+    return any(type(tensor) not in _PLAIN or tensor.device.type not in _checks.DEVICES for tensor in given)
 
 
 def differentiable(*tensors: Tensor | None) -> bool:

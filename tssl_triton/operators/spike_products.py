@@ -12,14 +12,14 @@ from torch import Tensor
 
 from tssl_triton import cpu
 
-from .devices import uses_loops
+from . import devices
 from .packed_spikes import Recipe
 from .registration import profiled
 
 
 def takes_spikes(steps: int, batch: int, weight: Tensor) -> bool:
     """Whether a product of so many steps and samples with ``weight (out, in)`` may be taken from bits."""
-    return uses_loops(weight.device) and cpu.takes_spikes(steps, batch, weight.shape, weight.dtype)
+    return devices.uses_loops(weight.device) and cpu.takes_spikes(steps, batch, weight.shape, weight.dtype)
 
 
 def spike_product(recipe: Recipe, tensors: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> Tensor | None:
@@ -47,7 +47,7 @@ def _words_and_factors(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Packed spikes and the factors of their dropout; None for what these products do not take."""
     words, *factors = tensors
-    if not uses_loops(words.device) or torch.is_autocast_enabled("cpu") or not words.is_contiguous():
+    if not devices.uses_loops(words.device) or torch.is_autocast_enabled("cpu") or not words.is_contiguous():
         return None, None
     if not recipe.functions:
         return words, None

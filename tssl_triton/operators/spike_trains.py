@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tssl_triton.kernels.layout import arithmetic_dtype, word_count
 
-from .devices import launchers
+from . import devices
 from .layout import empty_rows, in_layout_of, time_dense
 from .registration import operator
 
@@ -26,7 +26,7 @@ def psc_filter(
     outputs, final = _psc_outputs(inputs, carry)
     if outputs.numel():
         start = None if state is None else in_layout_of(state.to(final.dtype), inputs)
-        psc = launchers(inputs.device).psc
+        psc = devices.launchers(inputs.device).psc
         psc(inputs, outputs, start, final if carry else None, tau_syn=tau_syn, reverse=reverse)
     return outputs, final
 
@@ -61,7 +61,7 @@ def pack(spikes: Tensor, dtype: torch.dtype) -> Tensor:
     spikes = time_dense(spikes)
     words = empty_rows(word_count(len(spikes)), spikes, dtype)
     if words.numel():
-        launchers(spikes.device).pack(spikes, words)
+        devices.launchers(spikes.device).pack(spikes, words)
     return words
 
 
@@ -76,7 +76,7 @@ def unpack(words: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     words = time_dense(words)
     spikes = empty_rows(steps, words, dtype)
     if spikes.numel():
-        launchers(words.device).unpack(words, spikes)
+        devices.launchers(words.device).unpack(words, spikes)
     return spikes
 
 
