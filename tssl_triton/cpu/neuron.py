@@ -44,6 +44,7 @@ from .steps import (
 )
 
 Steps = Sequence[Tensor]
+Types = tuple[torch.dtype | None, ...]
 
 
 class WindowSettings(NamedTuple):
@@ -209,14 +210,10 @@ def lif_forward(
     """
     steps = steps or (current if spikes is None else spikes).shape[0]
     if steps <= WINDOW and state is None and new_state is None:
-        call = compiled(
-            _forward_call,
-            *(steps, current.shape[0], current.numel(), current.dtype),
-            *(None if spikes is None else spikes.dtype, None if words is None else words.dtype),
-            *(params, synapse, constants is not None),
-        )
+        tensors = current, spikes, words, constants
+        call = compiled(_forward_call, steps, current.shape[0], current.numel(), _types(tensors), params, synapse)
         if call is not None:
-            call(*[x.data_ptr() for x in (current, spikes, words, constants) if x is not None])
+            call(*[x.data_ptr() for x in tensors if x is not None])
             return
     stride = 1 if current.shape[0] == steps else 0
     state = _zeros(3, current) if state is None else state
@@ -240,25 +237,13 @@ def lif_forward(
 
 
 @functools.lru_cache(maxsize=256)
-def _forward_call(
-    steps: int,
-    rows: int,
-    numel: int,
-    dtype: torch.dtype,
-    spikes: torch.dtype | None,
-    words: torch.dtype | None,
-    params: LIFParameters,
-    synapse: bool,
-    learnt: bool,
-) -> Call:
+def _forward_call(steps: int, rows: int, numel: int, types: Types, params: LIFParameters, synapse: bool) -> Call:
     """A prepared forward run of one window from rest; takes the addresses of current, spikes, words and constants."""
+    current, spikes, words, constants = types
     n = numel // rows
     arguments = (
-        Rows(torch.empty(rows, n, dtype=dtype, device="meta"), 0, steps, 1 if rows == steps else 0),
-        all_rows(_example(steps, n, spikes)),
-        all_rows(_example(1, n, words)),
-        *(None, None, None),
-        all_rows(_example(3, n, arithmetic_dtype(dtype) if learnt else None)),
+        Rows(torch.empty(rows, n, dtype=current, device="meta"), 0, steps, 1 if rows == steps else 0),
+        *(_example(steps, n, spikes), _example(1, n, words), None, None, None, _example(3, n, constants)),
     )
     return _prepared(_forward_window, WindowSettings(params, synapse), arguments)
 
@@ -295,15 +280,12 @@ def lif_backward(
     if grad_constants is not None and carry is None:
         grad_constants.zero_()  # each window adds to it
     if steps <= WINDOW and state is None and carry is None:
+        any_spike = words if looks_ahead else None
+        tensors = grad_spikes, current, words, any_spike, grad_current, constants, grad_constants
         call = compiled(
-            _backward_call,
-            *(steps, current.shape[0], current.numel(), current.dtype),
-            *(grad_spikes.dtype, words.dtype, grad_current.dtype),
-            *(params, synapse, rule, constants is not None, grad_constants is not None),
+            _backward_call, steps, current.shape[0], current.numel(), _types(tensors), params, synapse, rule
         )
         if call is not None:
-            any_spike = words if looks_ahead else None
-            tensors = grad_spikes, current, words, any_spike, grad_current, constants, grad_constants
             call(*[x.data_ptr() for x in tensors if x is not None])
             return
     any_spike = functools.reduce(torch.bitwise_or, flat(words))[None] if looks_ahead else None
@@ -333,30 +315,15 @@ def lif_backward(
 
 @functools.lru_cache(maxsize=256)
 def _backward_call(
-    steps: int,
-    rows: int,
-    numel: int,
-    dtype: torch.dtype,
-    grad_spikes: torch.dtype,
-    words: torch.dtype,
-    grad_current: torch.dtype,
-    params: LIFParameters,
-    synapse: bool,
-    rule: Surrogate | None,
-    learnt: bool,
-    grad_constants: bool,
+    steps: int, rows: int, numel: int, types: Types, params: LIFParameters, synapse: bool, rule: Surrogate | None
 ) -> Call:
     """A prepared backward run of one window from rest; takes addresses in the order of the window's arguments."""
+    grad_spikes, current, words, any_spike, grad_current, constants, grad_constants = types
     n = numel // rows
-    word, real = all_rows(_example(1, n, words)), arithmetic_dtype(dtype)
     arguments = (
-        all_rows(_example(steps, n, grad_spikes)),
-        all_rows(_example(rows, n, dtype)),
-        *(word, None, word if rule is None and params.warmup == "silent" else None),
-        *(None, None),
-        all_rows(_example(rows, n, grad_current)),
-        all_rows(_example(3, n, real if learnt else None)),
-        all_rows(_example(3, n, real if grad_constants else None)),
+        *(_example(steps, n, grad_spikes), _example(rows, n, current)),
+        *(_example(1, n, words), None, _example(1, n, any_spike), None, None),
+        *(_example(rows, n, grad_current), _example(3, n, constants), _example(3, n, grad_constants)),
     )
     return _prepared(_backward_window, WindowSettings(params, synapse, rule, rows < steps), arguments)
 
@@ -374,7 +341,7 @@ def psc(
     """
     steps, carried = inputs.shape[0], None
     if steps <= WINDOW and state is None and new_state is None:
-        call = compiled(_filter_call, steps, inputs.numel(), inputs.dtype, outputs.dtype, tau_syn, reverse)
+        call = compiled(_filter_call, steps, inputs.numel(), (inputs.dtype, outputs.dtype), tau_syn, reverse)
         if call is not None:
             call(inputs.data_ptr(), outputs.data_ptr())
             return
@@ -389,14 +356,12 @@ def psc(
 
 
 @functools.lru_cache(maxsize=256)
-def _filter_call(
-    steps: int, numel: int, inputs: torch.dtype, outputs: torch.dtype, tau_syn: float, reverse: bool
-) -> Call:
-    """`psc` for one window from rest, prepared: a function of addresses."""
-    n = numel // steps
+def _filter_call(steps: int, numel: int, types: Types, tau_syn: float, reverse: bool) -> Call:
+    """`psc` for one window from rest, prepared; takes the addresses of inputs and outputs."""
     first, step = (steps - 1, -1) if reverse else (0, 1)
-    rows = [Rows(torch.empty(steps, n, dtype=dtype, device="meta"), first, steps, step) for dtype in (inputs, outputs)]
-    return _prepared(_filter_window, _filter_settings(tau_syn), (rows[0], None, rows[1]))
+    tensors = (torch.empty(steps, numel // steps, dtype=dtype, device="meta") for dtype in types)
+    inputs, outputs = (Rows(tensor, first, steps, step) for tensor in tensors)
+    return _prepared(_filter_window, _filter_settings(tau_syn), (inputs, None, outputs))
 
 
 @functools.cache
@@ -451,6 +416,10 @@ def _loop(window: Callable[..., None], settings: WindowSettings, signatures: tup
     return Loop(functools.partial(window, settings), signatures)
 
 
-def _example(rows: int, neurons: int, dtype: torch.dtype | None) -> Tensor | None:
-    """A tensor without memory, to prepare a call with; None for no dtype."""
-    return None if dtype is None else torch.empty(rows, neurons, dtype=dtype, device="meta")
+def _types(tensors: Sequence[Tensor | None]) -> Types:
+    return tuple([None if x is None else x.dtype for x in tensors])
+
+
+def _example(rows: int, neurons: int, dtype: torch.dtype | None) -> Rows | None:
+    """An argument without memory, to prepare a call with; None for no dtype."""
+    return None if dtype is None else Rows(torch.empty(rows, neurons, dtype=dtype, device="meta"), 0, rows)

@@ -70,16 +70,16 @@ def spike_product(
     batch, (outputs, inputs) = words.shape[1], weight.shape
     if not takes_spikes(steps, batch, weight.shape, weight.dtype) or not _same_type(weight, bias, factors):
         return None
-    found = compiler.compiled(list_active_inputs, words, steps, factors, most)
-    if found is None:
+    windows, factors, weight = compiler.compiled(_windows, words, steps), _contiguous(factors), weight.contiguous()
+    active = windows and list_active_inputs(windows, factors, busy(steps) if most is None else most)
+    if not windows or not active:
         return None
-    weight = weight.contiguous()
     y = weight.new_empty(steps, batch, outputs)
     scratch = weight.new_empty(inputs * (outputs + MOST_LANES))
     sizes = batch, inputs, outputs, torch.get_num_threads()
-    for window, lists in zip(found.windows, found.lists, strict=True):
+    for window, lists in zip(windows, active, strict=True):
         addresses = weight.data_ptr(), y[window.first].data_ptr(), scratch.data_ptr()
-        window.library.product(lists.data_ptr(), _address(found.factors), *addresses, *sizes)
+        window.library.product(lists.data_ptr(), _address(factors), *addresses, *sizes)
     return y if bias is None else y.add_(bias)
 
 
@@ -94,21 +94,20 @@ def spike_weight_gradient(
     few = outputs <= FEW and min(steps, WINDOW) * batch * inputs >= LEAST_SPIKES and _indexable(inputs, weight.dtype)
     if not (few or takes_spikes(steps, batch, weight.shape, weight.dtype)) or not _same_type(weight, grad, factors):
         return None
-    found = compiler.compiled(_windows if few else list_active_inputs, words, steps, factors, most)
-    if found is None:
+    windows, factors, grad = compiler.compiled(_windows, words, steps), _contiguous(factors), grad.contiguous()
+    active = None if few or not windows else list_active_inputs(windows, factors, busy(steps) if most is None else most)
+    if not windows or not (few or active):
         return None
-    grad, threads = grad.contiguous(), torch.get_num_threads()
     gradient = grad.new_empty(outputs, inputs)
+    sizes = batch, inputs, outputs, torch.get_num_threads()
     # The last window has the fewest steps and so the widest blocks.
-    width = MOST_LANES if few else threads * found.windows[-1].library.block()
-    scratch = grad.new_empty(inputs * width)
-    sizes = batch, inputs, outputs, threads
-    for window, lists in zip(found.windows, found.lists, strict=True):
-        addresses = _address(found.factors), grad[window.first].data_ptr(), gradient.data_ptr(), scratch.data_ptr()
-        if few:
-            window.library.gradient_of_few(window.word.data_ptr(), *addresses, *sizes, window.bit, window.first > 0)
+    scratch = grad.new_empty(inputs * (MOST_LANES if few else sizes[-1] * windows[-1].library.block()))
+    for k, window in enumerate(windows):
+        addresses = _address(factors), grad[window.first].data_ptr(), gradient.data_ptr(), scratch.data_ptr()
+        if active:
+            window.library.gradient(active[k].data_ptr(), *addresses, *sizes, k > 0)
         else:
-            window.library.gradient(lists.data_ptr(), *addresses, *sizes, window.first > 0)
+            window.library.gradient_of_few(window.word.data_ptr(), *addresses, *sizes, window.bit, k > 0)
     return gradient
 
 
@@ -122,50 +121,43 @@ def _same_type(weight: Tensor, *others: Tensor | None) -> bool:
     return not torch.is_autocast_enabled("cpu") and all(x is None or x.dtype == weight.dtype for x in others)
 
 
+def _contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
 def _address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
 class _Window(NamedTuple):
-    """A window of packed spikes: its first step, the words ``(B, in)`` with its bits, which begin at ``bit``, and the
-    functions compiled for it."""
+    """A window of packed spikes."""
 
-    first: int
-    word: Tensor
-    bit: int
-    library: Any
-
-
-class ActiveInputs(NamedTuple):
-    """The windows of packed spikes, a list of active inputs of each, and dropout's factors."""
-
-    windows: list[_Window]
-    lists: list[Tensor]
-    factors: Tensor | None
+    first: int  # its first step
+    word: Tensor  # (B, in), with its bits
+    bit: int  # of its first step in a word
+    library: Any  # the functions compiled for it
 
 
-def _windows(words: Tensor, steps: int, factors: Tensor | None, most: float | None) -> ActiveInputs:
-    """The windows, with empty lists."""
-    words, factors = words.contiguous(), None if factors is None else factors.contiguous()
-    windows = []
-    for t in range(0, steps, WINDOW):
-        windows.append(_Window(t, words[t // WORD], t % WORD, _library(words.dtype, min(WINDOW, steps - t))))
-    return ActiveInputs(windows, [words.new_empty(0)] * len(windows), factors)
+def _windows(words: Tensor, steps: int) -> list[_Window]:
+    """The windows of packed spikes; compiles their functions the first time."""
+    words, lengths = words.contiguous(), {t: min(WINDOW, steps - t) for t in range(0, steps, WINDOW)}
+    return [_Window(t, words[t // WORD], t % WORD, _library(words.dtype, n)) for t, n in lengths.items()]
 
 
-def list_active_inputs(words: Tensor, steps: int, factors: Tensor | None, most: float | None) -> ActiveInputs | None:
-    """The active inputs of each window; None if their share is above ``most`` on average."""
-    windows, lists, factors = _windows(words, steps, factors, most)
+ActiveInputs = list[Tensor]
+"""For each window, int32: the offset of each sample's list, the end of the last list, then the lists."""
+
+
+def list_active_inputs(windows: Sequence[_Window], factors: Tensor | None, most: float) -> ActiveInputs | None:
+    """The active inputs of packed spikes, dropped out by ``factors``; None if their average share is above ``most``."""
     batch, inputs = windows[0].word.shape
+    active, found = 0, []
     scratch = torch.empty(batch * inputs, dtype=torch.int32, device="cpu")
-    active = 0
-    for k, window in enumerate(windows):
-        # For each sample the offset of its list, then the end of the last list, then the lists.
-        lists[k] = scratch.new_empty(batch + 1 + batch * inputs)
-        addresses = window.word.data_ptr(), _address(factors), lists[k].data_ptr(), scratch.data_ptr()
+    for window in windows:
+        found.append(scratch.new_empty(batch + 1 + batch * inputs))
+        addresses = window.word.data_ptr(), _address(factors), found[-1].data_ptr(), scratch.data_ptr()
         active += window.library.list_active(*addresses, batch, inputs, torch.get_num_threads(), window.bit)
-    share = active / (len(windows) * batch * inputs)
-    return ActiveInputs(windows, lists, factors) if share <= (busy(steps) if most is None else most) else None
+    return found if active / (len(windows) * batch * inputs) <= most else None
 
 
 @functools.cache
