@@ -111,7 +111,7 @@ def draw(found: Sequence[Row], most: float, title: str, path: Path) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     weight = torch.empty(arguments.outputs, arguments.inputs)
-    if not may_take(arguments.steps, arguments.batch, weight):
+    if not takes_spikes(arguments.steps, arguments.batch, weight.shape, weight.dtype):
         sys.exit("these sizes are left to dense products: see tssl_triton/cpu/spike_products.py for the least ones")
     size = f"{arguments.inputs} inputs, {arguments.outputs} outputs, T = {arguments.steps}, batch {arguments.batch}"
     print(f"{size}, fp32; medians of {arguments.rounds} interleaved rounds on {machine()}")

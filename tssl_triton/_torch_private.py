@@ -1,50 +1,47 @@
-"""The private names of PyTorch that this package uses, each with the reason why no public one will do."""
+"""The private names of PyTorch that this package uses, each with the reason why no public one will do.
+
+The queries are PyTorch's own functions under a name that says what they answer: a layer asks them in every call.
+"""
 
 from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
-# A dispatch mode that records operations has no other home; the generator of the CPU's loops derives from it.
-from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+# The generator of the CPU's loops records operations in a dispatch mode, which has no public home.
+DispatchMode = TorchDispatchMode
 
+# Numbers of active modes, and whether a functorch transform is active. There is no public query.
+dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+function_modes: Callable[[], int] = torch._C._len_torch_function_stack
+transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
-def modes_active() -> bool:
-    """Whether a dispatch mode, a function mode or a functorch transform is active. There is no public query."""
-    return (
-        torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-    )
+# Whether an autograd profiler is recording. A ``record_function`` block takes ten microseconds even where none is.
+profiling: Callable[[], bool] = torch.autograd._profiler_enabled
 
+# ``saved_tensor_hooks(False)`` is None where no hooks on saved tensors are set. There is no public query; a PyTorch
+# without this one is taken to have hooks.
+saved_tensor_hooks: Callable[[bool], Any] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore_is_tracing: True
+)
 
-def profiling() -> bool:
-    """Whether an autograd profiler is recording. Entering ``record_function`` unasked takes ten microseconds."""
-    return torch.autograd._profiler_enabled()
+# Whether there are hooks on all modules; and the hooks on one. There are no public queries.
+has_global_hooks: Callable[[], bool] = _has_any_global_hook
+hooks_of: Callable[[nn.Module], tuple[Any, ...]] = operator.attrgetter(
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+)
 
 
 def forward_mode_active() -> bool:
     """Whether a forward-mode level is open. ``forward_ad.unpack_dual`` raises where none is."""
     return forward_ad._current_level >= 0
-
-
-def saved_tensors_hooked() -> bool:
-    """Whether hooks on saved tensors are set. There is no public query; a PyTorch without this one counts as hooked."""
-    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return hooks is None or hooks(False) is not None
-
-
-def has_global_hooks() -> bool:
-    """Whether ``torch.nn.modules.module`` has hooks on all modules. There is no public query."""
-    return _has_any_global_hook()
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a hook runs before or after the module's ``forward`` or backward. There is no public query."""
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks)
 
 
 def uncompiled(module: nn.Module) -> nn.Module:

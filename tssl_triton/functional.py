@@ -243,7 +243,7 @@ def pack_spikes(spikes: Tensor, dtype: torch.dtype = torch.int32) -> Tensor:
     """
     if not isinstance(spikes, Tensor):
         raise TypeError(f"spikes must be a tensor (T, B, *), got {type(spikes).__name__}")
-    check_rank("spikes", spikes, 1)
+    check_rank("spikes", spikes.shape, 1)
     check_device("spikes", spikes.device)
     bits = {torch.int32: WORD, torch.int16: 16, torch.uint8: 8}.get(dtype)
     if bits is None:
@@ -259,7 +259,7 @@ def unpack_spikes(words: Tensor, steps: int, dtype: torch.dtype = torch.float32)
         raise TypeError(f"words must be a tensor (ceil(steps / 32), B, *), got {type(words).__name__}")
     if words.dtype not in (torch.int32, torch.int16, torch.uint8):
         raise TypeError(f"words must be torch.int32, torch.int16 or torch.uint8, got {words.dtype}")
-    check_rank("words", words, 1)
+    check_rank("words", words.shape, 1)
     check_device("words", words.device)
     steps = check_count("steps", steps)
     check_dtype("dtype", dtype)

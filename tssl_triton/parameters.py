@@ -11,11 +11,7 @@ WarmUp = Literal["psc", "silent", "off", "always"]
 Variant = Literal["released", "paper", "no-intra", "no-leak"]
 
 CONSTANTS = ("tau_mem", "tau_syn", "threshold")
-<<<<<<< HEAD
 """Constants that can be learnt, in the order of the rows of a tensor of constants."""
-=======
-"""The learnable constants, in the order of the rows of a tensor of constants."""
->>>>>>> dd07895 (Put the CPU implementation behind one interface, its C++ into files)
 
 
 @dataclass(frozen=True)

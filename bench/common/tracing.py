@@ -166,7 +166,8 @@ def pretending(seen: Record | None = None) -> Iterator[None]:
     with ExitStack() as stack:
         for target, name, value in (
             (_checks, "DEVICES", (*_checks.DEVICES, DEVICE.type)),
-            (_torch_private, "modes_active", lambda: False),
+            (_torch_private, "dispatch_modes", lambda: 0),
+            (_torch_private, "function_modes", lambda: 0),
             (devices, "launchers", launching),
             (fused, "prefers_fused", prefers),
             (plan.Launch, "run", note),

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tssl_triton.cpu.arguments import Rows, signature
-from tssl_triton.cpu.loop import Loop
+from tssl_triton.cpu.loop import Call, Loop
+from tssl_triton.cpu.neuron import make
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="this process runs the Triton kernels instead"
@@ -17,7 +18,8 @@ pytestmark = pytest.mark.skipif(
 
 def run_loop(window, *arguments):
     """Compile a window and call it."""
-    Loop(window, [signature(argument) for argument in arguments])(arguments)
+    call = Call.of(Loop(window, [signature(argument) for argument in arguments]), arguments)
+    make(call, [argument.tensor for argument in arguments])
 
 
 def test_exponential():

@@ -508,8 +508,8 @@ def test_an_input_is_rebuilt_in_its_own_values_and_memory_order(order, kind, ste
     current = (2.0 * draw_small(steps).flatten(0, 1)).contiguous(memory_format=order).unflatten(0, (steps, 3))
     x = PackedSpikes.pack(lif(current.requires_grad_()))
     for layer in (SpikePool2d(2, kind), TimeSharedDropout(0.5), SpikePool2d((1, 3), kind)):
-        x, _ = layer._run(x)
-        again = x.recipe.dense(x.tensors(), x.dtype)
+        x, _ = layer._run(x, None, False, layer)
+        again = x.recipe.dense(x.tensors, x.dtype)
         assert x.dense().any()
         assert torch.equal(again, x.dense())
         assert again.stride() == x.dense().stride()

@@ -82,7 +82,7 @@ def test_gradients_of_a_convolution(channels, last, needed):
     )
     convolution = Conv2d((2, 1), (1, 1))
     images = x.unflatten(0, (3, 2))
-    given = KeptInput.of(images)
+    given = KeptInput(images.shape, images.dtype, (images,))
     found = convolution.gradients(grad.unflatten(0, (3, 2)), given, weight, needed)
     leaves = [t.double().requires_grad_() for t in (x, weight, torch.zeros(4))]
     y = F.conv2d(*leaves, stride=(2, 1), padding=(1, 1))

@@ -198,7 +198,7 @@ def test_in_a_network_of_windows():
     )
     x = draw_input(dtype=torch.float32)
     whole = net(x)
-    assert isinstance(net[1]._run(net[0](x), None, False)[0], PackedSpikes)
+    assert isinstance(net[1]._run(net[0](x), None, False, net[2])[0], PackedSpikes)
     first, state = net(x[:5], return_state=True)
     second = net(x[5:], state)
     assert isinstance(state[1], RecurrentState)

@@ -42,7 +42,7 @@ def learnt(layer: Any, spikes: PackedSpikes, grad: Tensor, how: str, recompute: 
     """Spikes of the layer, ``fused`` as ``how`` says, and the gradients of its weight and of its input."""
     layer.fused, layer.recompute = how, recompute
     leaf = spikes.dense().detach().requires_grad_()
-    out = layer(PackedSpikes(spikes.words, spikes.steps, leaf))
+    out = layer(PackedSpikes(spikes.tensors, spikes.recipe, leaf))
     return [out.detach(), *torch.autograd.grad(out, (layer.weight, leaf), grad)]
 
 

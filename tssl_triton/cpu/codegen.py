@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from tssl_triton._torch_private import DispatchMode
 
 from .arguments import Signature
 from .compiler import read_source
@@ -116,7 +117,7 @@ class _Value:
         return cast(self.name, dtype)
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(DispatchMode):
     """Writes a statement for each operation that runs under it."""
 
     def __init__(self) -> None:

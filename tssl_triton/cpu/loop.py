@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
-
-import torch
+from ctypes import c_int32, c_int64, c_void_p
+from typing import Any, NamedTuple
 
 from . import compiler
 from .arguments import Argument, Rows, Signature
@@ -29,38 +28,35 @@ class Loop:
     def __init__(self, window: Callable[..., None], signatures: Sequence[Signature]) -> None:
         source, self.statements = recorded(window, signatures)
         self.window = compiler.library(source).window
-        self.window.argtypes = [ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p]
+        self.window.argtypes = [c_int64, c_int32, c_void_p, c_void_p]
         self.window.restype = None
 
-    def __call__(self, arguments: Sequence[Argument]) -> None:
-        """Run the loop on all neurons of the arguments, on as many of PyTorch's threads as the work occupies."""
-        Call(self, arguments)(*[argument.tensor.data_ptr() for argument in arguments if isinstance(argument, Rows)])
 
-
-class Call:
+class Call(NamedTuple):
     """A loop prepared for arguments of fixed sizes, which differ only in their addresses.
 
-    Args:
-        loop: the compiled window.
-        arguments: of one call.
+    ``window(neurons, threads, addresses(...), places)`` runs it on the tensors at some addresses, one for each argument
+    that is `Rows`.
     """
 
-    def __init__(self, loop: Loop, arguments: Sequence[Argument]) -> None:
+    window: Any
+    neurons: int
+    threads: int  # that the work occupies
+    addresses: Any  # the type of an array of addresses
+    places: Any  # for each argument where it begins, relative to its address, and where each next row does
+
+    @classmethod
+    def of(cls, loop: Loop, arguments: Sequence[Argument]) -> Call:
+        """A call of the loop with such arguments."""
         places: list[int] = []
-        tensors, self._neurons = 0, 0
+        tensors = neurons = 0
         for argument in arguments:
             if isinstance(argument, Rows):
-                self._neurons = argument.neurons
-                width = self._neurons * argument.tensor.itemsize
+                neurons = argument.neurons
+                width = neurons * argument.tensor.itemsize
                 places += argument.first * width, argument.step * width
                 tensors += 1
             elif argument is not None:
                 places += argument, 0
-        self._window, self._addresses = loop.window, ctypes.c_int64 * tensors
-        self._places = (ctypes.c_int64 * len(places))(*places)
-        self._threads = 1 + self._neurons * loop.statements // STATEMENTS_PER_THREAD
-
-    def __call__(self, *addresses: int) -> None:
-        """Run the loop on the tensors at these addresses, one for each argument that is `Rows`."""
-        threads = self._threads if self._threads == 1 else min(self._threads, torch.get_num_threads())
-        self._window(self._neurons, threads, self._addresses(*addresses), self._places)
+        threads = 1 + neurons * loop.statements // STATEMENTS_PER_THREAD
+        return cls(loop.window, neurons, threads, c_int64 * tensors, (c_int64 * len(places))(*places))

@@ -16,6 +16,7 @@ pass addresses only.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -211,9 +212,10 @@ def lif_forward(
     steps = steps or (current if spikes is None else spikes).shape[0]
     if steps <= WINDOW and state is None and new_state is None:
         tensors = current, spikes, words, constants
-        call = compiled(_forward_call, steps, current.shape[0], current.numel(), _types(tensors), params, synapse)
+        sizes = steps, current.shape[0], current.numel()
+        call = _forward_call(*sizes, _types(tensors), params, synapse, os.environ.get("TSSL_CPU"))
         if call is not None:
-            call(*[x.data_ptr() for x in tensors if x is not None])
+            make(call, tensors)
             return
     stride = 1 if current.shape[0] == steps else 0
     state = _zeros(3, current) if state is None else state
@@ -237,8 +239,13 @@ def lif_forward(
 
 
 @functools.lru_cache(maxsize=256)
-def _forward_call(steps: int, rows: int, numel: int, types: Types, params: LIFParameters, synapse: bool) -> Call:
-    """A prepared forward run of one window from rest; takes the addresses of current, spikes, words and constants."""
+def _forward_call(
+    steps: int, rows: int, numel: int, types: Types, params: LIFParameters, synapse: bool, mode: str | None
+) -> Call | None:
+    """A prepared forward run of one window from rest, with current, spikes, words and constants.
+
+    None where eager PyTorch is to run; ``mode``, the environment variable ``TSSL_CPU``, has a say in that.
+    """
     current, spikes, words, constants = types
     n = numel // rows
     arguments = (
@@ -282,11 +289,10 @@ def lif_backward(
     if steps <= WINDOW and state is None and carry is None:
         any_spike = words if looks_ahead else None
         tensors = grad_spikes, current, words, any_spike, grad_current, constants, grad_constants
-        call = compiled(
-            _backward_call, steps, current.shape[0], current.numel(), _types(tensors), params, synapse, rule
-        )
+        sizes = steps, current.shape[0], current.numel()
+        call = _backward_call(*sizes, _types(tensors), params, synapse, rule, os.environ.get("TSSL_CPU"))
         if call is not None:
-            call(*[x.data_ptr() for x in tensors if x is not None])
+            make(call, tensors)
             return
     any_spike = functools.reduce(torch.bitwise_or, flat(words))[None] if looks_ahead else None
     errors = all_rows(_zeros(2, current) if carry is None else carry)
@@ -315,9 +321,16 @@ def lif_backward(
 
 @functools.lru_cache(maxsize=256)
 def _backward_call(
-    steps: int, rows: int, numel: int, types: Types, params: LIFParameters, synapse: bool, rule: Surrogate | None
-) -> Call:
-    """A prepared backward run of one window from rest; takes addresses in the order of the window's arguments."""
+    steps: int,
+    rows: int,
+    numel: int,
+    types: Types,
+    params: LIFParameters,
+    synapse: bool,
+    rule: Surrogate | None,
+    mode: str | None,
+) -> Call | None:
+    """A prepared backward run of one window from rest, with tensors in the order of the window's arguments."""
     grad_spikes, current, words, any_spike, grad_current, constants, grad_constants = types
     n = numel // rows
     arguments = (
@@ -341,9 +354,10 @@ def psc(
     """
     steps, carried = inputs.shape[0], None
     if steps <= WINDOW and state is None and new_state is None:
-        call = compiled(_filter_call, steps, inputs.numel(), (inputs.dtype, outputs.dtype), tau_syn, reverse)
+        types = inputs.dtype, outputs.dtype
+        call = _filter_call(steps, inputs.numel(), types, tau_syn, reverse, os.environ.get("TSSL_CPU"))
         if call is not None:
-            call(inputs.data_ptr(), outputs.data_ptr())
+            make(call, (inputs, outputs))
             return
     else:
         carried = _zeros(1, inputs) if new_state is None else flat(new_state).zero_()
@@ -356,8 +370,8 @@ def psc(
 
 
 @functools.lru_cache(maxsize=256)
-def _filter_call(steps: int, numel: int, types: Types, tau_syn: float, reverse: bool) -> Call:
-    """`psc` for one window from rest, prepared; takes the addresses of inputs and outputs."""
+def _filter_call(steps: int, numel: int, types: Types, tau_syn: float, reverse: bool, mode: str | None) -> Call | None:
+    """`psc` for one window from rest, prepared, with inputs and outputs."""
     first, step = (steps - 1, -1) if reverse else (0, 1)
     tensors = (torch.empty(steps, numel // steps, dtype=dtype, device="meta") for dtype in types)
     inputs, outputs = (Rows(tensor, first, steps, step) for tensor in tensors)
@@ -399,15 +413,25 @@ def _zeros(rows: int, like: Tensor) -> Tensor:
 
 def _run(window: Callable[..., None], settings: WindowSettings, *arguments: Argument) -> None:
     """Call ``window`` compiled, or eagerly where there is no compiler."""
-    loop = compiled(_loop, window, settings, tuple(map(signature, arguments)))
-    if loop is not None:
-        loop(arguments)
+    call = _prepared(window, settings, arguments)
+    if call is not None:
+        make(call, [argument.tensor for argument in arguments if isinstance(argument, Rows)])
     else:
         window(settings, *as_tensors(arguments))
 
 
-def _prepared(window: Callable[..., None], settings: WindowSettings, arguments: Sequence[Argument]) -> Call:
-    return Call(_loop(window, settings, tuple(map(signature, arguments))), arguments)
+def _prepared(window: Callable[..., None], settings: WindowSettings, arguments: Sequence[Argument]) -> Call | None:
+    """A call of the window with such arguments; None where there is no compiler."""
+    loop = compiled(_loop, window, settings, tuple(map(signature, arguments)))
+    return None if loop is None else Call.of(loop, arguments)
+
+
+def make(call: Call, tensors: Sequence[Tensor | None]) -> None:
+    """Make a call with its tensors, on as many of PyTorch's threads as the work occupies."""
+    window, neurons, threads, addresses, places = call
+    if threads > 1:
+        threads = min(threads, torch.get_num_threads())
+    window(neurons, threads, addresses(*[x.data_ptr() for x in tensors if x is not None]), places)
 
 
 @functools.cache

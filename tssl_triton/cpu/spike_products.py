@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -61,16 +62,16 @@ def spike_product(
     """``(T, B, out)``, the product of spikes with ``weight (out, in)``, plus ``bias``; None: take a dense product.
 
     Args:
-        words: the packed spikes ``(1.., B, in)``.
+        words: the packed spikes ``(1.., B, in)``; on another device the answer is None.
         steps: T.
         factors: dropout's factors ``(B, in)``, or None.
         weight, bias: of the layer; bias may be None.
         most: share of active inputs up to which the product is taken; None is `busy`.
     """
     batch, (outputs, inputs) = words.shape[1], weight.shape
-    if not takes_spikes(steps, batch, weight.shape, weight.dtype) or not _same_type(weight, bias, factors):
+    if not takes_spikes(steps, batch, weight.shape, weight.dtype) or not _alike(weight, bias, factors):
         return None
-    windows, factors, weight = compiler.compiled(_windows, words, steps), _contiguous(factors), weight.contiguous()
+    windows, factors, weight = _windows(words, steps), _contiguous(factors), weight.contiguous()
     active = windows and list_active_inputs(windows, factors, busy(steps) if most is None else most)
     if not windows or not active:
         return None
@@ -92,9 +93,9 @@ def spike_weight_gradient(
     """
     batch, (outputs, inputs) = words.shape[1], weight.shape
     few = outputs <= FEW and min(steps, WINDOW) * batch * inputs >= LEAST_SPIKES and _indexable(inputs, weight.dtype)
-    if not (few or takes_spikes(steps, batch, weight.shape, weight.dtype)) or not _same_type(weight, grad, factors):
+    if not (few or takes_spikes(steps, batch, weight.shape, weight.dtype)) or not _alike(weight, grad, factors):
         return None
-    windows, factors, grad = compiler.compiled(_windows, words, steps), _contiguous(factors), grad.contiguous()
+    windows, factors, grad = _windows(words, steps), _contiguous(factors), grad.contiguous()
     active = None if few or not windows else list_active_inputs(windows, factors, busy(steps) if most is None else most)
     if not windows or not (few or active):
         return None
@@ -116,9 +117,11 @@ def _indexable(inputs: int, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 and inputs < 1 << (32 - WINDOW)
 
 
-def _same_type(weight: Tensor, *others: Tensor | None) -> bool:
-    """Whether all have the type of the weight, which autocast would not change."""
-    return not torch.is_autocast_enabled("cpu") and all(x is None or x.dtype == weight.dtype for x in others)
+def _alike(weight: Tensor, *others: Tensor | None) -> bool:
+    """Whether all are on the CPU and have the type of the weight, which autocast would not change."""
+    if weight.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    return all(x is None or x.dtype == weight.dtype for x in others)
 
 
 def _contiguous(x: Tensor | None) -> Tensor | None:
@@ -139,9 +142,14 @@ class _Window(NamedTuple):
 
 
 def _windows(words: Tensor, steps: int) -> list[_Window]:
-    """The windows of packed spikes; compiles their functions the first time."""
-    words, lengths = words.contiguous(), {t: min(WINDOW, steps - t) for t in range(0, steps, WINDOW)}
-    return [_Window(t, words[t // WORD], t % WORD, _library(words.dtype, n)) for t, n in lengths.items()]
+    """The windows of packed spikes; none where there is no compiler."""
+    words, found = words.contiguous(), []
+    for t in range(0, steps, WINDOW):
+        library = _library(words.dtype, min(WINDOW, steps - t), os.environ.get("TSSL_CPU"))
+        if library is None:
+            return []
+        found.append(_Window(t, words[t // WORD], t % WORD, library))
+    return found
 
 
 ActiveInputs = list[Tensor]
@@ -161,8 +169,15 @@ def list_active_inputs(windows: Sequence[_Window], factors: Tensor | None, most:
 
 
 @functools.cache
-def _library(words: torch.dtype, steps: int) -> Any:
-    """The functions of `csrc/spike_products.cpp` for a window of ``steps`` steps and words of a type."""
+def _library(words: torch.dtype, steps: int, mode: str | None) -> Any:
+    """The functions of `csrc/spike_products.cpp` for a window of ``steps`` steps and words of a type.
+
+    None where eager PyTorch is to run; ``mode``, the environment variable ``TSSL_CPU``, has a say in that.
+    """
+    return compiler.compiled(_compiled, words, steps)
+
+
+def _compiled(words: torch.dtype, steps: int) -> Any:
     options = f"-DWORD={TYPES[words]}", f"-DWINDOW={steps}"
     library = compiler.library(compiler.read_source("spike_products.cpp"), "-ffp-contract=fast", *options)
     address, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32

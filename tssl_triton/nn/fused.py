@@ -143,30 +143,25 @@ def spike_conv2d(
 
 
 def run(
+    layer: Layer,
     spikes: PackedSpikes,
-    product: Product,
     weight: Tensor,
     bias: Tensor | None,
-    params: LIFParameters,
     state: LIFState | None,
-    *,
-    recompute: bool,
     carry: bool,
     dense: bool,
-    rule: Rule,
 ) -> tuple[PackedSpikes, LIFState | None]:
     """The layer in one kernel: packed spikes, with the dense ones if ``dense``; with ``carry`` the state too.
 
     It checks no argument.
     """
-    learns = differentiable(spikes.link, weight, bias)
-    dtype, neuron = product_dtype(weight), Neuron(params, rule)
-    layer = _FusedLayer(product, spikes.steps, neuron, dtype, learns and not recompute, dense, carry)
-    shape = product.shape(spikes.shape, weight.shape)
+    save = differentiable(spikes.link, weight, bias) and not layer.recompute
+    dtype, shape = product_dtype(weight), layer.product.shape(spikes.link.shape, weight.shape)
+    inner = _FusedLayer(layer.product, layer.steps, layer.neuron, dtype, save, dense, carry)
     start = None if state is None else stacked(state, ghost(shape, spikes.link.new_empty((), dtype=dtype)))
-    y = _FusedProduct.apply(spikes.link, spikes.words, weight, bias, layer)
-    result, words, after = _FusedNeurons.apply(y, spikes.words, weight, bias, start, layer)
-    return PackedSpikes(words, spikes.steps, result), LIFState(*after.unbind(0)) if carry else None
+    y = _FusedProduct.apply(spikes.link, spikes.words, weight, bias, inner)
+    result, words, after = _FusedNeurons.apply(y, spikes.words, weight, bias, start, inner)
+    return PackedSpikes((words,), spikes.recipe, result), LIFState(*after.unbind(0)) if carry else None
 
 
 def can_fuse(weight: Tensor) -> bool:
@@ -242,7 +237,7 @@ class _FusedProduct(torch.autograd.Function):
         words, weight = ctx.saved_tensors
         layer, needed = ctx.layer, ctx.needs_input_grad
         with Autocast(e.device.type).restored():
-            x = KeptInput(ctx.shape, ctx.dtype, (ghost(ctx.shape, e),), None)
+            x = KeptInput(ctx.shape, ctx.dtype, (ghost(ctx.shape, e),))
             grad_x, _, grad_bias = layer.product.gradients(e, x, weight, (needed[0], False, needed[3]))
         grad_weight = None
         if needed[2]:
@@ -310,13 +305,11 @@ def _functional(
     if not isinstance(params, LIFParameters):
         raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
     result: PackedSpikes | Tensor
+    layer = Layer(product, Neuron(params, rule), spikes.steps, recompute)
     if can_fuse(weight):
-        result, after = run(
-            spikes, product, weight, bias, params, state, recompute=recompute, carry=carry, dense=False, rule=rule
-        )
+        result, after = run(layer, spikes, weight, bias, state, carry, dense=False)
     else:
-        layer = Layer(product, Neuron(params, rule), spikes.steps, recompute)
-        result, after = run_layer(layer, spikes, weight, bias, None, state, carry, bits_out=True)
+        result, after = run_layer(layer, spikes, weight, bias, None, state, carry, packed_out=True, bits_out=True)
     packed = result if isinstance(result, PackedSpikes) else PackedSpikes.pack(result)
     return packed if after is None else (packed, after)
 

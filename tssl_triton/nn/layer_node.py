@@ -18,14 +18,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tssl_triton._torch_private import saved_tensors_hooked
+from tssl_triton._torch_private import saved_tensor_hooks
 from tssl_triton.encoding import StaticInput
 from tssl_triton.functional import LIFConstants, LIFState, lif, stacked, stacked_constants
 from tssl_triton.kernels.layout import WINDOW
 from tssl_triton.operators import (
     Autocast,
+    Forward,
     Neuron,
     PackedSpikes,
+    Recipe,
     differentiable,
     first_order,
     ghost,
@@ -54,16 +56,6 @@ class Layer(NamedTuple):
     recompute: bool = False
 
 
-class Results(NamedTuple):
-    """Results of a run of the neurons; None for what was not asked for."""
-
-    spikes: Tensor
-    words: Tensor | None
-    start: Tensor | None
-    own: tuple[Tensor, Tensor | None]
-    state: Tensor | None
-
-
 def run_layer(
     layer: Layer,
     x: Tensor | PackedSpikes,
@@ -72,9 +64,10 @@ def run_layer(
     learnt: LIFConstants | None,
     state: LIFState | None,
     carry: bool,
-    bits_out: bool,
+    packed_out: bool = False,
+    bits_out: bool = False,
 ) -> tuple[Tensor | PackedSpikes, LIFState | None]:
-    """Spikes of the layer, with their bits where gradients are recorded or with ``bits_out``; with ``carry`` its state.
+    """Spikes of the layer; with ``carry`` its state too.
 
     Args:
         layer: what to run.
@@ -83,30 +76,36 @@ def run_layer(
         learnt: learnt constants of the neurons, or None.
         state: state to start from; None is at rest.
         carry: whether to return the state after the last step.
+        packed_out: whether to return `PackedSpikes`, where there are bits: while gradients are recorded.
         bits_out: whether bits suffice; dense spikes are then written only where the device cannot leave them out.
     """
     link = x if isinstance(x, Tensor) else x.link
     if is_traced([link, weight, bias]):
-        return _traced(layer, x, weight, bias, learnt, state, carry, bits_out)
+        spikes, after = _traced(layer, x, weight, bias, learnt, state, carry)
+        return (PackedSpikes.pack(spikes) if bits_out else spikes), after
     constants = None
     if learnt is not None:
-        shape, dtype = layer.product.shape(x.shape, weight.shape), product_dtype(weight)
+        shape, dtype = layer.product.shape(link.shape, weight.shape), product_dtype(weight)
         constants = stacked_constants(learnt, layer.neuron.params, ghost(shape, weight.new_empty((), dtype=dtype)))
     if differentiable(link, weight, bias, constants):
-        found: list[Results] = []
+        found: list[Forward] = []
         spikes = _LayerNode.apply(link, weight, bias, constants, layer, x, state, carry, bits_out, found)
         words, after = found[0].words, found[0].state
     else:
-        results = _forward(layer, KeptInput.of(x), weight, bias, constants, state, False, carry, bits_out)
-        spikes, words, after = results.spikes, results.words, results.state
+        _, _, run, spikes = _forward(layer, x, weight, bias, constants, state, False, carry, bits_out)
+        words, after = run.words, run.state
     new_state = None if after is None else LIFState(*after.unbind(0))
-    return (spikes if words is None else PackedSpikes(words, layer.steps, spikes)), new_state
+    if words is None or not (packed_out or bits_out):
+        return spikes, new_state
+    return PackedSpikes((words,), Recipe(layer.steps), spikes), new_state
 
 
 def product_dtype(weight: Tensor) -> torch.dtype:
     """The type of a product with ``weight``: autocast's, where it is on and the weight is not float64."""
-    chosen = Autocast.now(weight.device.type).dtype
-    return weight.dtype if chosen is None or weight.dtype == torch.float64 else chosen
+    device = weight.device.type
+    if weight.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return weight.dtype
+    return torch.get_autocast_dtype(device)
 
 
 def _traced(
@@ -117,19 +116,18 @@ def _traced(
     learnt: LIFConstants | None,
     state: LIFState | None,
     carry: bool,
-    bits_out: bool,
-) -> tuple[Tensor | PackedSpikes, LIFState | None]:
+) -> tuple[Tensor, LIFState | None]:
     """The layer for a compiler, mode or transform: a product of PyTorch, then the operator of the neurons."""
     y = layer.product(x if isinstance(x, Tensor) else x.dense(), weight, bias)
     current = StaticInput(y.squeeze(0), layer.steps) if len(y) < layer.steps else y
     params, rule = layer.neuron
     spikes, after = lif(current, params, state=state, return_state=True, rule=rule, learnt=learnt)
-    return (PackedSpikes.pack(spikes) if bits_out else spikes), after if carry else None
+    return spikes, after if carry else None
 
 
 def _forward(
     layer: Layer,
-    x: KeptInput,
+    x: Tensor | PackedSpikes,
     weight: Tensor,
     bias: Tensor | None,
     constants: Tensor | None,
@@ -137,15 +135,17 @@ def _forward(
     keep: bool,
     carry: bool,
     bits_out: bool,
-) -> Results:
-    y = time_dense(layer.product.of(x, weight, bias))
+) -> tuple[Tensor, Tensor | None, Forward, Tensor]:
+    """y, the state to start from, the run of the neurons, and their spikes, or a tensor in place of these."""
+    y = layer.product.of(x, weight, bias)
+    if not y.is_contiguous():
+        y = time_dense(y)
     start = None if state is None else stacked(state, y)
-    spikes, words, checkpoints, after = run_forward(
+    found = run_forward(
         y, constants, start, layer.neuron, layer.steps, keep=keep or bits_out, carry=carry, dense=not bits_out
     )
-    if spikes is None:
-        spikes = ghost((layer.steps, *y.shape[1:]), y)
-    return Results(spikes, words, start, (y, checkpoints), after)
+    spikes = y.new_empty(()).expand(layer.steps, *y.shape[1:]) if found.spikes is None else found.spikes
+    return y, start, found, spikes
 
 
 class _LayerNode(torch.autograd.Function):
@@ -161,22 +161,24 @@ class _LayerNode(torch.autograd.Function):
         state: LIFState | None,
         carry: bool,
         bits_out: bool,
-        found: list[Results],
+        found: list[Forward],
     ) -> Tensor:
-        kept = KeptInput.of(x)
-        results = _forward(layer, kept, weight, bias, constants, state, True, carry, bits_out)
-        found.append(results)
-        own = (None, None) if layer.recompute else results.own
+        y, start, run, spikes = _forward(layer, x, weight, bias, constants, state, True, carry, bits_out)
+        found.append(run)
         # Saved tensors are checked: a change in place before backward is an error. y and its checkpoints, which only
         # this node holds, need no check and can be freed early, unless hooks on saved tensors are to see them.
-        ctx.watched = saved_tensors_hooked() and not layer.recompute
+        own = (None, None) if layer.recompute else (y, run.checkpoints)
+        ctx.watched = saved_tensor_hooks(False) is not None and not layer.recompute
         ctx.own = None if ctx.watched else own
         saved = own if ctx.watched else (None, None)
-        ctx.save_for_backward(weight, bias, constants, results.start, results.words, *saved, *kept.tensors)
-        ctx.layer, ctx.input = layer, (kept.shape, kept.dtype, kept.recipe)
-        ctx.autocast = Autocast.now(link.device.type)
+        tensors, recipe = ((x,), None) if isinstance(x, Tensor) else (x.tensors, x.recipe)
+        ctx.save_for_backward(weight, bias, constants, start, run.words, *saved, *tensors)
+        ctx.layer, ctx.input = layer, (link.shape, link.dtype, recipe)
+        ctx.autocast = (
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device := link.device.type) else None
+        )
         ctx.set_materialize_grads(False)
-        return results.spikes
+        return spikes
 
     @staticmethod
     @first_order
@@ -196,9 +198,9 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.own is not None and ctx.own[0] is not None:
         (y, checkpoints), ctx.own = ctx.own, None
     again = y is None
-    x = KeptInput(shape, dtype, tensors, recipe, again=again)
+    x = KeptInput(shape, dtype, tensors, recipe, twice=again)
     if again:
-        with ctx.autocast.restored():
+        with Autocast(weight.device.type, ctx.autocast).restored():
             y = time_dense(layer.product.of(x, weight, bias))
         if layer.steps > WINDOW:
             checkpoints = run_forward(

@@ -32,17 +32,19 @@ class SpikePool2d(nn.Module):
         self.scale = check_finite("scale", scale)
 
     def forward(self, x: Input) -> Input:
-        return _dense(self._run(x)[0])
+        return each_step(x, self._pool)
 
-    def _run(self, x: Input, *_: object) -> tuple[Input, None]:
-        if isinstance(x, PackedSpikes):
-            check_images("x", x.shape, self.kernel_size)
-            if self.kind == "max":
-                function = partial(_max_pool2d, size=self.kernel_size)
-                tensors = x.tensors()
-                return x.with_dense(_Recomputed.apply(x.dense(), function, x.recipe, *tensors), function), None
-            return x.apply(self._sums), None
-        return each_step(x, self._pool), None
+    def _run(self, x: Input, state: None, carry: bool, following: nn.Module | None) -> tuple[Input, None]:
+        """The pooled input, for a ``following`` layer with the bits that it is computed from."""
+        if not isinstance(x, PackedSpikes):
+            return self(x), None
+        check_images("x", x.shape, self.kernel_size)
+        if self.kind == "max":
+            function = partial(_max_pool2d, size=self.kernel_size)
+            pooled = x.with_dense(_Recomputed.apply(x.dense(), function, x.recipe, *x.tensors), function)
+        else:
+            pooled = x.apply(self._sums)
+        return (pooled.dense() if following is None else pooled), None
 
     @property
     def _sums(self) -> SumPool:
@@ -72,12 +74,15 @@ class TimeSharedDropout(nn.Module):
         self.p = float(p)
 
     def forward(self, x: Input) -> Input:
-        return _dense(self._run(x)[0])
+        return each_step(x, self._drop)
 
-    def _run(self, x: Input, *_: object) -> tuple[Input, None]:
-        if isinstance(x, PackedSpikes) and self.training and self.p > 0:
-            return x.apply(torch.mul, self._mask(x.dense())), None
-        return each_step(x, self._drop), None
+    def _run(self, x: Input, state: None, carry: bool, following: nn.Module | None) -> tuple[Input, None]:
+        """The input without the dropped neurons, for a ``following`` layer with the bits that it is computed from."""
+        if following is None or not isinstance(x, PackedSpikes):
+            return self(x), None
+        if not self.training or self.p == 0:
+            return x, None
+        return x.apply(torch.mul, self._mask(x.dense())), None
 
     def _drop(self, x: Tensor) -> Tensor:
         return x * self._mask(x) if self.training and self.p > 0 else x
@@ -87,10 +92,6 @@ class TimeSharedDropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
-
-
-def _dense(x: Input) -> Input:
-    return x.dense() if isinstance(x, PackedSpikes) else x
 
 
 def _max_pool2d(x: Tensor, size: tuple[int, int]) -> Tensor:

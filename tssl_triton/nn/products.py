@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tssl_triton._checks import check_features
 from tssl_triton.kernels.geometry import Geometry
 from tssl_triton.operators import (
     Autocast,
@@ -33,9 +34,8 @@ class KeptInput:
     Args:
         shape, dtype: of the dense input.
         tensors: the dense input alone; or with a ``recipe`` the tensors that this computes it from.
-        recipe: how to compute the dense input.
-        dense: the dense input, where it is at hand.
-        again: whether to hold the dense input, once computed, for a second use.
+        recipe: how to compute the dense input, as of `PackedSpikes`.
+        twice: whether the dense input, once computed, is held for a second use.
     """
 
     def __init__(
@@ -43,34 +43,34 @@ class KeptInput:
         shape: torch.Size,
         dtype: torch.dtype,
         tensors: Sequence[Tensor],
-        recipe: Recipe | None,
-        dense: Tensor | None = None,
-        again: bool = False,
+        recipe: Recipe | None = None,
+        twice: bool = False,
     ) -> None:
-        self.shape, self.dtype, self.tensors, self.recipe = shape, dtype, tensors, recipe
-        self._dense = tensors[0] if recipe is None else dense
-        self._again = again
-
-    @classmethod
-    def of(cls, x: Tensor | PackedSpikes) -> KeptInput:
-        """x as it can be kept."""
-        if isinstance(x, Tensor):
-            return cls(x.shape, x.dtype, (x,), None)
-        return cls(x.shape, x.dtype, x.tensors(), x.recipe, x.link if any(x.link.stride()) else None)
+        self.shape, self.dtype, self.tensors, self.recipe = shape, dtype, tuple(tensors), recipe
+        self._twice = twice
+        self._dense = tensors[0] if recipe is None else None
 
     def dense(self, channels_last: bool = False) -> Tensor:
         """The dense input; with ``channels_last`` images may come in that memory format."""
         if self._dense is not None:
             return self._dense
         assert self.recipe is not None
-        dense = self.recipe.dense(self.tensors, self.dtype, channels_last and not self._again)
-        if self._again:
+        dense = self.recipe.dense(self.tensors, self.dtype, channels_last and not self._twice)
+        if self._twice:
             self._dense = dense
         return dense
 
 
+Input = Tensor | PackedSpikes | KeptInput
+"""Of a product."""
+
+
 class Linear(NamedTuple):
     """``x (T, B, *)``, features flattened, times ``weight (out, in)``: ``(T, B, out)``."""
+
+    def check(self, x: Sequence[int], weight: Sequence[int]) -> None:
+        """Raise ValueError for an input of a shape that the weights do not fit."""
+        check_features("x", x, weight[1])
 
     def shape(self, x: Sequence[int], weight: Sequence[int]) -> tuple[int, ...]:
         """Shape of the output for an input of shape ``x``."""
@@ -79,10 +79,14 @@ class Linear(NamedTuple):
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x if x.dim() == 3 else x.flatten(2), weight, bias)
 
-    def of(self, x: KeptInput, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The product, from packed spikes where that is faster."""
-        y = None if x.recipe is None else spike_product(x.recipe, x.tensors, weight, bias)
-        return self(x.dense(), weight, bias) if y is None else y
+    def of(self, x: Input, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The product of an input, from packed spikes where that is faster."""
+        if isinstance(x, Tensor):
+            return self(x, weight, bias)
+        y, spikes = None, _spikes_of(x)
+        if spikes is not None:
+            y = spike_product(*spikes, weight, bias)
+        return self(_dense(x), weight, bias) if y is None else y
 
     def gradients(self, grad: Tensor, x: KeptInput, weight: Tensor, needed: Sequence[bool]) -> Gradients:
         """Gradients of input, weight and bias, as far as they are ``needed``."""
@@ -90,8 +94,9 @@ class Linear(NamedTuple):
         if needed[0]:
             grad_x = (grad.flatten(0, 1) @ _in(grad.dtype, weight)).view(x.shape)
         if needed[1]:
-            if x.recipe is not None:
-                grad_weight = spike_weight_gradient(grad, x.recipe, x.tensors, weight)
+            spikes = _spikes_of(x)
+            if spikes is not None:
+                grad_weight = spike_weight_gradient(grad, *spikes, weight)
             if grad_weight is None:
                 dense = _in(grad.dtype, x.dense())
                 grad_weight = _in(weight.dtype, grad.flatten(0, 1).t() @ dense.reshape(-1, weight.shape[1]))
@@ -106,6 +111,16 @@ class Conv2d(NamedTuple):
     stride: tuple[int, int]
     padding: tuple[int, int]
 
+    def check(self, x: Sequence[int], weight: Sequence[int]) -> None:
+        """Raise ValueError for an input of a shape that the weights do not fit."""
+        if len(x) != 5 or x[2] != weight[1]:
+            raise ValueError(f"x must be (T, B, {weight[1]}, H, W), got shape {tuple(x)}")
+        if min(self.shape(x, weight)[3:]) < 1:
+            raise ValueError(
+                f"x must hold images that a kernel of {tuple(weight[2:])} fits into with padding {self.padding}, "
+                f"got shape {tuple(x)}"
+            )
+
     def shape(self, x: Sequence[int], weight: Sequence[int]) -> tuple[int, ...]:
         """Shape of the output for an input of shape ``x``."""
         geometry = Geometry.of(x[3], x[4], (weight[2], weight[3]), self.stride, self.padding)
@@ -114,9 +129,9 @@ class Conv2d(NamedTuple):
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x.flatten(0, 1), weight, bias, self.stride, self.padding).unflatten(0, x.shape[:2])
 
-    def of(self, x: KeptInput, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The product, of the dense input."""
-        return self(x.dense(), weight, bias)
+    def of(self, x: Input, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The product of an input."""
+        return self(x if isinstance(x, Tensor) else _dense(x), weight, bias)
 
     def gradients(self, grad: Tensor, x: KeptInput, weight: Tensor, needed: Sequence[bool]) -> Gradients:
         """Gradients of input, weight and bias, as far as they are ``needed``."""
@@ -158,6 +173,24 @@ Product = Linear | Conv2d
 LINEAR = Linear()
 
 
+def _dense(x: PackedSpikes | KeptInput) -> Tensor:
+    """The dense input: the link of packed spikes, where that has contents."""
+    return x.link if isinstance(x, PackedSpikes) and any(x.link.stride()) else x.dense()
+
+
+def _spikes_of(x: PackedSpikes | KeptInput) -> tuple[Tensor, int, Tensor | None] | None:
+    """Packed spikes, T, and the factors of dropout, as the products from bits take them; None for other inputs."""
+    if x.recipe is None:
+        return None
+    steps, functions = x.recipe
+    if not functions:
+        return x.tensors[0], steps, None
+    return (x.tensors[0], steps, x.tensors[1]) if functions == _DROPPED_OUT else None
+
+
+_DROPPED_OUT = ((torch.mul, 1),)
+
+
 def _in(dtype: torch.dtype, x: Tensor) -> Tensor:
     """x in a type; x itself, without a call of PyTorch, where it has the type."""
     return x if x.dtype == dtype else x.to(dtype)
@@ -186,7 +219,7 @@ class _Weighted(torch.autograd.Function):
     def forward(
         ctx: Any, link: Tensor, weight: Tensor, bias: Tensor | None, product: Product, x: PackedSpikes
     ) -> Tensor:
-        ctx.save_for_backward(weight, *x.tensors())
+        ctx.save_for_backward(weight, *x.tensors)
         ctx.product, ctx.kept = product, (x.shape, x.dtype, x.recipe)
         return product(x.dense(), weight, bias)
 

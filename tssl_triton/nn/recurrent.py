@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tssl_triton._checks import check_count, check_features, check_flag, check_like, check_same_dtype, check_sequence
 from tssl_triton.encoding import StaticInput
 from tssl_triton.functional import LIFState, stacked, stacked_constants
-from tssl_triton.operators import PackedSpikes, differentiable, is_traced, recurrent_forward, write_settings
+from tssl_triton.operators import PackedSpikes, Recipe, differentiable, is_traced, recurrent_forward, write_settings
 from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import Rule
 
@@ -85,11 +85,10 @@ class SpikingRecurrent(LIF):
         """Spikes ``(T, B, hidden)`` for ``x (T, B, *)``, a `StaticInput` or `PackedSpikes`; with ``return_state`` the
         state after the last step too."""
         spikes, after = self._run(x, state, return_state)
-        spikes = spikes.dense() if isinstance(spikes, PackedSpikes) else spikes
         return spikes if after is None else (spikes, after)
 
     def _run(
-        self, x: Input, state: RecurrentState | None, carry: bool, *_: object
+        self, x: Input, state: RecurrentState | None, carry: bool, following: nn.Module | None = None
     ) -> tuple[Tensor | PackedSpikes, RecurrentState | None]:
         values = self._product(x.values[None] if isinstance(x, StaticInput) else x)
         steps = x.steps if isinstance(x, StaticInput) else len(values)
@@ -104,8 +103,8 @@ class SpikingRecurrent(LIF):
         after = None
         if carry:
             after = RecurrentState(*final.detach().unbind(0), spikes[-1].detach())
-        if keep and not is_traced([spikes]):
-            return PackedSpikes(words.detach(), steps, spikes), after
+        if keep and following is not None and not is_traced([spikes]):
+            return PackedSpikes((words.detach(),), Recipe(steps), spikes), after
         return spikes, after
 
     def weighted(self, x: Input) -> Input:

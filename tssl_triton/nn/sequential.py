@@ -56,13 +56,13 @@ class SpikingSequential(nn.Sequential):
                 x = x.dense() if isinstance(x, PackedSpikes) else x
                 x, after = _call(k, layer, x, before, return_state)
             new_state.append(after)
-        x = x.dense() if isinstance(x, PackedSpikes) else x
         return (x, new_state) if return_state else x
 
 
 def _hands_on(layer: nn.Module) -> bool:
     """Whether the layer's own ``forward`` alone would run: no hook, no subclass, no replacement."""
-    return type(layer).forward in _OWN_FORWARD and not (_torch_private.has_hooks(layer) or "forward" in layer.__dict__)
+    hooked = any(_torch_private.hooks_of(layer)) or "forward" in layer.__dict__
+    return type(layer).forward in _OWN_FORWARD and not hooked
 
 
 def _call(place: int, layer: nn.Module, x: Input, state: LIFState | None, carry: bool) -> tuple[Input, LIFState | None]:

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,21 +24,20 @@ from torch import Tensor, nn
 from tssl_triton._checks import (
     check_choice,
     check_count,
-    check_features,
     check_finite,
     check_flag,
+    check_input,
     check_pair,
     check_same_dtype,
-    check_sequence,
 )
 from tssl_triton.encoding import StaticInput
 from tssl_triton.functional import LIFState
-from tssl_triton.operators import Neuron, PackedSpikes, takes_spikes
+from tssl_triton.operators import Neuron, PackedSpikes, has_fused_kernel, takes_spikes
 from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import Rule
 
 from . import fused
-from .layer_node import Layer, product_dtype, run_layer
+from .layer_node import Layer, run_layer
 from .neurons import LIF, Input, Output, each_step
 from .products import LINEAR, Conv2d, Linear, Product
 
@@ -73,69 +74,134 @@ class _WeightedLIF(LIF):
     def forward(self, x: Input, state: LIFState | None = None, return_state: bool = False) -> Output:
         """Spikes for ``x (T, B, *)``, a `StaticInput` or `PackedSpikes`; with ``return_state`` the state too."""
         spikes, after = self._run(x, state, return_state)
-        spikes = spikes.dense() if isinstance(spikes, PackedSpikes) else spikes
         return spikes if after is None else (spikes, after)
 
     def _run(
         self, x: Input, state: LIFState | None, carry: bool, following: nn.Module | None = None
     ) -> tuple[Tensor | PackedSpikes, LIFState | None]:
-        """Spikes and, with ``carry``, the state. The spikes come with their bits where these are at hand.
+        """Spikes and, with ``carry``, the state.
 
-        Where the ``following`` layer takes bits alone, the spikes may come without the dense tensor.
+        For a ``following`` layer the spikes come with their bits, where there are bits, and without the dense tensor
+        if that layer needs none; without such a layer they come as a tensor.
         """
-        product, weight, bias = self._product(), self.weight, self.bias
-        values = x.values[None] if isinstance(x, StaticInput) else x
-        link = check_sequence("x", values.link if isinstance(values, PackedSpikes) else values)
-        self._check_shape(link.shape)
-        steps = x.steps if isinstance(x, StaticInput) else link.shape[0]
-        shape = (steps, *product.shape(link.shape, weight.shape)[1:])
-        bits_out = isinstance(following, _WeightedLIF) and following._takes_bits(shape)
-        if isinstance(values, PackedSpikes) and self._fuses(values):
-            return fused.run(
-                values, product, weight, bias, self.params, state,
-                recompute=self.recompute, carry=carry, dense=not bits_out, rule=self.rule,
-            )  # fmt: skip
-        check_same_dtype("x", link, weight)
-        layer = Layer(product, Neuron(self.params, self.rule), steps, self.recompute)
-        return run_layer(layer, values, weight, bias, self._learnt(), state, carry, bits_out)
+        static = isinstance(x, StaticInput)
+        values = x.values[None] if static else x
+        packed = isinstance(values, PackedSpikes)
+        link = values.link if packed else values
+        if not isinstance(link, Tensor):
+            raise TypeError(f"x must be a tensor (T, B, *), got {type(x).__name__}")
+        own, next_own = self._settings(), following._settings() if isinstance(following, _WeightedLIF) else None
+        steps = x.steps if static else None
+        fuses = packed and not values.recipe.functions
+        # torch.compile warns of caches that it cannot trace.
+        planned = _planned if torch.compiler.is_compiling() else _planned_once
+        layer, runs_fused, bits_out = planned(own, next_own, steps, link.shape, link.dtype, link.device, fuses)
+        weight, bias = self.weight, self.bias
+        if runs_fused:
+            spikes, after = fused.run(layer, values, weight, bias, state, carry, dense=not bits_out)
+            return (spikes.link if following is None else spikes), after
+        learnt = None if self.constants is None else self.constants()
+        return run_layer(layer, values, weight, bias, learnt, state, carry, following is not None, bits_out)
+
+    def _settings(self) -> Settings:
+        """The layer as it is now, without the numbers of its weights."""
+        weight = self.weight
+        device = weight.device
+        autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+        choice = "never" if self.constants is not None else self.fused
+        neuron = Neuron(self.params, self.rule)
+        return Settings(self._product(), neuron, self.recompute, choice, weight.shape, weight.dtype, device, autocast)
 
     def weighted(self, x: Input) -> Input:
         """``W x (+ bias)``, ``(T, B, *)``."""
         return each_step(x, self._weighted)
 
     def _weighted(self, x: Tensor) -> Tensor:
-        self._check_shape(x.shape)
+        self._product().check(x.shape, self.weight.shape)
         check_same_dtype("x", x, self.weight)
         return self._product()(x, self.weight, self.bias)
-
-    def _fuses(self, spikes: PackedSpikes) -> bool:
-        """Whether this layer runs as one kernel on these spikes."""
-        matching = spikes.dtype == self.weight.dtype or product_dtype(self.weight) != self.weight.dtype
-        return matching and not spikes.applied and self._prefers_fused(spikes.shape)
-
-    def _prefers_fused(self, shape: Sequence[int]) -> bool:
-        """Whether it would run as one kernel on packed spikes of this shape."""
-        if self.fused == "never" or self.constants is not None or not fused.can_fuse(self.weight):
-            return False
-        if self.fused == "always":
-            return True
-        _, batch, neurons, *size = self._product().shape(shape, self.weight.shape)
-        inputs = self.weight[0].numel()
-        dtype = product_dtype(self.weight)
-        return fused.prefers_fused(self.weight.device.type, dtype, batch * math.prod(size), neurons, inputs)
-
-    def _takes_bits(self, shape: Sequence[int]) -> bool:
-        """Whether packed spikes of this shape may be all that the layer needs as input."""
-        if isinstance(self._product(), Linear) and takes_spikes(shape[0], shape[1], self.weight):
-            return True
-        return self._prefers_fused(shape)
 
     def _product(self) -> Product:
         raise NotImplementedError
 
-    def _check_shape(self, shape: Sequence[int]) -> None:
-        """Raise ValueError for an input of a shape that the weights do not fit."""
-        raise NotImplementedError
+
+class Settings(NamedTuple):
+    """A weighted layer without the numbers of its weights.
+
+    Args:
+        product, neuron, recompute: as of `Layer`.
+        fused: as of `SpikingLinear`; "never" with learnt constants.
+        shape, dtype, device: of the weights.
+        autocast: the type that autocast casts to; None where it is off.
+    """
+
+    product: Product
+    neuron: Neuron
+    recompute: bool
+    fused: str
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    autocast: torch.dtype | None
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """Type of the product."""
+        return self.dtype if self.autocast is None or self.dtype == torch.float64 else self.autocast
+
+    def prefers_fused(self, shape: Sequence[int]) -> bool:
+        """Whether the layer runs as one kernel on packed spikes of this shape."""
+        if self.fused == "never" or not has_fused_kernel(self.device, self.product_dtype):
+            return False
+        if self.fused == "always":
+            return True
+        _, batch, neurons, *size = self.product.shape(shape, self.shape)
+        inputs = math.prod(self.shape[1:])
+        return fused.prefers_fused(self.device.type, self.product_dtype, batch * math.prod(size), neurons, inputs)
+
+    def takes_bits(self, shape: Sequence[int]) -> bool:
+        """Whether packed spikes of this shape may be all that the layer needs as input."""
+        if isinstance(self.product, Linear) and takes_spikes(*shape[:2], self.shape, self.dtype, self.device):
+            return True
+        return self.prefers_fused(shape)
+
+
+class Plan(NamedTuple):
+    """How a layer runs on inputs of one size."""
+
+    layer: Layer
+    fused: bool
+    """Whether it runs as one kernel."""
+    bits_out: bool
+    """Whether the following layer takes its spikes as bits."""
+
+
+def _planned(
+    own: Settings,
+    following: Settings | None,
+    steps: int | None,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device,
+    packed: bool,
+) -> Plan:
+    """The plan of a layer for an input, ``packed`` or dense, which serves all ``steps`` if these are given.
+
+    It depends on the values of its arguments alone, and so is computed once for each size of a network.
+
+    Raises:
+        TypeError, ValueError: for an input that does not fit the weights.
+    """
+    check_input("x", shape, dtype, device)
+    own.product.check(shape, own.shape)
+    if dtype != own.dtype and own.autocast is None:
+        raise TypeError(f"x must be {own.dtype} as the layer's weight is, got {dtype}; convert one of them")
+    layer = Layer(own.product, own.neuron, steps or shape[0], own.recompute)
+    out = (layer.steps, *own.product.shape(shape, own.shape)[1:])
+    return Plan(layer, packed and own.prefers_fused(shape), following is not None and following.takes_bits(out))
+
+
+_planned_once = lru_cache(maxsize=256)(_planned)
 
 
 class SpikingLinear(_WeightedLIF):
@@ -183,9 +249,6 @@ class SpikingLinear(_WeightedLIF):
 
     def _product(self) -> Product:
         return LINEAR
-
-    def _check_shape(self, shape: Sequence[int]) -> None:
-        check_features("x", shape, self.in_features)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {super().extra_repr()}"
@@ -244,15 +307,6 @@ class SpikingConv2d(_WeightedLIF):
 
     def _product(self) -> Product:
         return Conv2d(self.stride, self.padding)
-
-    def _check_shape(self, shape: Sequence[int]) -> None:
-        if len(shape) != 5 or shape[2] != self.in_channels:
-            raise ValueError(f"x must be (T, B, {self.in_channels}, H, W), got shape {tuple(shape)}")
-        if min(self._product().shape(shape, self.weight.shape)[3:]) < 1:
-            raise ValueError(
-                f"x must hold images that a kernel of {self.kernel_size} fits into with padding {self.padding}, "
-                f"got shape {tuple(shape)}"
-            )
 
     def extra_repr(self) -> str:
         sizes = f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"

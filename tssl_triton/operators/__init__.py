@@ -11,27 +11,29 @@ operator                                    kept for backward
 ==========================================  ============================================================
 
 Each takes the constants of the neurons and their learning rule as one string (`tssl_triton.operators.settings`).
-`SumPool` and the products from bits are no operators: nodes of the layers call them.
+`SumPool` and the products from packed spikes are no operators: nodes of the layers call them.
 """
 
+from tssl_triton.cpu import spike_product, spike_weight_gradient
+
 from .autocast import Autocast
-from .devices import has_fused_kernel, implementation, interpreting, launchers
+from .devices import has_fused_kernel, implementation, interpreting, launchers, takes_spikes
 from .first_order import first_order, no_second_derivative
 from .fused import spike_weight_gradient as fused_weight_gradient
 from .fused import spike_weighted
 from .layout import time_dense
-from .neuron import lif_backward, lif_forward, run_backward, run_forward
+from .neuron import Forward, lif_backward, lif_forward, run_backward, run_forward
 from .packed_spikes import PackedSpikes, Recipe, ghost
 from .recurrent import recurrent_backward, recurrent_forward
 from .registration import differentiable, is_traced, refuse_forward_mode
 from .settings import Neuron
 from .settings import write as write_settings
-from .spike_products import spike_product, spike_weight_gradient, takes_spikes
 from .spike_trains import pack, psc_filter, unpack
 from .sum_pool import SumPool
 
 __all__ = [
     "Autocast",
+    "Forward",
     "Neuron",
     "PackedSpikes",
     "Recipe",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
@@ -45,3 +46,10 @@ def uses_loops(device: torch.device) -> bool:
 def has_fused_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a layer whose product is in ``dtype`` can run as one kernel on ``device``."""
     return dtype != torch.float64 and not uses_loops(device)
+
+
+def takes_spikes(
+    steps: int, batch: int, weight_shape: Sequence[int], weight_dtype: torch.dtype, device: torch.device
+) -> bool:
+    """Whether a product of so many steps and samples with weights ``(out, in)`` may be taken from packed spikes."""
+    return uses_loops(device) and cpu.takes_spikes(steps, batch, weight_shape, weight_dtype)

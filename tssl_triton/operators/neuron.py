@@ -13,16 +13,21 @@ stacked: (3, B, *); they replace those of the neuron's settings.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
+from tssl_triton._torch_private import profiling
 from tssl_triton.kernels.layout import arithmetic_dtype, checkpoint_rows, word_count, word_dtype
 
 from . import devices, settings
 from .layout import empty_rows, in_layout_of, time_dense
-from .registration import operator, profiled
+from .registration import operator
 from .settings import Neuron
 
 
@@ -57,29 +62,72 @@ def run_forward(
     ``keep`` asks for packed spikes and checkpoints, ``carry`` for the state afterwards. Without ``dense`` the spikes
     may be left out, where an implementation can write the packed ones alone.
     """
-    dense = dense or not devices.uses_loops(current.device)
-    found = _allocated(current, steps, keep or not dense, carry, dense, spike_dtype)
-    if current.numel():
-        options: dict[str, Any] = {} if dense else {"steps": steps}
-        if constants is not None:
-            options["constants"] = in_layout_of(constants, current)
-        state = None if state is None else in_layout_of(state, current)
-        run = devices.launchers(current.device).lif_forward
-        given = current, *found[:3], state, found.state
-        profiled("lif_forward", run, *given, params=neuron.params, synapse=synapse, **options)
+    size = current.shape, current.stride(), current.dtype, current.device
+    launch, outputs = _prepared(*size, steps, keep, carry, dense, spike_dtype)
+    found = _allocated(outputs, current.device)
+    if launch is None:
+        return found
+    options: dict[str, Any] = {"params": neuron.params, "synapse": synapse}
+    if found.spikes is None:
+        options["steps"] = steps
+    if constants is not None:
+        options["constants"] = in_layout_of(constants, current)
+    if state is not None:
+        state = in_layout_of(state, current)
+    with record_function("tssl_triton::lif_forward") if profiling() else _NO_RECORD:
+        launch(current, *found[:3], state, found.state, **options)
     return found
 
 
-def _allocated(
+_NO_RECORD = nullcontext()
+
+Output = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+"""Shape, strides and type of a tensor to allocate."""
+
+
+@lru_cache(maxsize=256)
+def _prepared(
+    shape: torch.Size,
+    stride: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    steps: int,
+    keep: bool,
+    carry: bool,
+    dense: bool,
+    spike_dtype: torch.dtype | None,
+) -> tuple[Callable[..., None] | None, list[Output | None]]:
+    """The launcher of a run, None where there is no neuron, and the outputs as of `Forward`, None where not asked for.
+
+    It depends on the values of its arguments alone, and so is computed once for each size of a network.
+    """
+    dense = dense or not devices.uses_loops(device)
+    like = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+    launch = devices.launchers(device).lif_forward if like.numel() else None
+    return launch, _outputs(like, steps, keep or not dense, carry, dense, spike_dtype)
+
+
+def _outputs(
     current: Tensor, steps: int, keep: bool, carry: bool, dense: bool, spike_dtype: torch.dtype | None
-) -> Forward:
-    rows = checkpoint_rows(steps) if keep else 0
+) -> list[Output | None]:
     accumulated = arithmetic_dtype(current.dtype)
+    checkpoints = checkpoint_rows(steps) if keep else 0
+
+    def rows(count: int, dtype: torch.dtype) -> Output:
+        out = empty_rows(count, current, dtype)
+        return tuple(out.shape), out.stride(), dtype
+
+    return [
+        rows(steps, spike_dtype or current.dtype) if dense else None,
+        rows(word_count(steps), word_dtype(steps)) if keep else None,
+        rows(checkpoints, accumulated) if checkpoints else None,
+        rows(3, accumulated) if carry else None,
+    ]
+
+
+def _allocated(outputs: list[Output | None], device: torch.device) -> Forward:
     return Forward(
-        empty_rows(steps, current, spike_dtype or current.dtype) if dense else None,
-        empty_rows(word_count(steps), current, word_dtype(steps)) if keep else None,
-        empty_rows(rows, current, accumulated) if rows else None,
-        empty_rows(3, current, accumulated) if carry else None,
+        *[None if out is None else torch.empty_strided(out[0], out[1], dtype=out[2], device=device) for out in outputs]
     )
 
 
@@ -107,7 +155,8 @@ def run_backward(
             None if x is None else in_layout_of(x, current) for x in (words, checkpoints, state)
         )
         given = in_layout_of(grad_spikes, current), current, words, checkpoints, state, grad_current
-        profiled("lif_backward", walk_back, *given, neuron, synapse=synapse, **options)
+        with record_function("tssl_triton::lif_backward") if profiling() else _NO_RECORD:
+            walk_back(*given, neuron, synapse=synapse, **options)
     return grad_current, grad_constants
 
 
@@ -170,7 +219,8 @@ def _(
     spike_dtype: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     current = time_dense(current)
-    return _as_tensors(_allocated(current, steps, keep, carry, True, spike_dtype), current, steps)
+    found = _allocated(_outputs(current, steps, keep, carry, True, spike_dtype), current.device)
+    return _as_tensors(found, current, steps)
 
 
 def _as_tensors(found: Forward, current: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -36,7 +36,7 @@ class Recipe(NamedTuple):
     functions: tuple[tuple[Function, int], ...] = ()
 
     def dense(self, tensors: Sequence[Tensor], dtype: torch.dtype, channels_last: bool = False) -> Tensor:
-        """The dense tensor from packed words and further tensors, as `PackedSpikes.tensors` returns them.
+        """The dense tensor from packed words and the further tensors of the functions.
 
         With ``channels_last`` images may come in that memory format, where this takes no longer.
         """
@@ -59,17 +59,16 @@ class PackedSpikes:
     """A spike train as bits, on autograd's graph. Made by `pack` and by this package's layers.
 
     Args:
-        words: packed spikes ``(ceil(T / 32), B, *)``, as `tssl_triton.pack_spikes` makes them.
-        steps: number of time steps T.
-        link: internal; the tensor ``(T, B, *)`` that autograd sees: the dense spikes, or a tensor of their shape and
-            dtype that occupies the memory of one number (all its strides are 0). Its gradient is that of the spikes.
-        applied: internal; functions applied to the spikes since, each with further tensors. The dense tensor is theirs.
+        tensors: packed spikes ``(ceil(T / 32), B, *)``, as `tssl_triton.pack_spikes` makes them; inside a network that
+            pools or drops them out, also the tensors that this takes.
+        recipe: how to compute the dense tensor from these.
+        link: internal; the tensor ``(T, B, *)`` that autograd sees: the dense one, or a tensor of its shape and dtype
+            that occupies the memory of one number (all its strides are 0). Its gradient is that of the spikes.
     """
 
-    words: Tensor
-    steps: int
+    tensors: tuple[Tensor, ...]
+    recipe: Recipe
     link: Tensor
-    applied: tuple[tuple[Function, tuple[Tensor, ...]], ...] = ()
 
     @classmethod
     def pack(cls, spikes: Tensor) -> PackedSpikes:
@@ -79,16 +78,27 @@ class PackedSpikes:
             TypeError, ValueError: for a wrong rank, dtype or device, or T = 0.
         """
         check_sequence("spikes", spikes)
-        return cls(pack(spikes.detach(), word_dtype(len(spikes))), len(spikes), _Link.apply(spikes))
+        words = pack(spikes.detach(), word_dtype(len(spikes)))
+        return cls((words,), Recipe(len(spikes)), _Link.apply(spikes))
+
+    @property
+    def words(self) -> Tensor:
+        """The packed spikes."""
+        return self.tensors[0]
+
+    @property
+    def steps(self) -> int:
+        """Number of time steps T."""
+        return self.recipe.steps
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the dense spike train, ``(T, B, *)``."""
+        """Shape of the dense tensor, ``(T, B, *)``."""
         return self.link.shape
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the dense spike train."""
+        """Type of the dense tensor."""
         return self.link.dtype
 
     @property
@@ -107,19 +117,8 @@ class PackedSpikes:
 
     def with_dense(self, dense: Tensor, function: Function, *tensors: Tensor) -> PackedSpikes:
         """As `apply`, for a ``dense`` result that has been computed."""
-        return PackedSpikes(self.words, self.steps, dense, (*self.applied, (function, tensors)))
-
-    @property
-    def recipe(self) -> Recipe:
-        """How to compute the dense tensor from `tensors`."""
-        return Recipe(self.steps, tuple((function, len(tensors)) for function, tensors in self.applied))
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The tensors to keep for `recipe`."""
-        found = [self.words]
-        for _, tensors in self.applied:
-            found += tensors
-        return tuple(found)
+        functions = (*self.recipe.functions, (function, len(tensors)))
+        return PackedSpikes((*self.tensors, *tensors), Recipe(self.steps, functions), dense)
 
 
 class _Link(torch.autograd.Function):

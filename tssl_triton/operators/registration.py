@@ -82,7 +82,9 @@ def is_traced(tensors: Sequence[Tensor | None]) -> bool:
 
     Tensor subclasses and tensors on devices without an implementation (meta) count too: PyTorch dispatches on them.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _torch_private.modes_active():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    if _torch_private.dispatch_modes() or _torch_private.function_modes() or _torch_private.transforms_active():
         return True
     given = [tensor for tensor in tensors if tensor is not None]
     return any(type(tensor) not in _PLAIN or tensor.device.type not in _checks.DEVICES for tensor in given)
@@ -106,11 +108,3 @@ def refuse_forward_mode(tensors: Sequence[Tensor | None]) -> None:
             "spiking neurons are not differentiated in forward mode (torch.func.jvp, torch.autograd.forward_ad): a "
             "learning rule defines a gradient, which goes backwards; use backward() or torch.autograd.grad"
         )
-
-
-def profiled(name: str, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """``run(*args, **kwargs)``, which a profiler shows as the operator of this name."""
-    if _torch_private.profiling():
-        with torch.profiler.record_function(f"{NAMESPACE}::{name}"):
-            return run(*args, **kwargs)
-    return run(*args, **kwargs)
