@@ -57,7 +57,7 @@ def _eager(eager):
 @pytest.fixture(autouse=True)
 def _no_thread_is_left():
     yield
-    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 @pytest.fixture(params=SMALL)

@@ -8,9 +8,9 @@ from small_runs import SMALL, started_run
 
 from tssl_triton import data
 from tssl_triton.cli import main as cli
-from tssl_triton.inspection import sparsity
-from tssl_triton.inspection.sparsity import SpikeCounter, summed
-from tssl_triton.nn.weighted import LIF
+from tssl_triton.inspection import SpikeCounter, sparsity
+from tssl_triton.inspection.sparsity import summed
+from tssl_triton.nn import LIF
 from tssl_triton.training.config import ConfigError, resolve
 from tssl_triton.training.trainer import Trainer
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tssl_triton.inspection import inspect as inspection
-from tssl_triton.inspection import page as inspection_report
+from tssl_triton.inspection import inspect, page
+from tssl_triton.inspection.inspect import NEURONS, SAMPLES
 from tssl_triton.studies.results import aligned
 from tssl_triton.training.display import choose_tracker
 from tssl_triton.training.run import load_trainer
@@ -33,15 +33,15 @@ def add_command(commands: Any) -> None:
         "--neurons",
         nargs="+",
         metavar="K|LAYER:INDEX",
-        default=[str(inspection.NEURONS)],
+        default=[str(NEURONS)],
         help="how many neurons of each layer to trace, from the most active to a silent one, or which, such as "
-        f"full1:17 output:3 conv1:0,5,7 (default: {inspection.NEURONS})",
+        f"full1:17 output:3 conv1:0,5,7 (default: {NEURONS})",
     )
     parser.add_argument(
         "--samples",
         type=int,
         metavar="M",
-        default=inspection.SAMPLES,
+        default=SAMPLES,
         help="test samples to measure rates and norms over (default: %(default)s, or all if there are fewer)",
     )
     parser.add_argument("--out", metavar="DIR", help="folder of the files (default: inspect, in that of the run)")
@@ -55,11 +55,11 @@ def _inspect(options: dict[str, Any]) -> int:
     words, over = options.pop("neurons"), choose_tracker(options.pop("progress"), say)
     neurons = int(words[0]) if len(words) == 1 and words[0].lstrip("-").isdecimal() else words
     what = {name: options.pop(name) for name in ("sample", "samples")}
-    found = inspection.inspect(load_trainer(folder, options), neurons=neurons, over=over, **what)
+    found = inspect(load_trainer(folder, options), neurons=neurons, over=over, **what)
     for line in aligned(found.table()):
         say(line)
     sample = found.sample
     say(f"test sample {sample.index}: class {sample.label}, read as {sample.predicted}, loss {sample.loss:.4g}")
-    page, *others = inspection_report.write(out, found)
-    say(f"wrote {page}, and beside it {', '.join(path.name for path in others)}")
+    first, *others = page.write(out, found)
+    say(f"wrote {first}, and beside it {', '.join(path.name for path in others)}")
     return 0
