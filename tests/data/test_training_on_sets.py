@@ -202,7 +202,9 @@ def test_the_command_line_names_a_truncated_file(tmp_path, capsys):
     words = ("--dataset", "n-mnist", "--data-root", tmp_path, "--run-dir", tmp_path / "run")
     assert run("train", *words) == 2
     err = capsys.readouterr().err
-    assert err == f"tssl: error: {path} is truncated: its size is 498 bytes, no multiple of the 5 bytes of an event\n"
+    assert (
+        err == f"tssl: error: {path} is truncated: its size is 498 bytes, not a multiple of the 5 bytes of an event\n"
+    )
     assert not (tmp_path / "run").exists()
 
 
