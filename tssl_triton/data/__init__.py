@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tssl_triton._checks import check_count, check_finite, check_flag
@@ -30,14 +31,14 @@ from .dvs_gesture import load_dvs_gesture
 from .events import EventSet as EventSet
 from .images import IDX_FILES as IDX_FILES
 from .images import ImageSet as ImageSet
-from .images import load_digits, load_fashion_mnist, load_mnist
+from .images import load_digits, load_idx
 from .n_mnist import load_n_mnist
 from .prefetch import Prefetcher as Prefetcher
 
 LOADERS: dict[str, Callable[[Path, bool, Options], DataSet]] = {
     "digits": load_digits,
-    "mnist": load_mnist,
-    "fashion-mnist": load_fashion_mnist,
+    "mnist": partial(load_idx, "mnist", "MNIST"),
+    "fashion-mnist": partial(load_idx, "fashion-mnist", "FashionMNIST"),
     "cifar10": load_cifar10,
     "n-mnist": load_n_mnist,
     "dvs-gesture": load_dvs_gesture,

@@ -40,58 +40,46 @@ class DataSet(Protocol):
     @property
     def name(self) -> str:
         """Name of the set in `tssl_triton.data.load`."""
-        ...
 
     @property
     def noun(self) -> str:
         """Plural noun for the samples, such as ``images``."""
-        ...
 
     @property
     def classes(self) -> int:
         """Number of classes."""
-        ...
 
     @property
     def in_shape(self) -> tuple[int, int, int]:
         """Shape of a network's input at one step, ``(C, H, W)``."""
-        ...
 
     @property
     def train_labels(self) -> Tensor:
         """``(N,)`` int64; indices of training samples must be on the same device."""
-        ...
 
     @property
     def test_labels(self) -> Tensor:
         """``(M,)`` int64."""
-        ...
 
     @property
     def costly(self) -> bool:
         """Whether making a batch takes enough CPU time to do it in advance, in a background thread."""
-        ...
 
     def to(self, device: torch.device | str) -> DataSet:
         """The same set, its batches on ``device``."""
-        ...
 
     def training(self, seed: int, epoch: int) -> Callable[[Tensor], Batch]:
         """A function that makes a training batch from indices ``(B,)`` in an epoch: `train_batch`, with augmentation
         if the set has any. Its random numbers depend on ``seed`` and ``epoch`` alone."""
-        ...
 
     def train_batch(self, indices: Tensor) -> Batch:
         """The training samples at ``indices`` ``(B,)``, without augmentation."""
-        ...
 
     def test_batch(self, start: int, stop: int) -> Batch:
         """Test samples from ``start`` to ``stop - 1``."""
-        ...
 
     def present(self, values: Tensor, steps: int) -> StaticInput | Tensor:
         """The input of a network for ``steps`` time steps, from the values of a batch."""
-        ...
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

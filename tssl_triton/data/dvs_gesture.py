@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from .aedat import read_aedat
 from .base import DataError, Options, in_one_line
-from .events import Events, EventSet, Source, checked, download_with_tonic, event_set, marks
+from .events import Events, EventSet, Source, checked, event_set, marks
 
 SENSOR = (128, 128)
 CLASSES = 11
@@ -32,18 +31,14 @@ WHERE = "http://research.ibm.com/dvsgesture/"
 
 def load_dvs_gesture(root: Path, download: bool, options: Options) -> EventSet:
     """DVS-Gesture from ``root/DVSGesture``, in one of the layouts in the docstring of this module."""
-    folder = (root / "DVSGesture").absolute()
+    return event_set("dvs-gesture", "DVSGesture", root, download, _find, _missing, SENSOR, CLASSES, options)
 
-    def fetch(half: str) -> None:
-        missing = (
-            f"dvs-gesture not found: looked for ibmGesture{half.title()}/USER_LIGHT/CLASS.npy, as tonic lays them out, "
-            f"or DvsGesture/trials_to_{half}.txt, as published, in {folder}; put one of them there, from {WHERE}"
-        )
-        if not download:
-            raise DataError(f"{missing}, or allow the download")
-        download_with_tonic("DVSGesture", root, half, missing)
 
-    return event_set("dvs-gesture", folder, partial(_find, folder), SENSOR, CLASSES, options, fetch)
+def _missing(folder: Path, half: str) -> str:
+    return (
+        f"dvs-gesture not found: looked for ibmGesture{half.title()}/USER_LIGHT/CLASS.npy, as tonic lays them out, "
+        f"or DvsGesture/trials_to_{half}.txt, as published, in {folder}; put one of them there, from {WHERE}"
+    )
 
 
 def _find(folder: Path, half: str) -> Source | None:

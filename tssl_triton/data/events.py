@@ -139,28 +139,33 @@ def unpack(packed: Tensor, features: int) -> Tensor:
 
 def event_set(
     name: str,
-    folder: Path,
-    find: Callable[[str], Source | None],
+    kind: str,
+    root: Path,
+    download: bool,
+    find: Callable[[Path, str], Source | None],
+    missing: Callable[[Path, str], str],
     sensor: tuple[int, int],
     classes: int,
     options: Options,
-    fetch: Callable[[str], None],
 ) -> EventSet:
-    """Both halves of a set, from the caches in ``folder/cache`` if these are valid.
+    """Both halves of a set, from the caches in ``root/kind/cache`` if these are valid.
 
     Args:
         name: of the set.
-        folder: of the set.
-        find: the source files of the half ``"train"`` or ``"test"``; None if there are none.
+        kind: its class in ``tonic.datasets``, and its folder.
+        root: the folder of all sets.
+        download: whether tonic may download a missing half.
+        find: the source files in a folder of the half ``"train"`` or ``"test"``; None if there are none.
+        missing: an error message for a missing half.
         sensor: rows and columns of the camera.
         classes: number of classes.
         options: ``steps``, ``bin_ms`` and ``downsample``.
-        fetch: downloads a missing half, or raises `DataError`.
 
     Raises:
         ValueError: if ``downsample`` does not divide the sensor's sides.
-        DataError: from ``find``, ``fetch`` or the reading of the recordings.
+        DataError: if recordings are missing or cannot be read, or the download fails.
     """
+    folder = (root / kind).absolute()
     factor = options.downsample
     if any(side % factor for side in sensor):
         raise ValueError(
@@ -171,11 +176,13 @@ def event_set(
     stem = f"{options.bin_ms!r}ms-{options.steps}steps-{shape[1]}x{shape[2]}.npy"
     found: dict[str, tuple[Path, Source | None, cache.Cached | None]] = {}
     for half in ("train", "test"):
-        path, source = folder / "cache" / f"{half}-{stem}", find(half)
+        path, source = folder / "cache" / f"{half}-{stem}", find(folder, half)
         kept = cache.read(path, None if source is None else source.files)
         if source is None and kept is None:
-            fetch(half)
-            source = find(half)
+            if not download:
+                raise DataError(f"{missing(folder, half)}, or allow the download")
+            _download(kind, root, half, missing(folder, half))
+            source = find(folder, half)
         found[half] = path, source, kept
     halves: dict[str, Any] = {}
     # Binning takes long, so it starts once both halves are known to be there.
@@ -224,18 +231,8 @@ def checked(name: str, events: Events, sensor: tuple[int, int]) -> Events:
     return events
 
 
-def download_with_tonic(kind: str, root: Path, half: str, missing: str) -> None:
-    """Download one half of a set to ``root`` with tonic.
-
-    Args:
-        kind: its class in ``tonic.datasets``.
-        root: the class's first argument.
-        half: ``"train"`` or ``"test"``.
-        missing: an error message that names the missing files.
-
-    Raises:
-        DataError: if tonic is not installed or the download fails.
-    """
+def _download(kind: str, root: Path, half: str, missing: str) -> None:
+    """Download one half of a set with tonic."""
     try:
         constructor = getattr(require("tonic.datasets", "events", "the download"), kind)
     except MissingExtraError as error:

@@ -7,19 +7,18 @@ training pixels.
 from __future__ import annotations
 
 import dataclasses
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tssl_triton import encoding
 from tssl_triton._extras import require
-from tssl_triton.encoding import StaticInput
+from tssl_triton.encoding import StaticInput, static
 
 from .base import Batch, DataError, Options, in_one_line
 from .crops import crop, draw_crops
@@ -31,6 +30,9 @@ IDX_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+
+#: Errors of torchvision's parsers for damaged files.
+PARSER_ERRORS = (AssertionError, EOFError, LookupError, OSError, UnpicklingError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class ImageSet:
 
     def present(self, values: Tensor, steps: int) -> StaticInput:
         """The images as a constant input."""
-        return encoding.static(values, steps)
+        return static(values, steps)
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         return pixels.to(torch.float32).sub_(self.mean).div_(self.std)
@@ -126,17 +128,8 @@ def load_digits(root: Path, download: bool, options: Options) -> ImageSet:
     return _image_set("digits", images[:split], labels[:split], images[split:], labels[split:])
 
 
-def load_mnist(root: Path, download: bool, options: Options) -> ImageSet:
-    """MNIST in torchvision's layout, ``root/MNIST/raw/``."""
-    return _load_idx("mnist", "MNIST", root, download)
-
-
-def load_fashion_mnist(root: Path, download: bool, options: Options) -> ImageSet:
-    """Fashion-MNIST in torchvision's layout, ``root/FashionMNIST/raw/``."""
-    return _load_idx("fashion-mnist", "FashionMNIST", root, download)
-
-
-def _load_idx(name: str, kind: str, root: Path, download: bool) -> ImageSet:
+def load_idx(name: str, kind: str, root: Path, download: bool, options: Options) -> ImageSet:
+    """MNIST or Fashion-MNIST in torchvision's layout, ``root/<kind>/raw/``."""
     raw = (root / kind / "raw").absolute()
     train, test = read_with_torchvision(name, kind, root, raw, IDX_FILES, download)
     for part, split in (("training", train), ("test", test)):
@@ -167,40 +160,21 @@ def read_with_torchvision(
     """
     constructor = getattr(require("torchvision.datasets", "data", f"reading {name}"), kind)
     missing = [file for file in files if not (folder / file).is_file()]
-    if missing and download:
-        _download(constructor, name, root, folder, missing)
-    elif missing:
-        raise DataError(f"{name} not found: {_looked_for(folder, missing)}; allow the download or put the files there")
+    looked_for = f"looked for {', '.join(missing)} in {folder}"
+    if missing and not download:
+        raise DataError(f"{name} not found: {looked_for}; allow the download or put the files there")
     try:
-        train, test = (constructor(root, train=flag, download=False) for flag in (True, False))
-    # torchvision's parsers raise any of these for damaged files.
-    except (
-        AssertionError,
-        EOFError,
-        IndexError,
-        KeyError,
-        OSError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise DataError(f"{name} cannot be read, the files in {folder} are damaged: {in_one_line(error)}") from error
-    return train, test
-
-
-def _download(constructor: Callable[..., object], name: str, root: Path, raw: Path, missing: list[str]) -> None:
-    try:
-        constructor(root, train=True, download=True)
+        if missing:
+            constructor(root, train=True, download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"{name} could not be downloaded: {in_one_line(error)}; {_looked_for(raw, missing)}; "
+            f"{name} could not be downloaded: {in_one_line(error)}; {looked_for}; "
             "download the files on another machine and put them there, or choose another data root"
         ) from error
-
-
-def _looked_for(raw: Path, missing: list[str]) -> str:
-    return f"looked for {', '.join(missing)} in {raw}"
+    try:
+        return constructor(root, train=True, download=False), constructor(root, train=False, download=False)
+    except PARSER_ERRORS as error:
+        raise DataError(f"{name} cannot be read, the files in {folder} are damaged: {in_one_line(error)}") from error
 
 
 def _image_set(

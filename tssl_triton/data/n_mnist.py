@@ -23,13 +23,12 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from .base import DataError, Options, in_one_line
-from .events import Events, EventSet, Source, checked, download_with_tonic, event_set, marks
+from .events import Events, EventSet, Source, checked, event_set, marks
 
 SENSOR = (34, 34)
 OVERFLOW_ROW = 240
@@ -40,19 +39,15 @@ WHERE = "https://www.garrickorchard.com/datasets/n-mnist"
 def load_n_mnist(root: Path, download: bool, options: Options) -> EventSet:
     """N-MNIST from ``root/NMNIST``: folders ``Train/0`` to ``Train/9`` and ``Test/0`` to ``Test/9`` with files
     ``*.bin``, or ``Train.zip`` and ``Test.zip`` as published."""
-    folder = (root / "NMNIST").absolute()
+    return event_set("n-mnist", "NMNIST", root, download, _find, _missing, SENSOR, 10, options)
 
-    def fetch(half: str) -> None:
-        title = half.title()
-        missing = (
-            f"n-mnist not found: looked for {title}/0 to {title}/9 with *.bin files, or {title}.zip, in {folder}; "
-            f"put one of them there, from {WHERE}"
-        )
-        if not download:
-            raise DataError(f"{missing}, or allow the download")
-        download_with_tonic("NMNIST", root, half, missing)
 
-    return event_set("n-mnist", folder, partial(_find, folder), SENSOR, 10, options, fetch)
+def _missing(folder: Path, half: str) -> str:
+    title = half.title()
+    return (
+        f"n-mnist not found: looked for {title}/0 to {title}/9 with *.bin files, or {title}.zip, in {folder}; "
+        f"put one of them there, from {WHERE}"
+    )
 
 
 def read_events(name: str, raw: bytes) -> Events:

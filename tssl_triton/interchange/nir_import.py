@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -70,12 +70,13 @@ def from_nir(graph: nir.NIRGraph, dt: float | None = None) -> SpikingSequential:
 
 def _chain(nodes: Any, graph: nir.NIRGraph) -> list[str]:
     """Names of the nodes from input to output."""
-    ends = {}
+    ends = []
     for kind in (nodes.Input, nodes.Output):
         found = [name for name, node in graph.nodes.items() if isinstance(node, kind)]
         if len(found) != 1:
             raise InterchangeError(f"the graph must have one {kind.__name__} node, got {len(found)}: {found}")
-        ends[kind] = found[0]
+        ends += found
+    first, last = ends
     after: dict[str, str] = {}
     before: dict[str, str] = {}
     for source, target in graph.edges:
@@ -90,26 +91,15 @@ def _chain(nodes: Any, graph: nir.NIRGraph) -> list[str]:
                 )
             ways[here] = there
     # No node has two inputs, so a loop can only close at the first node.
-    name, chain = ends[nodes.Input], [ends[nodes.Input]]
-    while name in after and after[name] != chain[0]:
-        name = after[name]
-        chain.append(name)
-    if name in after or name != ends[nodes.Output]:
-        raise InterchangeError(f"node {name!r} does not lead to the output {ends[nodes.Output]!r}")
+    chain = [first]
+    while after.get(chain[-1], first) != first:
+        chain.append(after[chain[-1]])
+    if chain[-1] in after or chain[-1] != last:
+        raise InterchangeError(f"node {chain[-1]!r} does not lead to the output {last!r}")
     for name in graph.nodes:
         if name not in chain:
             raise InterchangeError(f"node {name!r} is not on the path from input to output")
     return chain
-
-
-class _Weights(NamedTuple):
-    """A node with weights, until the next node defines the neurons."""
-
-    layer: Callable[..., SpikingLinear | SpikingConv2d]
-    """Constructs the layer from the parameters of its neurons."""
-    weight: np.ndarray
-    bias: np.ndarray | None
-    dtype: torch.dtype
 
 
 class _Reader:
@@ -122,7 +112,8 @@ class _Reader:
         self.shape: tuple[int, ...] = ()
         # Scale of poolings by their metadata, which the export multiplied into the next weights.
         self.scale = 1.0
-        self.weights: _Weights | None = None
+        # Constructs a layer from the neurons that follow its weights.
+        self.weights: Callable[[Neurons], nn.Module] | None = None
         # Whether there was a Flatten: vectors instead of images.
         self.flattened = False
 
@@ -150,14 +141,14 @@ class _Reader:
             self.weights = self._convolution(node) if isinstance(node, nir.Conv2d) else self._linear(node)
         elif isinstance(node, (nir.CubaLIF, nir.LIF)):
             neurons = read_neurons(node, self.shape, self.dt)
-            self.layers.append(self._neurons(neurons) if self.weights is None else _layer(self.weights, neurons))
+            self.layers.append(self._neurons(neurons) if self.weights is None else self.weights(neurons))
             self.weights, self.scale = None, 1.0
         elif isinstance(node, (nir.SumPool2d, nir.AvgPool2d)):
             self.layers.append(self._pooling(node))
         else:
             raise ValueError(f"this node cannot be represented; supported nodes: {READABLE}")
 
-    def _linear(self, node: Any) -> _Weights:
+    def _linear(self, node: Any) -> Callable[[Neurons], nn.Module]:
         weight = np.asarray(node.weight)
         if weight.ndim != 2:
             raise ValueError(f"weight must have two axes, got shape {weight.shape}")
@@ -170,7 +161,7 @@ class _Reader:
         layer = partial(SpikingLinear, weight.shape[1], weight.shape[0])
         return self._weights(node, layer, getattr(node, "bias", None))
 
-    def _convolution(self, node: Any) -> _Weights:
+    def _convolution(self, node: Any) -> Callable[[Neurons], nn.Module]:
         size, weight = image_size(self.shape), np.asarray(node.weight)
         if weight.ndim != 4:
             raise ValueError(f"weight must have four axes, got shape {weight.shape}")
@@ -187,7 +178,7 @@ class _Reader:
         bias = np.asarray(node.bias)
         return self._weights(node, layer, bias if entries_of(node).get("bias", bias.any()) else None)
 
-    def _weights(self, node: Any, layer: Callable[..., Any], bias: Any) -> _Weights:
+    def _weights(self, node: Any, make: Callable[..., Any], bias: Any) -> Callable[[Neurons], nn.Module]:
         name = entries_of(node).get("dtype", "float32")
         if name not in DTYPES:
             raise ValueError(f"its metadata have the unknown dtype {name!r}; known dtypes: {', '.join(DTYPES)}")
@@ -196,7 +187,7 @@ class _Reader:
             raise ValueError(f"bias has shape {np.shape(bias)}, but its weights have {weight.shape[0]} outputs")
         if self.scale != 1.0:
             weight = weight.astype(np.float64) / self.scale
-        return _Weights(layer, weight, None if bias is None else np.asarray(bias), DTYPES[name])
+        return partial(_layer, make, weight, None if bias is None else np.asarray(bias), DTYPES[name])
 
     def _neurons(self, neurons: Neurons) -> LIF:
         gain = neurons.gain / self.scale
@@ -224,14 +215,17 @@ class _Reader:
         return SpikePool2d(kernel, "sum", scale)
 
 
-def _layer(weights: _Weights, neurons: Neurons) -> SpikingLinear | SpikingConv2d:
+def _layer(
+    make: Callable[..., Any], weight: np.ndarray, bias: np.ndarray | None, dtype: torch.dtype, neurons: Neurons
+) -> nn.Module:
+    """The layer that ``make`` constructs, with these weights."""
     params = neurons.params if neurons.synapse else dataclasses.replace(neurons.params, tau_syn=1.0)
     # On the meta device, so that no initial weights are drawn from the global random number generator.
     with torch.device("meta"):
-        layer = weights.layer(params, bias=weights.bias is not None, rule=neurons.rule, **neurons.execution)
-    layer.weight = _parameter(weights.weight, neurons.gain, weights.dtype)
-    if weights.bias is not None:
-        layer.bias = _parameter(weights.bias, neurons.gain, weights.dtype)
+        layer = make(params, bias=bias is not None, rule=neurons.rule, **neurons.execution)
+    layer.weight = _parameter(weight, neurons.gain, dtype)
+    if bias is not None:
+        layer.bias = _parameter(bias, neurons.gain, dtype)
     return layer
 
 
