@@ -1,13 +1,15 @@
-"""Importing what only some users need, with an error that says how to get it."""
+"""Imports of optional dependencies, with an error that says how to install them."""
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
 
+from ._errors import UserError
 
-class MissingExtraError(ImportError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
+
+class MissingExtraError(UserError, ImportError):
+    """An optional dependency is not installed; the message names the extra that installs it."""
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

@@ -9,13 +9,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tssl_triton._errors import UserError
 from tssl_triton.encoding import StaticInput
 
 #: Values of a batch, as `DataSet.present` takes them, and labels ``(B,)``.
 Batch = tuple[Tensor, Tensor]
 
 
-class DataError(RuntimeError):
+class DataError(UserError, RuntimeError):
     """A data set that is not there, cannot be fetched, or cannot be read."""
 
 

@@ -24,7 +24,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tssl_triton.training.checkpoint import write_atomically
+from tssl_triton._files import write_atomically
 
 from .base import DataError
 

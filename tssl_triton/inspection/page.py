@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tssl_triton.training.checkpoint import write_atomically
+from tssl_triton._files import write_atomically
 
 from . import figures as inspection_figures
 from .inspect import Inspection, LayerNumbers

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from tssl_triton._extras import require
+from tssl_triton._files import write_atomically
 from tssl_triton.nn.weighted import LIF, SpikingConv2d, SpikingLinear
-from tssl_triton.training.checkpoint import write_atomically
 from tssl_triton.training.config import ConfigError
 from tssl_triton.training.trainer import Trainer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from tssl_triton._extras import require
-from tssl_triton.training.checkpoint import write_atomically
+from tssl_triton._files import write_atomically
 
 from .errors import InterchangeError
 
