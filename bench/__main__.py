@@ -9,7 +9,7 @@ from bench import latency, launches, loading, precision, products
 from bench.gpu import command as gpu
 from bench.static import command as static
 from bench.sweep import command as sweep
-from tssl_triton.cli.main import USER_ERRORS
+from tssl_triton._errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser().parse_args()
     try:
         arguments.run(arguments)
-    except USER_ERRORS as error:
+    except (UserError, OSError) as error:
         sys.exit(f"python -m bench: error: {error}")
 
 

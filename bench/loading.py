@@ -29,9 +29,7 @@ from bench.common import options
 from bench.common.tables import aligned
 from bench.common.timing import machine
 from tssl_triton.data import DataSet
-from tssl_triton.training.config import resolve
-from tssl_triton.training.run import load_data
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.training import Trainer, load_data, resolve
 
 #: How to draw each set.
 SETS: dict[str, drawn_sets.Writer] = {

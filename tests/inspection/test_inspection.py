@@ -12,15 +12,12 @@ from comparing import assert_close
 from event_files import write_n_mnist
 from small_runs import SMALL, started_run
 
-from tssl_triton import data
-from tssl_triton.cli import main as cli
+from tssl_triton import cli, data
 from tssl_triton.inspection import SpikeCounter, figures, inspect
 from tssl_triton.inspection.choose import choose_neurons, find_neurons, position, read_neuron
 from tssl_triton.inspection.page import page, write
 from tssl_triton.nn import LIF
-from tssl_triton.training.config import ConfigError, resolve
-from tssl_triton.training.run import load_data
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.training import ConfigError, Trainer, load_data, resolve
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SAMPLES = 250  # in batches of 100, the last one smaller
@@ -225,7 +222,7 @@ def test_the_command(run, capsys):
     out = capsys.readouterr().out
     assert "| conv 1 | 384 " in out
     label = int(run.trainer.images.test_labels[3])
-    assert f"test sample 3: class {label}, read as " in out
+    assert f"test sample 3: class {label}, predicted " in out
 
     folder = run.folder / "inspect"
     names = ["layers.png", "spikes.png", "traces-full-1.png", "traces-output.png"]

@@ -6,13 +6,11 @@ import pytest
 import torch
 from small_runs import SMALL, started_run
 
-from tssl_triton import data
-from tssl_triton.cli import main as cli
+from tssl_triton import cli, data
 from tssl_triton.inspection import SpikeCounter, sparsity
 from tssl_triton.inspection.sparsity import summed
 from tssl_triton.nn import LIF
-from tssl_triton.training.config import ConfigError, resolve
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.training import ConfigError, Trainer, resolve
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

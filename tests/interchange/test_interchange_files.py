@@ -6,11 +6,10 @@ import sys
 import pytest
 import torch
 
-from tssl_triton import SpikingLinear, SpikingSequential, build_network, encoding
+from tssl_triton import SpikingLinear, SpikingSequential, build_network, cli, encoding
 from tssl_triton._extras import MissingExtraError
-from tssl_triton.cli import main as cli
 from tssl_triton.interchange import InterchangeError, from_nir, load_weights, save_weights
-from tssl_triton.training.run import load_trainer
+from tssl_triton.training import load_trainer
 
 nir = pytest.importorskip("nir", reason="needs the extra interchange")
 safetensors = pytest.importorskip("safetensors.torch", reason="needs the extra interchange")

@@ -9,15 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from tssl_triton import data
-from tssl_triton.cli import main as cli
+from tssl_triton import cli, data
 from tssl_triton.nn import conversion
 from tssl_triton.nn.ann import ANN, Pool2d, build_ann
 from tssl_triton.nn.conversion import ConversionError, RunningPercentile, activation_scales, convert
 from tssl_triton.nn.weighted import LIF
 from tssl_triton.studies import convert as conversion_report
-from tssl_triton.training.config import ConfigError, resolve
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.training import ConfigError, Trainer, resolve
 
 MARKS = (1, 2, 5, 16, 50, 101)
 

@@ -118,11 +118,11 @@ def alternatives(words):
 def check(command):
     """Raise unless the command's program knows its options and its files are there."""
     from bench.__main__ import parser
-    from tssl_triton.cli.main import _parser
+    from tssl_triton.cli import parser as tssl_parser
 
     program, *words = command
     if program == "tssl":
-        parse(_parser(), words)
+        parse(tssl_parser(), words)
     elif words[:2] == ["-m", "bench"]:
         parse(parser(), words[2:])
     elif program == "pytest" or words[:2] == ["-m", "pytest"]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from tssl_triton.training.config import ConfigError
+from tssl_triton.training import ConfigError
 
 from .sparsity import SpikeCounter
 

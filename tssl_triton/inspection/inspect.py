@@ -23,9 +23,7 @@ from tssl_triton.functional import LIFConstants, stacked_constants
 from tssl_triton.nn import LIF, spiking_layers
 from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import Rule
-from tssl_triton.training.config import ConfigError
-from tssl_triton.training.display import Tracker, untracked
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.training import ConfigError, Tracker, Trainer, untracked
 
 from .choose import choose_neurons, find_neurons, position, read_neuron
 from .replay import ErrorTrace, MembraneTrace, error_trace, membrane_trace, warming_up
@@ -200,7 +198,7 @@ def inspect(
         neurons: number of traced neurons per layer, chosen by `tssl_triton.inspection.choose.choose_neurons`; or the
             neurons themselves, as ``LAYER:INDEX``.
         samples: number of test samples, from the first, for firing rates and gradient norms; at most all of them.
-        over: shows progress, see `tssl_triton.training.display.choose_tracker`.
+        over: shows progress, see `tssl_triton.training.choose_tracker`.
 
     Raises:
         ConfigError: if the network has no spikes, or an argument is out of range.

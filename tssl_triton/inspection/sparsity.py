@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from tssl_triton._extras import require
 from tssl_triton._files import write_atomically
 from tssl_triton.nn import LIF, spiking_layers
-from tssl_triton.training.config import ConfigError
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.training import ConfigError, Trainer
 
 #: Bins of the histogram of firing rates over [0, 1].
 RATE_BINS = 20

@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from tssl_triton._checks import check_choice, check_count, check_finite
+from tssl_triton._errors import UserError
 from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import Rule, checked_rule
 
@@ -37,7 +38,7 @@ _POOLING = re.compile(r"P([0-9]+)")
 _NEURONS = re.compile(r"([0-9]+)")
 
 
-class ArchitectureError(ValueError):
+class ArchitectureError(UserError, ValueError):
     """An architecture string that cannot be built; the message underlines the token at fault.
 
     Attributes:
