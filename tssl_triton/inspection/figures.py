@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tssl_triton._extras import require
 from tssl_triton.rules import TSSL
+from tssl_triton.training import new_figure
 
 from .choose import position
 from .inspect import PERCENTILES, Inspection, LayerNumbers, TracedNeurons
@@ -21,6 +22,7 @@ from .inspect import PERCENTILES, Inspection, LayerNumbers, TracedNeurons
 COLUMNS = 5
 
 DPI = 110
+PURPOSE = "the figures of an inspection"
 SILENT, SATURATED = "tab:blue", "tab:red"
 THRESHOLD, WARM = "tab:red", "tab:brown"
 
@@ -48,7 +50,7 @@ def spikes(inspection: Inspection) -> bytes:
     panels = 1 + len(sample.spikes)
     rows = math.ceil(panels / COLUMNS)
     columns = math.ceil(panels / rows)
-    figure = _figure(2.8 * columns, 3.9 * rows)
+    figure = new_figure(PURPOSE, 2.8 * columns, 3.9 * rows)
     result = f"class {sample.label}, predicted {sample.predicted}, loss {sample.loss:.3g}"
     figure.suptitle(f"Spikes of test sample {sample.index}: {result}")
     blocks = figure.subfigures(rows, columns, squeeze=False).flat
@@ -77,7 +79,7 @@ def layers(inspection: Inspection) -> bytes:
         for name, layer in numbers.items()
         for each in layer.norms
     }
-    figure = _figure(12, 1.9 + 0.42 * max(len(numbers), len(norms)))
+    figure = new_figure(PURPOSE, 12, 1.9 + 0.42 * max(len(numbers), len(norms)))
     samples = f"{inspection.samples} test {inspection.trainer.images.noun}"
     figure.suptitle(f"Layers, over {samples}")
     axes = figure.subplots(1, 3)
@@ -94,7 +96,7 @@ def traces(inspection: Inspection, name: str) -> bytes:
     """Chosen neurons of a layer, one per column: membrane potential, synaptic current, PSC and delta over time."""
     traced, numbers = inspection.sample.traces[name], inspection.layers[name]
     count = len(traced.indices)
-    figure = _figure(1 + 3.6 * count, 9)
+    figure = new_figure(PURPOSE, 1 + 3.6 * count, 9)
     figure.suptitle(f"Neurons of layer {name}, test sample {inspection.sample.index}")
     axes = figure.subplots(4, count, sharex=True, squeeze=False)
     for row in axes[:3]:
@@ -246,13 +248,8 @@ def _count_steps(axes: Any, steps: int) -> None:
 
 
 def _whole_numbers(axis: Any) -> None:
-    ticker = require("matplotlib.ticker", "train", "the figures of an inspection")
+    ticker = require("matplotlib.ticker", "train", PURPOSE)
     axis.set_major_locator(ticker.MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
-
-
-def _figure(width: float, height: float) -> Any:
-    module = require("matplotlib.figure", "train", "the figures of an inspection")
-    return module.Figure(figsize=(width, height), layout="constrained")
 
 
 def _png(figure: Any) -> bytes:

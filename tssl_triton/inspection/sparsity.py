@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from tssl_triton._extras import require
-from tssl_triton._files import write_atomically
+from tssl_triton._files import write_text
 from tssl_triton.nn import LIF, spiking_layers
-from tssl_triton.training import ConfigError, Trainer
+from tssl_triton.training import ConfigError, Trainer, new_figure, save_figure
 
 #: Bins of the histogram of firing rates over [0, 1].
 RATE_BINS = 20
@@ -213,8 +213,7 @@ def write(folder: Path, sparsity: Sparsity, title: str) -> None:
     Raises:
         MissingExtraError: if matplotlib is not installed; the JSON file is written first.
     """
-    content = json.dumps(sparsity.as_dict(), indent=1) + "\n"
-    write_atomically(folder / "sparsity.json", lambda file: file.write(content.encode()))
+    write_text(folder / "sparsity.json", json.dumps(sparsity.as_dict(), indent=1) + "\n")
     draw(folder / "sparsity.png", sparsity, title)
 
 
@@ -224,9 +223,8 @@ def draw(path: Path, sparsity: Sparsity, title: str) -> None:
     Raises:
         MissingExtraError: if matplotlib is not installed.
     """
-    figure_module = require("matplotlib.figure", "train", "the figure of firing sparsity")
+    figure = new_figure("the figure of firing sparsity", 11, 5)
     ticker = require("matplotlib.ticker", "train", "the figure of firing sparsity")
-    figure = figure_module.Figure(figsize=(11, 5), layout="constrained")
     figure.suptitle(title)
     counts_axes, rates_axes = figure.subplots(1, 2)
 
@@ -255,4 +253,4 @@ def draw(path: Path, sparsity: Sparsity, title: str) -> None:
         # Below the axes, where the lines of eight layers fit side by side.
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 3, "frameon": False}
         axes.legend(fontsize="small", title="bars: all neurons", title_fontsize="small", **below)
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    save_figure(path, figure)

@@ -148,7 +148,7 @@ class Run:
         trainer = self.trainer
         if not (trainer.config.tensorboard and trainer.processes.first):
             return contextlib.nullcontext(lambda metrics: None)
-        from tssl_triton.inspection.sparsity import spiking_layers
+        from tssl_triton.nn import spiking_layers
 
         layers = list(spiking_layers(trainer.network))
         return tensorboard.scalar_log(self.folder / "tensorboard", trainer.history, layers)
