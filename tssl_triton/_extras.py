@@ -13,12 +13,12 @@ class MissingExtraError(UserError, ImportError):
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:
-    """Import ``module``, which the optional dependencies ``extra`` install.
+    """Import ``module``, which ``pip install 'tssl-triton[extra]'`` installs.
 
     Args:
         module: dotted name to import.
         extra: name of the group of optional dependencies.
-        purpose: what it is needed for, as the subject of a sentence: "reading MNIST".
+        purpose: the subject of the error message's sentence, such as "reading MNIST".
 
     Raises:
         MissingExtraError: if the package is not installed.

@@ -155,7 +155,7 @@ def test_zip_files_as_published(tmp_path):
 def test_a_truncated_file_is_named_with_its_size(tmp_path, size):
     path = write_n_mnist(tmp_path, test=10) / "Train" / "4" / "00014.bin"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(data.DataError, match=rf"{path} is truncated: its size is {size} bytes, no multiple of .* 5"):
+    with pytest.raises(data.DataError, match=rf"{path} is truncated: its size is {size} bytes, not a multiple of .* 5"):
         load(tmp_path)
     assert [file for file in (tmp_path / "NMNIST").rglob("*") if "cache" in file.parts and file.is_file()] == []
 

@@ -53,7 +53,7 @@ def _eager(eager):
 @pytest.fixture(autouse=True)
 def _no_thread_is_left():
     yield
-    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 @pytest.fixture(params=SMALL)
@@ -198,7 +198,9 @@ def test_the_command_line_names_a_truncated_file(tmp_path, capsys):
     words = ("--dataset", "n-mnist", "--data-root", tmp_path, "--run-dir", tmp_path / "run")
     assert run("train", *words) == 2
     err = capsys.readouterr().err
-    assert err == f"tssl: error: {path} is truncated: its size is 498 bytes, no multiple of the 5 bytes of an event\n"
+    assert (
+        err == f"tssl: error: {path} is truncated: its size is 498 bytes, not a multiple of the 5 bytes of an event\n"
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -18,7 +18,7 @@ from learning import draw_constants, learnt_by_lif
 from tssl_triton.reference import psc_backward
 
 from tssl_triton import LIFConstants, LIFParameters, LIFState, StaticInput, lif
-from tssl_triton.inspection.replay import error_trace, membrane_trace, warming_up
+from tssl_triton.inspection import error_trace, membrane_trace, warming_up
 from tssl_triton.rules import DEFAULT
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -156,7 +156,7 @@ def test_errors_of_the_membrane(change, error, message):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"trace": torch.zeros(3, 2, 4)}, TypeError, "trace must be what membrane_trace returned, got Tensor"),
+        ({"trace": torch.zeros(3, 2, 4)}, TypeError, "trace must be a MembraneTrace, got Tensor"),
         ({"grad_spikes": torch.zeros(3, 2)}, ValueError, r"grad_spikes must have shape \(3, 2, 4\)"),
         ({"params": 5}, TypeError, "params must be LIFParameters, got int"),
         ({"rule": "hebb"}, ValueError, "rule must be one of"),

@@ -7,9 +7,9 @@ import torch
 from small_runs import SMALL, started_run
 
 from tssl_triton import cli, data
-from tssl_triton.inspection import sparsity
-from tssl_triton.inspection.sparsity import SpikeCounter, summed
-from tssl_triton.nn.weighted import LIF
+from tssl_triton.inspection import SpikeCounter, sparsity
+from tssl_triton.inspection.sparsity import summed
+from tssl_triton.nn import LIF
 from tssl_triton.training import ConfigError, Trainer, resolve
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -90,23 +90,23 @@ def test_names_and_shapes_that_differ_are_all_named(path):
         load_weights(other, path)
     assert str(caught.value) == (
         f"the weights in {path} do not fit the network: 3.bias is missing; 6.weight is missing; "
-        "5.weight has shape (4, 20), the network's (5, 20)"
+        "5.weight has shape (4, 20), in the network (5, 20)"
     )
     assert all(map(torch.equal, other.parameters(), before)), "nothing was loaded"
-    with pytest.raises(InterchangeError, match=r"do not fit the network: 5\.weight is not of this network"):
+    with pytest.raises(InterchangeError, match=r"do not fit the network: 5\.weight is not in this network"):
         load_weights(network()[:5], path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"not a file of weights"])
 def test_not_a_safetensors_file(path, content):
     path.write_bytes(content)
-    with pytest.raises(InterchangeError, match=f"{path} is damaged or no safetensors file: "):
+    with pytest.raises(InterchangeError, match=f"{path} is damaged or not a safetensors file: "):
         load_weights(network(), path)
 
 
 def test_truncated(path):
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InterchangeError, match=f"{path} is damaged or no safetensors file: "):
+    with pytest.raises(InterchangeError, match=f"{path} is damaged or not a safetensors file: "):
         load_weights(network(), path)
 
 

@@ -9,7 +9,9 @@ import io
 
 import pytest
 import torch
-from nir_networks import (
+from torch import nn
+
+from tests.interchange.nir_networks import (
     MARGIN,
     NETWORKS,
     STEPS,
@@ -21,13 +23,11 @@ from nir_networks import (
     spike_trains,
     spikes_of,
 )
-from torch import nn
-
 from tssl_triton import LIFParameters, SpikingLinear, SpikingSequential
 from tssl_triton.interchange import from_nir, to_nir
 
 nir = pytest.importorskip("nir", reason="needs the extra interchange")
-from nir_euler import EulerRun  # noqa: E402
+from tests.interchange.nir_euler import EulerRun  # noqa: E402
 
 #: Seconds per step that snnTorch's reader and writer take for granted.
 SNNTORCH_DT = 1e-4

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tssl_triton.inspection import inspect, page, sparsity
+from tssl_triton.inspection.inspect import NEURONS, SAMPLES
 from tssl_triton.training import choose_tracker, load_trainer
 
 from .settings import PLACEMENT, add_progress, add_settings, say, say_table
@@ -41,15 +42,15 @@ def add_to(commands: Any) -> None:
         "--neurons",
         nargs="+",
         metavar="K|LAYER:INDEX",
-        default=[str(inspect.NEURONS)],
+        default=[str(NEURONS)],
         help="neurons to trace: how many per layer, from the most active to a silent one, or which, such as "
-        f"full1:17 output:3 conv1:0,5,7 (default: {inspect.NEURONS})",
+        f"full1:17 output:3 conv1:0,5,7 (default: {NEURONS})",
     )
     parser.add_argument(
         "--samples",
         type=int,
         metavar="M",
-        default=inspect.SAMPLES,
+        default=SAMPLES,
         help="test samples over which to measure rates and norms (default: %(default)s, or all if there are fewer)",
     )
     parser.add_argument("--out", metavar="DIR", help="folder of the files (default: RUN/inspect)")
@@ -75,7 +76,7 @@ def _inspect(options: dict[str, Any]) -> int:
     words, over = options.pop("neurons"), choose_tracker(options.pop("progress"), say)
     neurons = int(words[0]) if len(words) == 1 and words[0].lstrip("-").isdecimal() else words
     what = {name: options.pop(name) for name in ("sample", "samples")}
-    found = inspect.inspect(load_trainer(folder, options), neurons=neurons, over=over, **what)
+    found = inspect(load_trainer(folder, options), neurons=neurons, over=over, **what)
     say_table(found.table())
     sample = found.sample
     say(f"test sample {sample.index}: class {sample.label}, predicted {sample.predicted}, loss {sample.loss:.4g}")

@@ -4,7 +4,7 @@ from .ann import ANN, Pool2d, build_ann
 from .conversion import ConversionError, activation_scales, convert
 from .fused import prefers_fused, spike_conv2d, spike_linear
 from .learnable import LearnableConstants
-from .network import ArchitectureError, build_network, parse_architecture
+from .network import ArchitectureError, build_network, parse_architecture, spiking_layers
 from .recurrent import RecurrentState, SpikingRecurrent
 from .weighted import LIF, SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential, TimeSharedDropout
 
@@ -30,4 +30,5 @@ __all__ = [
     "prefers_fused",
     "spike_conv2d",
     "spike_linear",
+    "spiking_layers",
 ]

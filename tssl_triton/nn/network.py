@@ -26,7 +26,7 @@ from tssl_triton._errors import UserError
 from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import Rule, checked_rule
 
-from .weighted import SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential, TimeSharedDropout
+from .weighted import LIF, SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential, TimeSharedDropout
 
 Pool = Literal["sum", "average", "max"]
 Padding = int | Literal["same"] | Sequence[int | Literal["same"]]
@@ -273,3 +273,15 @@ def checked_shape(in_shape: Sequence[int]) -> tuple[int, ...]:
     if len(shape) not in (1, 3) or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
         raise ValueError(f"in_shape must be {accepted}, got {shape!r}")
     return shape
+
+
+def spiking_layers(network: nn.Module) -> dict[str, LIF]:
+    """The spiking layers by name, from input to output: ``conv 1``, ``conv 2``, ``full 1``, ..., ``output``."""
+    layers = [module for module in network.modules() if isinstance(module, LIF)]
+    names: list[str] = []
+    numbers = {"conv": 0, "full": 0, "neurons": 0}
+    for layer in layers:
+        kind = {SpikingConv2d: "conv", SpikingLinear: "full"}.get(type(layer), "neurons")
+        numbers[kind] += 1
+        names.append(f"{kind} {numbers[kind]}")
+    return dict(zip([*names[:-1], "output"], layers, strict=True)) if layers else {}

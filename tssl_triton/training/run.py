@@ -29,6 +29,7 @@ import torch
 from tssl_triton import data
 from tssl_triton._extras import MissingExtraError
 from tssl_triton._files import write_text
+from tssl_triton.nn import spiking_layers
 
 from . import checkpoint, tensorboard
 from .checkpoint import CheckpointError
@@ -145,8 +146,6 @@ class Run:
         trainer = self.trainer
         if not (trainer.config.tensorboard and trainer.processes.first):
             return contextlib.nullcontext(lambda metrics: None)
-        from tssl_triton.inspection.sparsity import spiking_layers
-
         layers = list(spiking_layers(trainer.network))
         return tensorboard.scalar_log(self.folder / "tensorboard", trainer.history, layers)
 
