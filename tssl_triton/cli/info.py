@@ -34,9 +34,8 @@ def _info(options: dict[str, Any]) -> int:
         rows.append((str(device), f"{properties.name}, {memory:.0f} GiB; runs: {implementation(device)}"))
     if not torch.cuda.device_count():
         rows.append(("gpu", "none that torch can use"))
-    width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        say(f"{name:<{width}}  {value}")
+        say(f"{name:<12}  {value}")
     return 0
 
 

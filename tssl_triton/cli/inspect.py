@@ -7,10 +7,9 @@ from typing import Any
 
 from tssl_triton.inspection import inspect, page, sparsity
 from tssl_triton.inspection.inspect import NEURONS, SAMPLES
-from tssl_triton.studies import aligned
 from tssl_triton.training import choose_tracker, load_trainer
 
-from .settings import PLACEMENT, add_progress, add_settings, say
+from .settings import PLACEMENT, add_progress, add_settings, say, say_table
 
 
 def add_to(commands: Any) -> None:
@@ -63,8 +62,7 @@ def _sparsity(options: dict[str, Any]) -> int:
     folder, out = Path(options.pop("run")), options.pop("out")
     out = folder if out is None else Path(out)
     measured = sparsity.measure(load_trainer(folder, options))
-    for line in aligned(measured.table()):
-        say(line)
+    say_table(measured.table())
     say(f"test accuracy {measured.accuracy:.2%} ({measured.samples} samples) after {measured.epochs} epochs")
     out.mkdir(parents=True, exist_ok=True)
     sparsity.write(out, measured, f"{measured.dataset}  {measured.arch}, after {measured.epochs} epochs")
@@ -79,8 +77,7 @@ def _inspect(options: dict[str, Any]) -> int:
     neurons = int(words[0]) if len(words) == 1 and words[0].lstrip("-").isdecimal() else words
     what = {name: options.pop(name) for name in ("sample", "samples")}
     found = inspect(load_trainer(folder, options), neurons=neurons, over=over, **what)
-    for line in aligned(found.table()):
-        say(line)
+    say_table(found.table())
     sample = found.sample
     say(f"test sample {sample.index}: class {sample.label}, predicted {sample.predicted}, loss {sample.loss:.4g}")
     main, *others = page.write(out, found)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tssl_triton.studies import Outcome
+from tssl_triton.studies import Outcome, aligned
 from tssl_triton.training import FIELD_TYPES, Processes, TrainConfig
 
 INTERRUPTED = 130  # the shell's status of a process that SIGINT ended
@@ -20,6 +20,12 @@ PLACEMENT = ("device", "data_root", "download", "test_batch_size")
 def say(line: str) -> None:
     """Print a line and flush."""
     print(line, flush=True)
+
+
+def say_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first row is the heading."""
+    for line in aligned(rows):
+        say(line)
 
 
 def voice(processes: Processes) -> Callable[[str], None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tssl_triton.studies import AblationReport, ComparisonReport, Report, ablate, compare, convert, reproduce, run_study
-from tssl_triton.training import FIELD_TYPES, choose_display, load_trainer, read_toml, recipes, resolve
+from tssl_triton.training import FIELD_TYPES, TrainConfig, choose_display, load_trainer, read_toml, recipes, resolve
 
 from .settings import PLACEMENT, add_progress, add_settings, finish, say
 
@@ -92,11 +92,7 @@ def add_to(commands: Any) -> None:
         help="percentile of a layer's activations that becomes a firing rate of 1 (default: %(default)s)",
     )
     parser.add_argument(
-        "--samples",
-        type=int,
-        metavar="N",
-        default=1000,
-        help="training samples over which to measure it (default: %(default)s)",
+        "--samples", type=int, metavar="N", default=1000, help="training samples to measure (default: %(default)s)"
     )
     parser.add_argument(
         "--initial",
@@ -137,20 +133,22 @@ def _reproduce(options: dict[str, Any]) -> int:
 
 
 def _compare(options: dict[str, Any]) -> int:
-    rules, over_steps = options.pop("rules"), options.pop("over_steps")
-    out, file, trials, how = options.pop("out"), options.pop("config"), options.pop("trials"), _how(options)
-    base = resolve(options, {} if file is None else read_toml(file))
-    folder = Path("runs") / f"compare-{base.dataset}" if out is None else Path(out)
-    study = compare.plan(rules, base, folder, trials, over_steps)
+    rules, over_steps, how = options.pop("rules"), options.pop("over_steps"), _how(options)
+    base, out, trials = _common(options, "compare")
+    study = compare.plan(rules, base, out, trials, over_steps)
     return _study(ComparisonReport(study, {name: getattr(base, name) for name in PLACEMENT}, say), how)
 
 
 def _ablate(options: dict[str, Any]) -> int:
-    rows, out = options.pop("rows"), options.pop("out")
-    file, trials, how = options.pop("config"), options.pop("trials"), _how(options)
+    rows, how = options.pop("rows"), _how(options)
+    return _study(AblationReport(ablate.plan(*_common(options, "ablate"), rows)), how)
+
+
+def _common(options: dict[str, Any], name: str) -> tuple[TrainConfig, Path, int]:
+    """Base settings, output folder and number of trials from the options that `_add_study` added."""
+    out, file, trials = options.pop("out"), options.pop("config"), options.pop("trials")
     base = resolve(options, {} if file is None else read_toml(file))
-    folder = Path("runs") / f"ablate-{base.dataset}" if out is None else Path(out)
-    return _study(AblationReport(ablate.plan(base, folder, trials, rows)), how)
+    return base, Path(f"runs/{name}-{base.dataset}" if out is None else out), trials
 
 
 def _study(report: Report, how: dict[str, Any]) -> int:

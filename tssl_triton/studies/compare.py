@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,17 @@ from tssl_triton.training import ConfigError, TrainConfig, label_epochs, new_fig
 
 from . import accuracy_over_time
 from .results import aligned, per_cent, spread, summary_as_dict
-from .study import RESULT_HEADING, Report, Row, Study, Variant, result_cells, settings_line
+from .study import (
+    RESULT_HEADING,
+    Report,
+    Row,
+    Study,
+    Variant,
+    draw_accuracies,
+    fit_accuracies,
+    result_cells,
+    settings_line,
+)
 from .trials import TRIAL_ERRORS
 
 #: Learning rules that can be compared.
@@ -56,19 +65,6 @@ def plan(rules: Sequence[str], base: TrainConfig, out: Path, trials: int, over_s
     return Study("compare", f"Learning rules on {base.dataset}", out, base, tuple(variants), trials)
 
 
-@dataclass(frozen=True)
-class _Method:
-    """A rule with its rows: with the study's number of steps, and with others."""
-
-    rule: str
-    main: Row
-    others: list[Row]
-
-    def at_steps(self) -> list[Row]:
-        """Rows with results, by number of steps."""
-        return sorted((row for row in (self.main, *self.others) if row.results), key=lambda row: row.config.steps)
-
-
 class ComparisonReport(Report):
     """Tables, and a figure with three panels.
 
@@ -86,19 +82,18 @@ class ComparisonReport(Report):
 
     def text(self, rows: Sequence[Row]) -> list[list[str]]:
         """The table of rules, and one of accuracy over time steps."""
-        methods, base = self._methods(rows), self.study.base
+        methods, base = _by_rule(rows), self.study.base
         table = [["rule", *RESULT_HEADING, "seconds per epoch"]]
-        for method in methods:
-            summary = method.main.summary
-            seconds = "-" if summary is None else f"{summary.seconds_per_epoch:.1f}"
-            table.append([method.rule, *result_cells(method.main), seconds])
+        for rule, (main, *_) in methods.items():
+            seconds = "-" if main.summary is None else f"{main.summary.seconds_per_epoch:.1f}"
+            table.append([rule, *result_cells(main), seconds])
         blocks = [aligned(table)]
-        read = {method.rule: self._over_time(method.main) for method in methods}
+        read = {rule: self._over_time(main) for rule, (main, *_) in methods.items()}
         if any(read.values()):
             lines = [[f"read after step, trained with {base.steps}", *map(str, range(1, base.steps + 1))]]
             lines += [[rule, *map(per_cent, accuracy)] for rule, accuracy in read.items() if accuracy]
             blocks.append(aligned(lines))
-        trained = {method.rule: method.at_steps() for method in methods if method.others}
+        trained = {rule: _by_steps(of_rule) for rule, of_rule in methods.items() if len(of_rule) > 1}
         counts = sorted({row.config.steps for of_rule in trained.values() for row in of_rule})
         if counts:
             lines = [["last epoch, trained with steps", *map(str, counts)]]
@@ -120,14 +115,14 @@ class ComparisonReport(Report):
     def numbers(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Curves by rule: mean accuracy over epochs and seconds, after each step, and by number of trained steps."""
         curves = {}
-        for method in self._methods(rows):
-            seconds, accuracy = _over_seconds(method.main)
-            trained = {row.config.steps: summary_as_dict(row.summary) for row in method.at_steps()}
-            curves[method.rule] = {
+        for rule, of_rule in _by_rule(rows).items():
+            seconds, accuracy = _over_seconds(of_rule[0])
+            trained = {row.config.steps: summary_as_dict(row.summary) for row in _by_steps(of_rule)}
+            curves[rule] = {
                 "accuracy_over_epochs": [100 * share for share in accuracy],
                 "seconds_over_epochs": seconds,
-                "accuracy_over_time": [100 * share for share in self._over_time(method.main)],
-                "trained_with_steps": trained if method.rule != "ann" else {},
+                "accuracy_over_time": [100 * share for share in self._over_time(of_rule[0])],
+                "trained_with_steps": trained if rule != "ann" else {},
             }
         return {"curves": curves}
 
@@ -139,52 +134,41 @@ class ComparisonReport(Report):
         figure.suptitle(f"{base.dataset}  {base.arch}, {base.steps} steps, {base.epochs} epochs")
         epochs_axes, steps_axes, seconds_axes = figure.subplots(1, 3)
         trained_elsewhere = False
-        for number, method in enumerate(self._methods(rows)):
-            color = f"C{number}"
-            curves = [[100 * share for share in result.accuracies] for result in method.main.results]
-            if curves:
-                self._draw_epochs(epochs_axes, curves, color)
-                seconds, accuracy = _over_seconds(method.main)
-                label = f"{_TITLES.get(method.rule, method.rule)}: {result_cells(method.main)[2]}"
+        late: list[float] = []
+        for number, (rule, of_rule) in enumerate(_by_rule(rows).items()):
+            color, main = f"C{number}", of_rule[0]
+            if main.results:
+                late += draw_accuracies(epochs_axes, main.results, color=color)
+                seconds, accuracy = _over_seconds(main)
+                label = f"{_TITLES.get(rule, rule)}: {result_cells(main)[2]}"
                 marker = "o-" if len(seconds) <= 10 else "-"
                 seconds_axes.plot(seconds, [100 * a for a in accuracy], marker, ms=3, color=color, label=label)
-            trained_elsewhere |= self._draw_steps(steps_axes, method, color)
+            trained_elsewhere |= self._draw_steps(steps_axes, of_rule, color)
         label_epochs(epochs_axes)
         label_epochs(steps_axes)
         steps_axes.set_xlabel("time steps" + (": solid trained with, dashed read after" if trained_elsewhere else ""))
         seconds_axes.set_xlabel("seconds of training")
-        for axes in (epochs_axes, steps_axes, seconds_axes):
+        for axes in (steps_axes, seconds_axes):
             axes.set_ylabel("test accuracy (%)")
             axes.grid(alpha=0.3)
         seconds_axes.set_xscale("log")
         seconds_axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-        # The y axis leaves out the first tenth of the epochs, where accuracy rises steeply.
-        shown = [result for method in self._methods(rows) for result in method.main.results]
-        late = [100 * share for result in shown for share in result.accuracies[len(result.history) // 10 :]]
         if late:
-            margin = 0.08 * max(max(late) - min(late), 0.1)
-            for axes in (epochs_axes, seconds_axes):
-                axes.set_ylim(min(late) - margin, max(late) + margin)
+            fit_accuracies(epochs_axes, late)
+            fit_accuracies(seconds_axes, late)
         below = {"loc": "outside lower center", "ncols": 4, "frameon": False}
         figure.legend(*seconds_axes.get_legend_handles_labels(), title="mean of best epochs (%)", **below)
         save_figure(path, figure)
 
-    @staticmethod
-    def _draw_epochs(axes: Any, curves: list[list[float]], color: str) -> None:
-        epochs = range(1, min(map(len, curves)) + 1)
-        at_epoch = [[curve[k - 1] for curve in curves] for k in epochs]
-        marker = "o-" if len(epochs) <= 10 else "-"
-        axes.plot(epochs, [statistics.fmean(values) for values in at_epoch], marker, ms=3, color=color)
-        axes.fill_between(epochs, [min(v) for v in at_epoch], [max(v) for v in at_epoch], color=color, alpha=0.2, lw=0)
-
-    def _draw_steps(self, axes: Any, method: _Method, color: str) -> bool:
+    def _draw_steps(self, axes: Any, rows: list[Row], color: str) -> bool:
         """Draw one rule over time steps; returns whether it was also trained with other numbers of steps."""
-        if method.rule == "ann":
-            if method.main.summary is not None:
-                axes.axhline(100 * method.main.summary.last_mean, color=color, ls=":")
+        main = rows[0]
+        if main.config.rule == "ann":
+            if main.summary is not None:
+                axes.axhline(100 * main.summary.last_mean, color=color, ls=":")
             return False
-        trained = method.at_steps() if method.others else []
-        read = self._over_time(method.main)
+        trained = _by_steps(rows) if len(rows) > 1 else []
+        read = self._over_time(main)
         style = "o--" if trained else "o-"
         axes.plot(range(1, len(read) + 1), [100 * share for share in read], style, ms=3, color=color)
         if trained:
@@ -194,11 +178,6 @@ class ComparisonReport(Report):
             steps = [row.config.steps for row in trained]
             axes.errorbar(steps, means, yerr=deviations, fmt="s-", capsize=3, color=color)
         return bool(trained)
-
-    def _methods(self, rows: Sequence[Row]) -> list[_Method]:
-        names = dict.fromkeys(row.config.rule for row in rows)
-        grouped = [(rule, [row for row in rows if row.config.rule == rule]) for rule in names]
-        return [_Method(rule, of_rule[0], of_rule[1:]) for rule, of_rule in grouped]
 
     def _over_time(self, row: Row) -> list[float]:
         """Mean over complete trials of the accuracy after each step; empty if there is none."""
@@ -213,6 +192,19 @@ class ComparisonReport(Report):
                     self._unreadable.add(result.folder)  # report the error once and do not try again
                     self._say(f"{result.trial}: {error}")
         return [statistics.fmean(shares) for shares in zip(*read, strict=True)]
+
+
+def _by_rule(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each rule, first the one with the study's number of steps."""
+    grouped: dict[str, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(row.config.rule, []).append(row)
+    return grouped
+
+
+def _by_steps(rows: Sequence[Row]) -> list[Row]:
+    """Rows with results, by number of steps."""
+    return sorted((row for row in rows if row.results), key=lambda row: row.config.steps)
 
 
 def _over_seconds(row: Row) -> tuple[list[float], list[float]]:

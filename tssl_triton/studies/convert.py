@@ -146,15 +146,6 @@ def write(folder: Path, conversion: Conversion) -> None:
         MissingExtraError: if matplotlib is not installed; the JSON file is written before.
     """
     write_text(folder / "conversion.json", json.dumps(conversion.as_dict(), indent=1) + "\n")
-    draw(folder / "conversion.png", conversion)
-
-
-def draw(path: Path, conversion: Conversion) -> None:
-    """Draw accuracy over time steps, and the ANN's as a line, into the PNG file ``path``, atomically.
-
-    Raises:
-        MissingExtraError: if matplotlib is not installed.
-    """
     figure = new_figure("the figure of the conversion", 6, 4)
     ticker = require("matplotlib.ticker", "train", "the figure of the conversion")
     axes = figure.subplots()
@@ -171,4 +162,4 @@ def draw(path: Path, conversion: Conversion) -> None:
     axes.set_ylabel("test accuracy (%)")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize="small")
-    save_figure(path, figure)
+    save_figure(folder / "conversion.png", figure)

@@ -15,7 +15,6 @@ A target is a table (``table1`` to ``table4``), a figure (``fig7``, ``fig8``) or
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from tssl_triton.training import (
 from tssl_triton.training.recipes import Paper, Recipe
 
 from .results import aligned, per_cent, settings_as_dict
-from .study import Report, Row, Study, Variant, result_cells, run_study
+from .study import Report, Row, Study, Variant, draw_accuracies, fit_accuracies, result_cells, run_study
 from .trials import TRIAL_ERRORS, Failure, Outcome
 
 #: The networks of the paper's firing-sparsity figures. Which number belongs to which data set is an assumption: the
@@ -125,19 +124,15 @@ def plan(names: Sequence[str], out: Path, trials: int | None = None, **changes: 
             raise ConfigError(f"{number} targets are named {name}, and would overwrite each other's report")
     reports = []
     for target in targets:
-        base = configs[target.recipes[0].name]
-        variants = tuple(_variant(recipe, base, configs[recipe.name]) for recipe in target.recipes)
-        number = max(counts[recipe.name] for recipe in target.recipes)
-        reports.append(
-            ReproductionReport(target, Study(f"{target.name}/report", target.title, out, base, variants, number))
-        )
+        base, number = configs[target.recipes[0].name], max(counts[recipe.name] for recipe in target.recipes)
+        variants = []
+        for recipe in target.recipes:
+            own = dataclasses.asdict(configs[recipe.name])
+            changes = {name: value for name, value in own.items() if value != getattr(base, name)}
+            variants.append(Variant(recipe.name, own["arch"], changes))
+        study = Study(f"{target.name}/report", target.title, out, base, tuple(variants), number)
+        reports.append(ReproductionReport(target, study))
     return reports
-
-
-def _variant(recipe: Recipe, base: TrainConfig, config: TrainConfig) -> Variant:
-    own = dataclasses.asdict(config)
-    changes = {name: value for name, value in own.items() if value != getattr(base, name)}
-    return Variant(recipe.name, config.arch, changes)
 
 
 def reproduce(
@@ -247,39 +242,21 @@ class ReproductionReport(Report):
         figure = new_figure("the learning curves", 6 * len(rows), 4)
         figure.suptitle(self.study.title)
         for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
-            self._draw_row(axes, row)
+            summary, paper = row.summary, self._paper[row.variant.name]
+            assert summary is not None
+            several = len(summary.counted) > 1
+            best = f"mean of best epochs {per_cent(summary.mean)}" if several else f"best {per_cent(summary.best)}"
+            trials = ("" if len(row.results) == 1 else "mean of ") + _counted(len(row.results), "trial")
+            shown = draw_accuracies(axes, row.results, label=f"{trials}; {best}")
+            if paper is not None:
+                value, what = (paper.best, "best") if paper.mean is None else (paper.mean, "mean")
+                axes.axhline(value, ls="--", color="tab:red", lw=1, label=f"paper, {what} {value:.2f}")
+                shown.append(value)
+            fit_accuracies(axes, shown)
+            axes.set_title(f"{row.variant.name}: {row.config.arch}", fontsize="medium")
             label_epochs(axes)
-            axes.set_ylabel("test accuracy (%)")
-            axes.grid(alpha=0.3)
             axes.legend(loc="lower right", fontsize="small")
         save_figure(path, figure)
-
-    def _draw_row(self, axes: Any, row: Row) -> None:
-        """One recipe: mean and range over the trials that have each epoch, and the paper's result."""
-        curves = [[100 * accuracy for accuracy in result.accuracies] for result in row.results]
-        longest = max(map(len, curves))
-        epochs = range(1, longest + 1)
-        at_epoch = [[curve[k] for curve in curves if len(curve) > k] for k in range(longest)]
-        lowest, highest = [min(values) for values in at_epoch], [max(values) for values in at_epoch]
-        means = [statistics.fmean(values) for values in at_epoch]
-        if len(curves) > 1:
-            axes.fill_between(epochs, lowest, highest, alpha=0.3, lw=0, label="range")
-        summary = row.summary
-        assert summary is not None
-        several = len(summary.counted) > 1
-        best = f"mean of best epochs {per_cent(summary.mean)}" if several else f"best {per_cent(summary.best)}"
-        trials = ("" if len(curves) == 1 else "mean of ") + _counted(len(curves), "trial")
-        axes.plot(epochs, means, "o-" if longest <= 10 else "-", markersize=3, label=f"{trials}; {best}")
-        # The y axis leaves out the first tenth of the epochs, where accuracy rises steeply.
-        floor, ceiling = min(lowest[longest // 10 :]), max(highest)
-        paper = self._paper[row.variant.name]
-        if paper is not None:
-            value, what = (paper.best, "best") if paper.mean is None else (paper.mean, "mean")
-            axes.axhline(value, ls="--", color="tab:red", lw=1, label=f"paper, {what} {value:.2f}")
-            floor, ceiling = min(floor, value), max(ceiling, value)
-        margin = 0.08 * max(ceiling - floor, 0.1)
-        axes.set_ylim(floor - margin, ceiling + margin)
-        axes.set_title(f"{row.variant.name}: {row.config.arch}", fontsize="medium")
 
 
 def _paper_cells(paper: Paper | None) -> list[str]:

@@ -121,7 +121,7 @@ def rows_of(study: Study, outcome: Outcome) -> list[Row]:
 
 
 class Report:
-    """The report of a kind of study: subclasses provide tables, numbers and a figure.
+    """The report of a kind of study; subclasses provide tables, numbers and a figure.
 
     Args:
         study: the study.
@@ -132,7 +132,8 @@ class Report:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.pictures = (study.file(".png").name,)
+        self.pictures: tuple[str, ...] = (study.file(".png").name,)
+        self._draws = True
 
     def text(self, rows: Sequence[Row]) -> list[list[str]]:
         """Blocks of lines of Markdown between heading and remarks, tables first."""
@@ -160,6 +161,56 @@ class Report:
         """
         raise NotImplementedError
 
+    def write(self, outcome: Outcome, say: Callable[[str], None]) -> str:
+        """Write all files; returns the text. If matplotlib is missing, says so once and draws no figure."""
+        study, rows = self.study, rows_of(self.study, outcome)
+        folder = study.file(".md").parent
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(study.file(".json"), json.dumps(self._as_dict(rows), indent=1) + "\n")
+        try:
+            if self._draws and any(row.results for row in rows):
+                self.draw(folder / self.pictures[0], rows)
+        except MissingExtraError as error:
+            say(f"no figure: {error}")
+            self._draws = False
+        text = self._markdown(rows)
+        shown = "".join(f"\n![{name}]({name})\n" for name in self.pictures if (folder / name).exists())
+        write_text(study.file(".md"), text + shown)
+        return text
+
+    def _markdown(self, rows: Sequence[Row]) -> str:
+        blocks = [[f"# {self.study.title}"], *self.text(rows)]
+        remarks = [f"* {row.variant.name}: {remark}" for row in rows for remark in self.remarks(row)]
+        blocks += [remarks] if remarks else []
+        blocks.append(
+            [
+                "Accuracies are per cent of the test set: of each trial's best epoch and of its last one; mean and",
+                "sample standard deviation are over trials.",
+            ]
+        )
+        return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+    def _as_dict(self, rows: Sequence[Row]) -> dict[str, Any]:
+        study = self.study
+        return {
+            "title": study.title,
+            "settings": settings_as_dict(study.base),
+            "trials_asked_for": study.trials,
+            "rows": [
+                {
+                    "name": row.variant.name,
+                    "text": row.variant.text,
+                    "changes": dict(row.variant.changes),
+                    **self.row_numbers(row),
+                    **summary_as_dict(row.summary),
+                    "trials": [trial_as_dict(result, study.out) for result in row.results],
+                    "remarks": self.remarks(row),
+                }
+                for row in rows
+            ],
+            **self.numbers(rows),
+        }
+
 
 def run_study(
     *reports: Report,
@@ -184,78 +235,39 @@ def run_study(
     """
     out = reports[0].study.out
     trials = list(dict.fromkeys(trial for report in reports for trial in report.study.all_trials()))
-    writer = _Writer(reports, say)
-    if train:
-        outcome = run_trials(out, trials, display=display, say=say, after_each=writer.write)
-    else:
-        outcome = collect(out, trials)
-    for text in writer.write(outcome):
+
+    def write(outcome: Outcome) -> list[str]:
+        return [report.write(outcome, say) for report in reports]
+
+    outcome = run_trials(out, trials, display=display, say=say, after_each=write) if train else collect(out, trials)
+    for text in write(outcome):
         say(f"\n{text}")
     return outcome
 
 
-class _Writer:
-    """Updates the files of studies; if matplotlib is missing, it says so once and draws no figures."""
+def draw_accuracies(axes: Any, results: Sequence[TrialResult], **line: Any) -> list[float]:
+    """Draw test accuracy over epochs: mean over trials as a line, their range as a band.
 
-    def __init__(self, reports: Sequence[Report], say: Callable[[str], None]) -> None:
-        self._reports = reports
-        self._say = say
-        self._draws = True
-
-    def write(self, outcome: Outcome) -> list[str]:
-        """Write the files; returns the text of each report."""
-        return [self._write(report, rows_of(report.study, outcome)) for report in self._reports]
-
-    def _write(self, report: Report, rows: list[Row]) -> str:
-        study = report.study
-        folder = study.file(".md").parent
-        folder.mkdir(parents=True, exist_ok=True)
-        text = _markdown(report, rows)
-        write_text(study.file(".json"), json.dumps(_as_dict(report, rows), indent=1) + "\n")
-        try:
-            if self._draws and any(row.results for row in rows):
-                report.draw(folder / report.pictures[0], rows)
-        except MissingExtraError as error:
-            self._say(f"no figure: {error}")
-            self._draws = False
-        shown = "".join(f"\n![{name}]({name})\n" for name in report.pictures if (folder / name).exists())
-        write_text(study.file(".md"), text + shown)
-        return text
+    Returns:
+        Accuracies to fit the y axis to: without the first tenth of the epochs, where accuracy rises steeply.
+    """
+    curves = [[100 * accuracy for accuracy in result.accuracies] for result in results]
+    at_epoch = [[curve[k] for curve in curves if len(curve) > k] for k in range(max(map(len, curves)))]
+    epochs = range(1, len(at_epoch) + 1)
+    means = [statistics.fmean(values) for values in at_epoch]
+    (drawn,) = axes.plot(epochs, means, "o-" if len(epochs) <= 10 else "-", markersize=3, **line)
+    if len(curves) > 1:
+        lowest, highest = [min(values) for values in at_epoch], [max(values) for values in at_epoch]
+        axes.fill_between(epochs, lowest, highest, color=drawn.get_color(), alpha=0.2, lw=0)
+    axes.set_ylabel("test accuracy (%)")
+    axes.grid(alpha=0.3)
+    return [accuracy for values in at_epoch[len(at_epoch) // 10 :] for accuracy in values]
 
 
-def _markdown(report: Report, rows: Sequence[Row]) -> str:
-    blocks = [[f"# {report.study.title}"], *report.text(rows)]
-    remarks = [f"* {row.variant.name}: {remark}" for row in rows for remark in report.remarks(row)]
-    blocks += [remarks] if remarks else []
-    blocks.append(
-        [
-            "Accuracies are per cent of the test set: of each trial's best epoch and of its last one; mean and",
-            "sample standard deviation are over trials.",
-        ]
-    )
-    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
-
-
-def _as_dict(report: Report, rows: Sequence[Row]) -> dict[str, Any]:
-    study = report.study
-    return {
-        "title": study.title,
-        "settings": settings_as_dict(study.base),
-        "trials_asked_for": study.trials,
-        "rows": [
-            {
-                "name": row.variant.name,
-                "text": row.variant.text,
-                "changes": dict(row.variant.changes),
-                **report.row_numbers(row),
-                **summary_as_dict(row.summary),
-                "trials": [trial_as_dict(result, study.out) for result in row.results],
-                "remarks": report.remarks(row),
-            }
-            for row in rows
-        ],
-        **report.numbers(rows),
-    }
+def fit_accuracies(axes: Any, accuracies: Sequence[float]) -> None:
+    """Set the limits of the y axis to the range of ``accuracies``, with a margin."""
+    margin = 0.08 * max(max(accuracies) - min(accuracies), 0.1)
+    axes.set_ylim(min(accuracies) - margin, max(accuracies) + margin)
 
 
 def settings_line(config: TrainConfig) -> str:

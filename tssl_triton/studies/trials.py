@@ -45,7 +45,7 @@ from tssl_triton.training.recipes import FOLDER_NAME, FOLDER_NAME_RULE
 #: Errors that end one trial; the others continue.
 TRIAL_ERRORS = (UserError, OSError)
 
-#: Receives a trial that has reached its end, or that failed with the given error.
+#: Called with a trial that has ended, and its error if it failed.
 Ended = Callable[["Trial", "str | None"], None]
 
 
@@ -443,10 +443,10 @@ def _work(out: Path, trials: list[Trial], device: str, tasks: Any, messages: Any
 def _die_with_parent() -> None:
     """End this process when its parent ends, so that a killed command leaves no training behind."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
 
+    def wait() -> None:
+        if parent is not None:
+            multiprocessing.connection.wait([parent.sentinel])
+            os._exit(1)
 
-def _exit_after(sentinel: int) -> None:
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)
+    threading.Thread(target=wait, daemon=True).start()

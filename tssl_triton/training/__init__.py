@@ -13,7 +13,6 @@ from . import recipes
 from .checkpoint import CheckpointError
 from .config import FIELD_TYPES, LOSSES, MAY_CHANGE, ConfigError, TrainConfig, check_known, read_toml, write_toml
 from .display import (
-    Bar,
     Display,
     Lines,
     Tracker,
@@ -29,7 +28,7 @@ from .interrupt import StopRequest
 from .presets import DATASET_DEFAULTS, EXPERIMENTS, Experiment, resolve
 from .recipes import RecipeError
 from .run import Run, load_data, load_trainer, resuming
-from .trainer import Reading, TestResult, Trainer, TrainingError, choose_device, weights_and_constants
+from .trainer import Reading, Trainer, TrainingError, choose_device, weights_and_constants
 
 __all__ = [
     "DATASET_DEFAULTS",
@@ -37,7 +36,6 @@ __all__ = [
     "FIELD_TYPES",
     "LOSSES",
     "MAY_CHANGE",
-    "Bar",
     "CheckpointError",
     "ConfigError",
     "Display",
@@ -48,7 +46,6 @@ __all__ = [
     "RecipeError",
     "Run",
     "StopRequest",
-    "TestResult",
     "Tracker",
     "TrainConfig",
     "Trainer",

@@ -32,15 +32,10 @@ from tssl_triton._files import write_atomically
 FORMAT = "tssl-triton checkpoint"
 VERSION = 1
 FIELDS: dict[str, type] = {
-    "config": dict,
     "epoch": int,
     "batch": int,
-    "totals": dict,
     "history": list,
-    "model": dict,
-    "optimizer": dict,
-    "rng": dict,
-    "environment": dict,
+    **dict.fromkeys(("config", "totals", "model", "optimizer", "rng", "environment"), dict),
 }
 
 

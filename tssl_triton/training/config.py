@@ -29,6 +29,7 @@ else:
 
 LOSSES = ("van-rossum", "spike-train", "count", "softmax")
 _DEVICES = "auto, cpu, cuda or cuda:N"
+_SURROGATES = "rules stbp and slayer; auto is rectangular for stbp, exponential for slayer"
 
 
 class ConfigError(UserError, ValueError):
@@ -61,15 +62,9 @@ class TrainConfig:
     weight_scale: float = _setting(1.0, "factor on the initial weights")
     conv_weight_scale: float = _setting(1.0, "additional factor on the initial weights of convolutions")
     rule: str = _setting("tssl", "learning rule; ann is the same network without spikes and time", (*RULES, "ann"))
-    surrogate: str = _setting(
-        "auto",
-        "rules stbp and slayer: surrogate derivative; auto is rectangular for stbp, exponential for slayer",
-        ("auto", *WINDOWS),
-    )
+    surrogate: str = _setting("auto", f"surrogate derivative of {_SURROGATES}", ("auto", *WINDOWS))
     surrogate_width: float = _setting(1.0, "width of the surrogate, in units of membrane potential")
-    reset_gradient: str = _setting(
-        "full", "rule stbp: whether gradients flow through the reset", get_args(ResetGradient)
-    )
+    reset_gradient: str = _setting("full", "rule stbp: gradient through the reset", get_args(ResetGradient))
     fused: str = _setting("auto", "which layers run as one kernel, on GPUs", ("auto", "always", "never"))
     recompute: bool = _setting(False, "store only spike bits, recompute the rest in backward: less memory, more time")
 
@@ -94,9 +89,7 @@ class TrainConfig:
 
     optimizer: str = _setting("adamw", "optimizer", ("adamw", "adam"))
     lr: float = _setting(1e-3, "learning rate")
-    schedule: str = _setting(
-        "cosine", "learning rate schedule: constant, or falling to 0 over the run", ("constant", "cosine")
-    )
+    schedule: str = _setting("cosine", "learning rate: constant, or falling to 0", ("constant", "cosine"))
     weight_decay: float = _setting(0.01, "weight decay")
     clip_norm: float = _setting(1.0, "bound on the norm of the whole gradient; 0 for none")
     clip_weight: float = _setting(4.0, "bound on the absolute value of every weight; 0 for none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from tssl_triton._extras import MissingExtraError, require
 from tssl_triton._files import write_atomically
@@ -15,8 +15,8 @@ from .trainer import Reading
 Item = TypeVar("Item")
 
 
-class Display(Protocol):
-    """Shows a training; a run calls the methods in this order."""
+class Display:
+    """Shows a training; a run calls the methods in this order. This class shows nothing."""
 
     def begin(self, epoch: int, epochs: int, batch: int, batches: int) -> None:
         """An epoch starts or continues, with ``batch`` of its ``batches`` complete."""
@@ -31,7 +31,7 @@ class Display(Protocol):
         """The epoch is complete and saved."""
 
 
-class Lines:
+class Lines(Display):
     """One line per complete epoch, for files and pipes.
 
     Args:
@@ -40,15 +40,6 @@ class Lines:
 
     def __init__(self, say: Callable[[str], None] = print) -> None:
         self._say = say
-
-    def begin(self, epoch: int, epochs: int, batch: int, batches: int) -> None:
-        """No output."""
-
-    def update(self, reading: Reading) -> None:
-        """No output."""
-
-    def close(self) -> None:
-        """No output."""
 
     def end(self, metrics: dict[str, Any], epochs: int) -> None:
         """Print the epoch's metrics."""

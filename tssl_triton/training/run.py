@@ -29,6 +29,7 @@ import torch
 from tssl_triton import data
 from tssl_triton._extras import MissingExtraError
 from tssl_triton._files import write_text
+from tssl_triton.nn import spiking_layers
 
 from . import checkpoint, tensorboard
 from .checkpoint import CheckpointError
@@ -100,14 +101,11 @@ class Run:
             ConfigError: if ``flags`` contradict the run.
             DataError, MissingExtraError: if the data set cannot be loaded.
         """
-        path = folder / "checkpoint.pt"
-        state = checkpoint.load(path)
-        saved = saved_config(path, state)
-        config = _with_flags(saved, flags, folder)
+        config, state = _read(folder, flags)
         if config.epochs < state["epoch"]:
             raise ConfigError(f"epochs must be >= {state['epoch']}, the epochs of {folder} so far; got {config.epochs}")
         trainer = Trainer(config, load_data(config))
-        trainer.load_state(state, path)
+        trainer.load_state(state, folder / "checkpoint.pt")
         for name, now in trainer.environment().items():
             before = state["environment"].get(name)
             if before != now:
@@ -148,8 +146,6 @@ class Run:
         trainer = self.trainer
         if not (trainer.config.tensorboard and trainer.processes.first):
             return contextlib.nullcontext(lambda metrics: None)
-        from tssl_triton.nn import spiking_layers
-
         layers = list(spiking_layers(trainer.network))
         return tensorboard.scalar_log(self.folder / "tensorboard", trainer.history, layers)
 
@@ -201,18 +197,24 @@ def _repeatable() -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark = former
 
 
-def saved_config(path: Path, state: dict[str, Any]) -> TrainConfig:
-    """The settings in a checkpoint's ``state``; ``path`` is named in errors.
-
-    Raises:
-        CheckpointError: if they are not valid settings.
-    """
+def _read(folder: Path, flags: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
+    """The settings of a run, changed by ``flags``, and the content of its checkpoint."""
+    path = folder / "checkpoint.pt"
+    state = checkpoint.load(path)
     try:
         for name in state["config"]:
             check_known(name)
-        return TrainConfig(**state["config"])
+        saved = TrainConfig(**state["config"])
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path} contains invalid settings: {error}") from error
+    for name in flags:
+        check_known(name)
+    config = dataclasses.replace(saved, **flags)
+    for name in flags:
+        before, now = getattr(saved, name), getattr(config, name)
+        if name not in MAY_CHANGE and before != now:
+            raise ConfigError(f"{name} of the run {folder} is {before!r} and cannot be changed to {now!r}")
+    return config, state
 
 
 def load_trainer(folder: Path, flags: dict[str, Any]) -> Trainer:
@@ -221,11 +223,9 @@ def load_trainer(folder: Path, flags: dict[str, Any]) -> Trainer:
     Raises:
         As `Run.resume`.
     """
-    path = folder / "checkpoint.pt"
-    state = checkpoint.load(path)
-    config = _with_flags(saved_config(path, state), flags, folder)
+    config, state = _read(folder, flags)
     trainer = Trainer(config, load_data(config))
-    trainer.load_state(state, path)
+    trainer.load_state(state, folder / "checkpoint.pt")
     return trainer
 
 
@@ -260,14 +260,3 @@ def resuming(folder: Path, program: str = "tssl") -> str:
 def _already_exists(folder: Path) -> ConfigError:
     resume = f"continue it with: {resuming(folder)}; or " if (folder / "checkpoint.pt").exists() else ""
     return ConfigError(f"run folder {folder} already exists; {resume}choose another one")
-
-
-def _with_flags(saved: TrainConfig, flags: dict[str, Any], folder: Path) -> TrainConfig:
-    for name in flags:
-        check_known(name)
-    config = dataclasses.replace(saved, **flags)
-    for name in flags:
-        before, now = getattr(saved, name), getattr(config, name)
-        if name not in MAY_CHANGE and before != now:
-            raise ConfigError(f"{name} of the run {folder} is {before!r} and cannot be changed to {now!r}")
-    return config

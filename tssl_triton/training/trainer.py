@@ -156,10 +156,6 @@ class Trainer:
         """Number of batches in an epoch; the last one may be smaller."""
         return math.ceil(len(self.images.train_labels) / self.config.batch_size)
 
-    def batch_images(self, batch: int) -> int:
-        """Number of images in a batch of an epoch, over all processes."""
-        return min(self.config.batch_size, len(self.images.train_labels) - batch * self.config.batch_size)
-
     def loss(self, spikes: Tensor, labels: Tensor) -> Tensor:
         """The configured loss of output ``spikes`` ``(T, B, classes)`` against ``labels`` ``(B,)``, one per image.
 
@@ -241,6 +237,7 @@ class Trainer:
         self.network.train()
         last_reading = time.perf_counter()
         started = last_reading - self.totals.seconds
+        size, count = self.config.batch_size, len(self.images.train_labels)
         with self.training_batches() as batches:
             for batch in range(self.batch, self.batches):
                 due = time.perf_counter() - last_reading >= READING_INTERVAL
@@ -250,7 +247,7 @@ class Trainer:
                     last_reading = time.perf_counter()
                 if stopped:
                     return False
-                self.learn(*next(batches), images=self.batch_images(batch))
+                self.learn(*next(batches), images=min(size, count - batch * size))
                 self.totals.seconds = time.perf_counter() - started
         trained = self.read()
         report(trained)
@@ -414,13 +411,8 @@ def weights_and_constants(network: nn.Module) -> tuple[list[nn.Parameter], list[
 
 def _build(config: TrainConfig, images: DataSet) -> nn.Module:
     """The untrained network of a run."""
-    options: dict[str, Any] = {
-        "padding": config.paddings(),
-        "pool": config.pool,
-        "dropout": config.dropout,
-        "weight_scale": config.weight_scale,
-        "conv_weight_scale": config.conv_weight_scale,
-    }
+    names = ("pool", "dropout", "weight_scale", "conv_weight_scale")
+    options: dict[str, Any] = {"padding": config.paddings(), **{name: getattr(config, name) for name in names}}
     rule = config.learning_rule()
     if rule is None:
         return build_ann(config.arch, images.in_shape, images.classes, **options)
