@@ -218,11 +218,7 @@ def _read(folder: Path, flags: dict[str, Any]) -> tuple[TrainConfig, dict[str, A
 
 
 def load_trainer(folder: Path, flags: dict[str, Any]) -> Trainer:
-    """The trainer of a run, for testing its network; the folder is not changed.
-
-    Raises:
-        As `Run.resume`.
-    """
+    """The trainer of a run, for testing its network; the folder is not changed. Raises the errors of `Run.resume`."""
     config, state = _read(folder, flags)
     trainer = Trainer(config, load_data(config))
     trainer.load_state(state, folder / "checkpoint.pt")
