@@ -9,7 +9,7 @@ import bench.gpu.command
 import bench.static.command
 import bench.sweep.command
 from bench import latency, launches, loading, precision, products
-from tssl_triton.cli.main import USER_ERRORS
+from tssl_triton._errors import UserError
 
 COMMANDS = (
     bench.sweep.command, launches, latency, loading, precision, products, bench.static.command, bench.gpu.command
@@ -29,7 +29,7 @@ def main() -> None:
     arguments = parser().parse_args()
     try:
         arguments.run(arguments)
-    except USER_ERRORS as error:
+    except (UserError, OSError) as error:
         sys.exit(f"python -m bench: error: {error}")
 
 

@@ -33,9 +33,7 @@ import torch
 from bench.common import options
 from bench.common.tables import aligned
 from bench.common.timing import machine
-from tssl_triton.training.config import resolve
-from tssl_triton.training.run import load_data
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.training import Trainer, load_data, resolve
 
 Writer = Callable[[Path, int], contextlib.AbstractContextManager[None]]
 

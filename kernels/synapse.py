@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .membrane import filter_step
 from .layout import size_of
+from .membrane import filter_step
 from .plan import Launch, plan_neurons
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from tssl_triton.cli.main import main
+from tssl_triton.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Checks of what users pass, in one place, so that every message names the argument, what came and what is accepted."""
+"""Checks of arguments; every error message names the argument, the accepted values and the value received."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEVICES = ("cpu", "cuda")
 
 
 def check_sequence(name: str, x: object, lowest_rank: int = 2) -> Tensor:
-    """A floating tensor ``(T, B, *)`` with T >= 1 on a device that has an implementation."""
+    """Check for a floating-point tensor ``(T, B, *)`` with T >= 1 on a supported device."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor (T, B, *), got {type(x).__name__}")
     check_input(name, x.shape, x.dtype, x.device, lowest_rank)
@@ -35,7 +35,7 @@ def check_input(
 
 
 def check_same_dtype(name: str, x: Tensor, weight: Tensor) -> None:
-    """The type of the weights that x is multiplied by, unless autocast chooses one for both."""
+    """Check that ``x`` has the dtype of the weights, unless autocast converts both."""
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         raise TypeError(f"{name} must be {weight.dtype} as the layer's weight is, got {x.dtype}; convert one of them")
 
@@ -50,7 +50,7 @@ def check_rank(name: str, shape: Sequence[int], lowest_rank: int) -> None:
 
 
 def check_features(name: str, shape: Sequence[int], features: int) -> None:
-    """A shape ``(T, B, *)`` whose axes after batch hold ``features`` numbers in all."""
+    """Check for a shape ``(T, B, *)`` with ``features`` elements per step and sample."""
     found = math.prod(shape[2:])
     if len(shape) < 3 or found != features:
         raise ValueError(
@@ -59,7 +59,7 @@ def check_features(name: str, shape: Sequence[int], features: int) -> None:
 
 
 def check_images(name: str, shape: Sequence[int], size: tuple[int, int]) -> None:
-    """The shape ``(T, B, C, H, W)`` of images that a window of ``size`` fits into."""
+    """Check for a shape ``(T, B, C, H, W)`` of images at least as large as a window of ``size``."""
     height, width = size
     if len(shape) != 5 or shape[3] < height or shape[4] < width:
         raise ValueError(
@@ -73,7 +73,7 @@ def check_device(name: str, device: torch.device) -> None:
 
 
 def check_like(name: str, x: object, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """A floating tensor of exactly this shape on this device."""
+    """Check for a floating-point tensor of exactly this shape on this device."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor of shape {shape}, got {type(x).__name__}")
     if tuple(x.shape) != shape:
@@ -86,20 +86,18 @@ def check_like(name: str, x: object, shape: tuple[int, ...], device: torch.devic
 
 
 def check_broadcastable(name: str, x: object, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """A floating tensor that expands to this shape, on this device."""
+    """Check for a floating-point tensor on this device that broadcasts to this shape."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor that broadcasts to {shape}, got {type(x).__name__}")
-    own = tuple(x.shape)
-    fits = len(own) <= len(shape) and all(
-        mine in (1, theirs) for mine, theirs in zip(reversed(own), reversed(shape), strict=False)
-    )
-    if not fits:
-        raise ValueError(f"{name} must broadcast to {shape}, got shape {own}")
-    return check_like(name, x, own, device)
+    given = tuple(x.shape)
+    sizes = zip(reversed(given), reversed(shape), strict=False)
+    if len(given) > len(shape) or any(size not in (1, wanted) for size, wanted in sizes):
+        raise ValueError(f"{name} must broadcast to {shape}, got shape {given}")
+    return check_like(name, x, given, device)
 
 
 def check_count(name: str, value: object, lowest: int = 1) -> int:
-    """An integer >= ``lowest``, NumPy's too; a bool is none."""
+    """Check for an integer >= ``lowest``, from Python or NumPy, other than a bool."""
     if type(value) is not int and (isinstance(value, bool) or not isinstance(value, Integral)):
         raise TypeError(f"{name} must be an integer >= {lowest}, got {value!r}")
     if value < lowest:
@@ -108,14 +106,14 @@ def check_count(name: str, value: object, lowest: int = 1) -> int:
 
 
 def check_shape(name: str, value: object) -> tuple[int, ...]:
-    """A sequence of sizes >= 1."""
+    """Check for a sequence of sizes >= 1."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"{name} must be a sequence of integers >= 1, got {value!r}")
     return tuple(check_count(f"every size in {name}", size) for size in value)
 
 
 def check_pair(name: str, value: object, lowest: int) -> tuple[int, int]:
-    """One integer, or two for height and width."""
+    """Check for one integer, or two for height and width."""
     values = (value, value) if isinstance(value, Integral) else value
     if not isinstance(values, (tuple, list)) or len(values) != 2:
         raise TypeError(f"{name} must be an integer >= {lowest} or a pair of them, got {value!r}")
@@ -124,7 +122,7 @@ def check_pair(name: str, value: object, lowest: int) -> tuple[int, int]:
 
 
 def check_finite(name: str, value: object) -> float:
-    """A finite number, NumPy's too; a bool is none."""
+    """Check for a finite number, from Python or NumPy, other than a bool."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a finite number, got {value!r}")
     if not math.isfinite(value):

@@ -1,22 +1,24 @@
-"""Importing what only some users need, with an error that says how to get it."""
+"""Imports of optional dependencies, with an error that says how to install them."""
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
 
+from ._errors import UserError
 
-class MissingExtraError(ImportError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
+
+class MissingExtraError(UserError, ImportError):
+    """An optional dependency is not installed; the message names the extra that installs it."""
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:
-    """Import ``module``, which the optional dependencies ``extra`` install.
+    """Import ``module``, which ``pip install 'tssl-triton[extra]'`` installs.
 
     Args:
         module: dotted name to import.
         extra: name of the group of optional dependencies.
-        purpose: what it is needed for, as the subject of a sentence: "reading MNIST".
+        purpose: the subject of the error message's sentence, such as "reading MNIST".
 
     Raises:
         MissingExtraError: if the package is not installed.

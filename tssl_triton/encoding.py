@@ -1,4 +1,4 @@
-"""Turning data into input for spiking layers, and labels into target spike trains."""
+"""Encoding: data as input of spiking layers, and labels as target spike trains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from tssl_triton._checks import check_count, check_dtype, check_shape
 from tssl_triton.parameters import checked_positive
 
-#: Target spike trains of the literature, for 5 time steps.
+#: Target spike trains from the literature, for 5 time steps.
 PATTERNS: dict[str, tuple[int, ...]] = {
     "three-spikes": (0, 1, 0, 1, 1),
     "four-spikes": (0, 1, 1, 1, 1),
@@ -21,10 +21,10 @@ PATTERNS: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class StaticInput:
-    """One real-valued input that is presented unchanged at every time step.
+    """A real-valued input that is the same at every time step, as returned by `static`.
 
-    A layer that is handed a ``StaticInput`` multiplies by its weights once, not once per step: the weighted
-    input is the same at each step. Made by `static`; layers recognise it by its type, never by its values.
+    A layer multiplies a ``StaticInput`` by its weights once instead of once per step. Layers recognise it by its type,
+    never by its values.
 
     Args:
         values: the input of one step, ``(B, *features)``.
@@ -42,34 +42,30 @@ class StaticInput:
         object.__setattr__(self, "steps", check_count("steps", self.steps))
 
     def dense(self) -> Tensor:
-        """The same input spelled out over time, ``(T, B, *features)`` (a view, nothing is copied)."""
+        """The input as a dense tensor ``(T, B, *features)`` (a view, without a copy)."""
         return self.values.expand(self.steps, *self.values.shape)
 
 
 def static(values: Tensor, steps: int) -> StaticInput:
-    """Present ``values`` ``(B, *features)`` as a constant input current for ``steps`` time steps."""
+    """Present ``values`` ``(B, *features)`` as a constant input for ``steps`` time steps."""
     return StaticInput(values, steps)
 
 
 def pattern_steps(pattern: str | Sequence[int]) -> tuple[int, ...]:
-    """A pattern as a tuple of 0 and 1: a name from `PATTERNS`, digits like ``"01011"``, or a sequence.
+    """Convert a pattern to a tuple of 0 and 1: a name from `PATTERNS`, digits like ``"01011"``, or a sequence.
 
     Raises:
-        TypeError: if it is none of these.
-        ValueError: if the name is unknown, it is empty, or an entry is neither 0 nor 1.
+        TypeError: if it is neither a string nor a sequence.
+        ValueError: if the name is unknown, the pattern is empty, or an entry is neither 0 nor 1.
     """
     if isinstance(pattern, str) and pattern in PATTERNS:
         return PATTERNS[pattern]
-    accepted = f"{', '.join(map(repr, PATTERNS))} or zeros and ones such as '01011'"
-    if isinstance(pattern, str):
-        if not pattern or set(pattern) - {"0", "1"}:
-            raise ValueError(f"pattern must be {accepted}, got {pattern!r}")
-        return tuple(int(digit) for digit in pattern)
+    accepted = f"{', '.join(map(repr, PATTERNS))} or zeros and ones such as '01011', or a sequence of 0 and 1"
     if not isinstance(pattern, Sequence):
-        raise TypeError(f"pattern must be {accepted}, or a sequence of 0 and 1, got {pattern!r}")
-    if not pattern or any(entry not in (0, 1) for entry in pattern):
-        raise ValueError(f"pattern must be {accepted}, or a sequence of 0 and 1, got {pattern!r}")
-    return tuple(int(entry) for entry in pattern)
+        raise TypeError(f"pattern must be {accepted}; got {pattern!r}")
+    if not pattern or any(entry not in (("0", "1") if isinstance(pattern, str) else (0, 1)) for entry in pattern):
+        raise ValueError(f"pattern must be {accepted}; got {pattern!r}")
+    return tuple(map(int, pattern))
 
 
 def target_pattern(
@@ -79,22 +75,21 @@ def target_pattern(
     steps: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Target spike trains: the labelled class fires in a given pattern, all others stay silent.
+    """Target spike trains: the labelled class fires in a given pattern, all other classes are silent.
 
     Args:
-        labels: class of each sample, ``(B,)``, int64, in ``[0, classes)``; a label out of range is an error that the
-            device raises (a RuntimeError on the CPU).
+        labels: class of each sample, ``(B,)``, int64, in ``[0, classes)``; out-of-range labels raise an error on the
+            device (a RuntimeError on the CPU).
         classes: number of output neurons.
         pattern: see `pattern_steps`.
-        steps: number of time steps T; the pattern is repeated from its start and cut off at T. Its own length
-            if not given.
+        steps: number of time steps T; the pattern is repeated and truncated to T steps. Default: its length.
         dtype: of the result.
 
     Returns:
         ``(T, B, classes)`` of 0 and 1, on the device of ``labels``.
 
     Raises:
-        TypeError, ValueError: naming the argument.
+        TypeError, ValueError: if an argument is invalid; the message names it.
     """
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         given = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
@@ -108,7 +103,7 @@ def target_pattern(
 
     one_hot = torch.zeros(labels.shape[0], classes, dtype=dtype, device=labels.device)
     one_hot.scatter_(1, labels.unsqueeze(1), 1)
-    # Put together on the device: a pattern copied there from the host would make the host wait in every training step.
+    # Assembled on the device: copying a pattern from the host would synchronise in every training step.
     silent = torch.zeros_like(one_hot)
     return torch.cat([one_hot if fired[t % len(fired)] else silent for t in range(steps)]).view(steps, *one_hot.shape)
 
@@ -121,14 +116,14 @@ def bin_events(
     steps: int,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Events of one recording as a binary spike tensor: 1 where at least one event fell into the bin.
+    """Bin the events of one recording: 1 for each step and input with at least one event, else 0.
 
-    Step ``t`` collects the events with ``t * bin_width <= time < (t + 1) * bin_width``. Events after the last
-    step are left out, so a recording may be longer than ``steps`` bins.
+    Step ``t`` contains the events with ``t * bin_width <= time < (t + 1) * bin_width``. Events after the last step are
+    dropped.
 
     Args:
         times: time of each event, ``(E,)``, >= 0, in the unit of ``bin_width``, in any order.
-        units: which input each event came from, ``(E,)`` of integers: its index into ``shape``, flattened.
+        units: input of each event, ``(E,)`` integers: a flat index into ``shape``.
         shape: features of one step, such as ``(2, 34, 34)`` for polarity, row and column.
         bin_width: length of one time step, > 0.
         steps: number of time steps T.
@@ -138,7 +133,7 @@ def bin_events(
         ``(T, *shape)`` of 0 and 1, on the device of ``times``.
 
     Raises:
-        TypeError, ValueError: naming the argument.
+        TypeError, ValueError: if an argument is invalid; the message names it.
     """
     for name, events in (("times", times), ("units", units)):
         if not isinstance(events, Tensor):
@@ -154,7 +149,7 @@ def bin_events(
     checked_positive("bin_width", bin_width)
     check_dtype("dtype", dtype)
     features = math.prod(shape)
-    times = times.to(torch.float64)  # which holds every microsecond of a recording, float32 only the first 16 seconds
+    times = times.to(torch.float64)  # exact in microseconds; float32 is exact for 16 seconds only
     if len(times):
         if not bool((torch.isfinite(times) & (times >= 0)).all()):
             raise ValueError("times must be finite and >= 0")
@@ -164,7 +159,7 @@ def bin_events(
                 f"units must be in [0, {features}) for shape {shape}, got values from {lowest} to {highest}"
             )
     step = torch.floor(times / bin_width)
-    # The quotient is rounded; an event on the border of two bins belongs to the later one.
+    # Corrects for rounding of the quotient; an event on the border of two bins belongs to the later one.
     step += ((step + 1) * bin_width <= times).double() - (step * bin_width > times).double()
     kept = step < steps
     spikes = torch.zeros(steps, features, dtype=dtype, device=times.device)

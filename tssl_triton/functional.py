@@ -20,6 +20,7 @@ from tssl_triton._checks import (
 from tssl_triton.encoding import StaticInput
 from tssl_triton.kernels.layout import WORD, arithmetic_dtype, word_count
 from tssl_triton.operators import (
+    cpu_compiler,
     differentiable,
     implementation,
     lif_forward,
@@ -32,7 +33,7 @@ from tssl_triton.operators import (
 from tssl_triton.parameters import CONSTANTS, LIFParameters, checked_time_constant
 from tssl_triton.rules import Rule, checked_rule
 
-__all__ = ["LIFConstants", "LIFState", "implementation", "lif", "pack_spikes", "psc", "unpack_spikes"]
+__all__ = ["LIFConstants", "LIFState", "cpu_compiler", "implementation", "lif", "pack_spikes", "psc", "unpack_spikes"]
 
 _DEFAULTS = LIFParameters()
 

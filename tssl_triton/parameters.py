@@ -1,4 +1,4 @@
-"""The constants of a spiking layer, checked once where they are made."""
+"""Constants of a spiking layer, checked on construction."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class LIFParameters:
     """Constants of a leaky integrate-and-fire neuron with a first-order synapse, and of its TSSL-BP gradient.
 
     Args:
-        tau_mem: membrane time constant in time steps (1 ms), >= 1; the membrane keeps ``alpha = 1 - 1/tau_mem`` a step.
-            ``math.inf`` is a membrane without leak, of an integrate-and-fire neuron.
-        tau_syn: synaptic time constant in time steps, >= 1; the synapse keeps ``beta = 1 - 1/tau_syn`` a step.
-        threshold: firing threshold, > 0; a neuron fires where its membrane potential is strictly above it.
+        tau_mem: membrane time constant in time steps (1 ms), >= 1; the membrane decays by ``alpha = 1 - 1/tau_mem`` per
+            step. ``math.inf``: no leak (an integrate-and-fire neuron).
+        tau_syn: synaptic time constant in time steps, >= 1; the synapse decays by ``beta = 1 - 1/tau_syn`` per step.
+        threshold: firing threshold, > 0; a neuron fires if its membrane potential is strictly above it.
         reset: ``"zero"`` sets the membrane to 0 after a spike (the authors' released program),
-            ``"subtract"`` lowers it by the threshold (the paper's text).
+            ``"subtract"`` subtracts the threshold (the paper's text).
         max_slope: bound on the slope of spike time against membrane potential, dt_m/du, > 0.
-        warmup: where the surrogate gradient of supplement 2.3 takes over: ``"psc"`` where the neuron's own
-            postsynaptic current is below ``1/(4 tau_syn)``, ``"silent"`` for neurons with no spike in the
-            whole window, ``"off"`` nowhere, ``"always"`` at every step: the surrogate gradient alone.
-        variant: ``"released"`` lets a silent step emit the next spike's error through the leak, as the released
-            program does; ``"paper"`` reads eq. (14) literally, a silent step emits no gradient. For ablations,
-            ``"no-intra"`` is the released program without the intra-neuron term, and in ``"no-leak"`` a silent step
-            neither emits an error nor hands one back in time.
+        warmup: where the surrogate gradient of supplement 2.3 replaces the error: ``"psc"`` where the neuron's own
+            postsynaptic current is below ``1/(4 tau_syn)``, ``"silent"`` for neurons without a spike in the whole
+            window, ``"off"`` nowhere, ``"always"`` at every step.
+        variant: ``"released"``: a step without a spike emits the error of the next spike through the leak, as in the
+            released program. ``"paper"``: it emits no error (eq. (14)). For ablations, ``"no-intra"`` is ``"released"``
+            without the intra-neuron term, and with ``"no-leak"`` a step without a spike neither emits an error nor
+            carries one back in time.
 
     Raises:
         TypeError: if a number is not a real number or an option is not a string.
@@ -59,22 +59,22 @@ class LIFParameters:
 
     @property
     def alpha(self) -> float:
-        """Share of the membrane potential that is left after one step."""
+        """Decay of the membrane potential in one step."""
         return 1.0 - 1.0 / self.tau_mem
 
     @property
     def beta(self) -> float:
-        """Share of the synaptic current that is left after one step."""
+        """Decay of the synaptic current in one step."""
         return 1.0 - self.inv_tau_syn
 
     @property
     def inv_tau_syn(self) -> float:
-        """Share of the weighted input that the synapse takes up in one step."""
+        """Factor of the weighted input in the synaptic current."""
         return 1.0 / self.tau_syn
 
 
 def checked_time_constant(name: str, value: object, or_infinite: bool = False) -> float:
-    """``value`` as a float >= 1 (time steps); below 1 the decay ``1 - 1/tau`` would be negative."""
+    """``value`` as a float >= 1 (time steps), so that the decay ``1 - 1/tau`` is not negative."""
     if or_infinite and isinstance(value, float) and value == math.inf:
         return value
     number = _finite(name, value, ">= 1")

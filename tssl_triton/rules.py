@@ -1,12 +1,12 @@
-"""Learning rules: what stands for the derivative of a spike on the way back. Forward is the same for all of them.
+"""Learning rules: the derivative of a spike in the backward pass. The forward pass is the same for all rules.
 
 ==========  ==========================================================================================================
-``TSSL``    spike times and the paper's table phi; its settings are those of `LIFParameters`
-``STBP``    a window around the threshold as the spike's slope, everything else differentiated as it stands
-``SLAYER``  the same with an exponential window, and without the path through the reset
+``TSSL``    differentiates spike times, with the paper's table phi; its settings are in `LIFParameters`
+``STBP``    replaces the derivative of a spike by a window around the threshold; everything else is exact
+``SLAYER``  the same with an exponential window, and without the gradient through the reset
 ==========  ==========================================================================================================
 
-Wherever a ``rule`` is asked for, its name in lower case stands for the rule with its defaults.
+A ``rule`` argument also accepts the name in lower case, for the rule with its defaults.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ PEAKS = {
     "fast-sigmoid": 0.5,
     "exponential": 0.5,
 }
-"""Height of each window of width 1 and area 1, which it has at the threshold."""
+"""Maximum of each window with width 1 and area 1; it is at the threshold."""
 
 
 class Surrogate(NamedTuple):
-    """What an implementation of a surrogate-gradient rule is told; see `tssl_triton.kernels.surrogate`."""
+    """A surrogate-gradient rule in the form that kernels take; see `tssl_triton.kernels.surrogate`."""
 
     window: str
-    """Shape of the slope f(u) that stands for ds/du."""
+    """Shape of the window f(u) that replaces ds/du."""
     width: float
     """Its width, in units of membrane potential."""
     peak: float
-    """Its height at the threshold."""
+    """Its maximum, at the threshold."""
     reset_gradient: str
-    """How much of the reset is differentiated: ``"full"``, ``"detached"``, or ``"none"`` of it."""
+    """Gradient through the reset: ``"full"``, ``"detached"`` or ``"none"``."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class TSSL:
 
     @property
     def surrogate_gradient(self) -> Surrogate | None:
-        """None: spikes are differentiated by their times."""
+        """None: this rule differentiates spike times."""
         return None
 
 
 @dataclass(frozen=True)
 class STBP:
-    """Backpropagation through time with a surrogate for the spike's slope. ::
+    """Backpropagation through time with a surrogate for the derivative of a spike. ::
 
         delta[t] = f(u[t]) (G[t] - r[t] alpha delta[t+1]) + k[t] alpha delta[t+1]
 
@@ -78,16 +78,16 @@ class STBP:
 
     Args:
         surrogate: name of the window.
-        width: its width in units of membrane potential, > 0.
-        reset_gradient: ``"full"`` differentiates the spike in the reset too: exact backpropagation through time of the
-            smoothed model; ``"detached"`` takes that spike for a constant, r = 0.
+        width: of the window in units of membrane potential, > 0.
+        reset_gradient: ``"full"`` also differentiates the spike in the reset, for exact backpropagation through time of
+            the smoothed model; ``"detached"`` treats this spike as a constant, r = 0.
 
     Raises:
-        TypeError, ValueError: naming the argument.
+        TypeError, ValueError: if an argument is invalid; the message names it.
 
-    Source: Wu, Deng, Li, Zhu & Shi, Frontiers in Neuroscience 12:331 (2018), whose rectangle, triangle and sigmoid
-    these are. Arctan: Fang et al., ICCV 2021 (its alpha is 2 / (pi width)). Fast sigmoid: Zenke & Ganguli, Neural
-    Computation 30 (2018), which gives it the height 1.
+    Source: Wu, Deng, Li, Zhu & Shi, Frontiers in Neuroscience 12:331 (2018), for rectangle, triangle and sigmoid.
+    Arctan: Fang et al., ICCV 2021 (its alpha is 2 / (pi width)). Fast sigmoid: Zenke & Ganguli, Neural Computation 30
+    (2018), with height 1.
     """
 
     name: ClassVar[str] = "stbp"
@@ -102,7 +102,7 @@ class STBP:
 
     @property
     def surrogate_gradient(self) -> Surrogate | None:
-        """The window, its height, and the path through the reset."""
+        """The window, its maximum, and the gradient through the reset."""
         return Surrogate(self.surrogate, self.width, PEAKS[self.surrogate] / self.width, self.reset_gradient)
 
 
@@ -112,19 +112,20 @@ class SLAYER:
 
         delta[t] = rho[t] G[t] + alpha delta[t+1],   rho[t] = scale / width exp(-abs(u[t] - threshold) / width)
 
-    rho is the probability density of a change of the spike's state, by an escape rate that falls exponentially with
-    the distance from the threshold. Error is handed back in time by the kernels of membrane and synapse alone: the
-    refractory response, here the reset, has no part in it.
+    rho is the probability density of a change of the spike's state; the escape rate decays exponentially with the
+    distance from the threshold. The error is carried back in time by the kernels of membrane and synapse alone, not
+    through the refractory response, here the reset.
 
     Args:
-        width: distance from the threshold over which rho falls by e, > 0, in units of membrane potential.
+        width: distance from the threshold over which rho decays by a factor e, > 0, in units of membrane potential.
         scale: factor on rho, > 0.
 
     Raises:
-        TypeError, ValueError: naming the argument.
+        TypeError, ValueError: if an argument is invalid; the message names it.
 
     Source: Shrestha & Orchard, NeurIPS 2018. Width and scale are tauRho (relative to the threshold there) and scaleRho
-    of the authors' released program, as is the factor scale / width; so rho has area 2 scale, unlike `STBP`'s windows.
+    of the authors' released program. As in that program, rho has the factor scale / width and thus area 2 scale, unlike
+    the windows of `STBP`.
     """
 
     name: ClassVar[str] = "slayer"
@@ -137,7 +138,7 @@ class SLAYER:
 
     @property
     def surrogate_gradient(self) -> Surrogate | None:
-        """The exponential window, and no path through the reset."""
+        """The exponential window, without gradient through the reset."""
         return Surrogate("exponential", self.width, self.scale / self.width, "none")
 
 
@@ -150,11 +151,11 @@ RULES: tuple[str, ...] = tuple(BY_NAME)
 
 
 def checked_rule(rule: object) -> Rule:
-    """``rule`` itself, or the rule of that name with its defaults.
+    """``rule``, or the rule with this name and its defaults.
 
     Raises:
-        TypeError: for what is neither a rule nor a name.
-        ValueError: for an unknown name.
+        TypeError: if ``rule`` is neither a rule nor a string.
+        ValueError: if the name is unknown.
     """
     if isinstance(rule, (TSSL, STBP, SLAYER)):
         return rule

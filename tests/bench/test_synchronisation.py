@@ -8,10 +8,8 @@ from bench.common.tracing import DEVICE, pretending, record
 from bench.launches import trace
 from tssl_triton import LIFParameters, SpikingLinear, SpikingRecurrent, SpikingSequential, encoding, lif
 from tssl_triton.data import ImageSet
+from tssl_triton.training import EXPERIMENTS, LOSSES, Trainer, resolve
 from tssl_triton.training import trainer as train
-from tssl_triton.training.config import LOSSES, resolve
-from tssl_triton.training.presets import EXPERIMENTS
-from tssl_triton.training.trainer import Trainer
 
 SMALL = {"arch": "6C3-P2-20", "padding": "1", "dropout": 0.2, "epochs": 2, "batch_size": 4, "device": "cpu"}
 

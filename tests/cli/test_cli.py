@@ -1,4 +1,4 @@
-"""The command line, in this process and as a process of its own that is killed and interrupted."""
+"""The command line, in this process and as a subprocess that is killed and interrupted."""
 
 import errno
 import json
@@ -15,11 +15,12 @@ import pytest
 import torch
 from idx_files import write_image_set
 
-from tssl_triton.cli import main as cli
+from tssl_triton import cli
+from tssl_triton._files import write_atomically
+from tssl_triton.cli.settings import INTERRUPTED
 from tssl_triton.cpu import compiler as _cpp
-from tssl_triton.training import checkpoint
+from tssl_triton.training import FIELD_TYPES, checkpoint
 from tssl_triton.training import run as run_module
-from tssl_triton.training.config import FIELD_TYPES
 
 TIMING = ("seconds", "images_per_second")
 
@@ -44,7 +45,7 @@ SMALL = [
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than all of these trainings; the arithmetic is the same."""
+    """Use the eager implementation: compiling the loops would take longer than these trainings."""
 
 
 def run(*words):
@@ -78,7 +79,7 @@ def assert_same_result(folder, other):
 
 
 def started(folder):
-    """A training in its own process, caught after its first epoch."""
+    """A training in a subprocess, after its first epoch."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tssl_triton", "train", *SMALL, "--run-dir", str(folder)],
         stdout=subprocess.PIPE,
@@ -111,11 +112,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, uninterrupted):
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == cli.INTERRUPTED
-    assert "press Ctrl-C again to leave at once" in err
+    assert process.returncode == INTERRUPTED
+    assert "press Ctrl-C again to quit immediately" in err
     assert "Traceback" not in err
     assert re.search(r"interrupted in epoch [23] after \d+ of 144 batches; saved", out)
-    (command,) = re.findall(r"go on with: (.*)", out)
+    (command,) = re.findall(r"continue with: (.*)", out)
     words = shlex.split(command)
     assert words == ["python", "-m", "tssl_triton", "train", "--resume", str(folder)]
     assert run(*words[3:], "--progress", "lines") == 0
@@ -183,18 +184,18 @@ def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path, 
         assert run("train", "--arch", "20", "--epochs", 0) == 0
         assert f"run folder runs/{stem.name}-{number}\n" in capsys.readouterr().out
     assert run("train", "--arch", "20", "--epochs", 0, "--run-dir", tmp_path / "a b") == 0
-    monkeypatch.setattr(run_module, "_is_there", lambda folder: False)  # asked a moment too early
+    monkeypatch.setattr(run_module, "_exists", lambda folder: False)  # asked a moment too early
     assert run("train", "--arch", "20", "--epochs", 0, "--run-dir", tmp_path / "a b") == 2
     assert capsys.readouterr().err == (
-        f"tssl: error: run folder {tmp_path / 'a b'} exists already; go on with: tssl train --resume "
-        f"'{tmp_path / 'a b'}'; or name another one\n"
+        f"tssl: error: run folder {tmp_path / 'a b'} already exists; continue it with: tssl train --resume "
+        f"'{tmp_path / 'a b'}'; or choose another one\n"
     )
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_folder_that_is_no_run_cannot_be_gone_on_with(tmp_path, capsys):
     assert run("train", "--arch", "20", "--run-dir", tmp_path) == 2
-    assert capsys.readouterr().err == f"tssl: error: run folder {tmp_path} exists already; name another one\n"
+    assert capsys.readouterr().err == f"tssl: error: run folder {tmp_path} already exists; choose another one\n"
 
 
 def test_standard_error_may_be_closed(tmp_path, monkeypatch):
@@ -251,7 +252,7 @@ def test_a_full_disk_is_told_with_the_file(tmp_path):
     path = tmp_path / "checkpoint.pt"
     path.write_text("before")
     with pytest.raises(OSError, match=re.escape(f"No space left on device: '{path}'")):
-        checkpoint.write_atomically(path, write)
+        write_atomically(path, write)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -309,7 +310,7 @@ def error_of(capsys, *words):
         ("train --resume none", r"no checkpoint at none/checkpoint\.pt"),
         ("train --resume none --run-dir x", r"--run-dir cannot be combined with --resume: .*"),
         ("train --resume none --config x", r"--config cannot be combined with --resume: .*"),
-        ("train --device cuda:99", r"device 'cuda:99' is not there: torch sees \d+ GPUs"),
+        ("train --device cuda:99", r"device 'cuda:99' does not exist: torch sees \d+ GPUs"),
         ("train --dataset mnist --data-root nowhere --no-download", r"mnist not found: looked for train-images-.*"),
         ("evaluate", r"the following arguments are required: RUN; see 'tssl evaluate --help'"),
         ("evaluate none", r"no checkpoint at none/checkpoint\.pt"),
@@ -347,13 +348,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path, capsys):
 def test_an_existing_folder_is_refused(uninterrupted, capsys):
     before = (uninterrupted / "checkpoint.pt").read_bytes()
     error = error_of(capsys, "train", "--run-dir", uninterrupted)
-    assert error.startswith(f"run folder {uninterrupted} exists already")
+    assert error.startswith(f"run folder {uninterrupted} already exists")
     assert (uninterrupted / "checkpoint.pt").read_bytes() == before
 
 
 def test_a_flag_that_contradicts_the_run_is_refused(uninterrupted, capsys):
     error = error_of(capsys, "train", "--resume", uninterrupted, "--steps", 9)
-    assert error == f"steps of the run {uninterrupted} is 5 and cannot become 9 when it is resumed"
+    assert error == f"steps of the run {uninterrupted} is 5 and cannot be changed to 9"
 
 
 def test_images_from_a_data_root(tmp_path, capsys):

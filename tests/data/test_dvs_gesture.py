@@ -1,4 +1,4 @@
-"""DVS-Gesture in both of its layouts: exactly the expected spikes, and errors that name what is wrong."""
+"""DVS-Gesture in both layouts: exactly the expected spikes, and errors that name the problem."""
 
 import numpy as np
 import pytest
@@ -114,7 +114,7 @@ def test_a_truncated_trial_is_named(published, kept):
     header = whole.index(b"#!END-HEADER\r\n") + 14
     raw = whole[:kept] if kept < 0 else whole[: header + kept]
     path.write_bytes(raw)
-    with pytest.raises(data.DataError, match=f"{path} is truncated: .* its size is {len(raw)} bytes"):
+    with pytest.raises(data.DataError, match=f"{path} is truncated: .* but the file has {len(raw)} bytes"):
         load(root)
 
 
@@ -124,7 +124,7 @@ def test_a_truncated_trial_is_named(published, kept):
         (b"", "is not AEDAT 3.1: it begins with b''"),
         (b"#!AER-DAT2.0\r\n", "is not AEDAT 3.1: it begins with b'#!AER-DAT2.0"),
         (b"#!AER-DAT3.1\r\n#Format: RAW\r\n", "its header does not end with a line #!END-HEADER"),
-        (b"#!AER-DAT3.1\r\n#!END-HEADER\r\n", "holds no polarity events"),
+        (b"#!AER-DAT3.1\r\n#!END-HEADER\r\n", "contains no polarity events"),
         (aedat_bytes([[(128, 0, 0, 1)]]), "event 0 of 1 has x 128, y 0, polarity 0, time 1 us; .* 128x128 pixels"),
     ],
 )
@@ -184,7 +184,7 @@ def test_a_recording_that_is_none(tmp_path, array, message):
 def test_a_recording_without_a_class(tmp_path):
     folder = write_cut_gestures(tmp_path) / "ibmGestureTrain" / "user01_led"
     (folder / "7.npy").rename(folder / "11.npy")
-    with pytest.raises(data.DataError, match=r"11\.npy does not say its class: its name must be 0\.npy to 10\.npy"):
+    with pytest.raises(data.DataError, match=r"11\.npy does not name its class: files must be named 0\.npy to 10\.npy"):
         load(tmp_path)
 
 

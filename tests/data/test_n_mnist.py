@@ -1,4 +1,4 @@
-"""N-MNIST: files written by hand, byte for byte, give exactly the spikes that they should; damaged ones are named."""
+"""N-MNIST: hand-made files give exactly the expected spikes; errors name damaged files."""
 
 import sys
 import types
@@ -19,7 +19,7 @@ def load(root, **options):
 
 
 def spikes_of(root, events, **options):
-    """The spike train ``(T, 2, 34, 34)`` of one recording, put first in the training half."""
+    """The spike train ``(T, 2, 34, 34)`` of a recording that is the first of the training half."""
     folder = write_n_mnist(root, train=10, test=10)
     (folder / "Train" / "0" / "00000.bin").write_bytes(atis_bytes(events))
     values, labels = load(root, **options).train_batch(torch.tensor([0]))
@@ -155,7 +155,7 @@ def test_zip_files_as_published(tmp_path):
 def test_a_truncated_file_is_named_with_its_size(tmp_path, size):
     path = write_n_mnist(tmp_path, test=10) / "Train" / "4" / "00014.bin"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(data.DataError, match=rf"{path} is truncated: its size is {size} bytes, no multiple of .* 5"):
+    with pytest.raises(data.DataError, match=rf"{path} is truncated: its size is {size} bytes, not a multiple of .* 5"):
         load(tmp_path)
     assert [file for file in (tmp_path / "NMNIST").rglob("*") if "cache" in file.parts and file.is_file()] == []
 
@@ -221,7 +221,7 @@ def test_without_tonic_a_download_names_the_extra(tmp_path, monkeypatch):
 
 
 def test_tonic_downloads_what_is_missing(tmp_path, monkeypatch):
-    """With a stand-in for tonic that has its constructor's arguments and leaves what it leaves."""
+    """Use a stand-in for tonic with the same constructor and the same files."""
     asked = []
 
     class NMNIST:

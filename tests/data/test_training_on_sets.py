@@ -1,4 +1,4 @@
-"""Training on augmented images and on recordings: prefetched or not, in one go or resumed, the same bits."""
+"""Training on augmented images and on recordings: bit-identical with prefetching and after resuming."""
 
 import json
 import threading
@@ -9,12 +9,8 @@ import torch
 from cifar_files import write_cifar10
 from event_files import write_cut_gestures, write_n_mnist
 
-from tssl_triton import data
-from tssl_triton.cli import main as cli
-from tssl_triton.training import checkpoint
-from tssl_triton.training.config import ConfigError, resolve
-from tssl_triton.training.run import load_data
-from tssl_triton.training.trainer import Trainer
+from tssl_triton import cli, data
+from tssl_triton.training import ConfigError, Trainer, checkpoint, load_data, resolve
 
 TIMING = ("seconds", "images_per_second")
 
@@ -51,13 +47,13 @@ SMALL = {
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than all of these trainings; the arithmetic is the same."""
+    """Eager PyTorch: compiling takes longer than these trainings, and the results are the same."""
 
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left():
     yield
-    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 @pytest.fixture(params=SMALL)
@@ -93,7 +89,7 @@ def assert_same(one, other):
 
 
 class StopAfter:
-    """Says yes to being stopped from the given question on."""
+    """Requests a stop from the given query on."""
 
     def __init__(self, questions):
         self.left = questions
@@ -193,7 +189,7 @@ def test_the_command_line_on_recordings(dataset, tmp_path, capsys):
     assert run("evaluate", folder) == 0
     assert "recordings) after 3 epochs" in capsys.readouterr().out
     assert run("train", "--resume", folder, "--bin-ms", 4) == 2
-    assert "cannot become 4.0 when it is resumed" in capsys.readouterr().err
+    assert "cannot be changed to 4.0" in capsys.readouterr().err
 
 
 def test_the_command_line_names_a_truncated_file(tmp_path, capsys):
@@ -202,13 +198,15 @@ def test_the_command_line_names_a_truncated_file(tmp_path, capsys):
     words = ("--dataset", "n-mnist", "--data-root", tmp_path, "--run-dir", tmp_path / "run")
     assert run("train", *words) == 2
     err = capsys.readouterr().err
-    assert err == f"tssl: error: {path} is truncated: its size is 498 bytes, no multiple of the 5 bytes of an event\n"
+    assert (
+        err == f"tssl: error: {path} is truncated: its size is 498 bytes, not a multiple of the 5 bytes of an event\n"
+    )
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("kind", ["augmented images", "events"])
 def test_a_batch_may_be_empty(kind):
-    """As the share of a process is, where a batch has fewer samples than there are processes."""
+    """A process has an empty share if a batch has fewer samples than there are processes."""
     labels = torch.arange(4)
     if kind == "events":
         bits = np.zeros((4, 5, 7), np.uint8)

@@ -7,8 +7,7 @@ from event_files import write_n_mnist
 from tssl_triton import data
 from tssl_triton.data import ImageSet
 from tssl_triton.data.crops import crop, draw_crops
-from tssl_triton.training.config import resolve
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.training import Trainer, resolve
 
 pytestmark = pytest.mark.gpu
 

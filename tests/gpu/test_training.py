@@ -9,9 +9,7 @@ from bench.common.graphs import WARMUP, captured
 from bench.common.steps import TrainingStep
 from bench.launches import count
 from tssl_triton.data import ImageSet
-from tssl_triton.training.config import LOSSES, resolve
-from tssl_triton.training.presets import EXPERIMENTS
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.training import EXPERIMENTS, LOSSES, Trainer, resolve
 
 pytestmark = pytest.mark.gpu
 

@@ -1,4 +1,4 @@
-"""Looking into a network: its numbers and traces against its own spikes and gradients, and the files of the command."""
+"""Inspection of a network: statistics and traces against its own spikes and gradients, and the command's files."""
 
 import base64
 import json
@@ -12,17 +12,12 @@ from comparing import assert_close
 from event_files import write_n_mnist
 from small_runs import SMALL, started_run
 
-from tssl_triton import data
-from tssl_triton.cli import main as cli
-from tssl_triton.inspection import figures as inspection_figures
+from tssl_triton import cli, data
+from tssl_triton.inspection import SpikeCounter, figures, inspect
 from tssl_triton.inspection.choose import choose_neurons, find_neurons, position, read_neuron
-from tssl_triton.inspection.inspect import inspect
 from tssl_triton.inspection.page import page, write
-from tssl_triton.inspection.sparsity import SpikeCounter
-from tssl_triton.nn.weighted import LIF
-from tssl_triton.training.config import ConfigError, resolve
-from tssl_triton.training.run import load_data
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.nn import LIF
+from tssl_triton.training import ConfigError, Trainer, load_data, resolve
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SAMPLES = 250  # in batches of 100, the last one smaller
@@ -30,7 +25,7 @@ SAMPLES = 250  # in batches of 100, the last one smaller
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than this training; the arithmetic is the same."""
+    """Eager PyTorch: compiling takes longer than this training, and the results are the same."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +41,7 @@ def found(run):
 
 
 def layer_by_layer(trainer, start, stop):
-    """What goes into each layer with neurons and what comes out of it, and the loss, as in a test."""
+    """Input and output of each layer with neurons, and the loss, in evaluation mode."""
     trainer.network.eval()
     values, labels = trainer.images.test_batch(start, stop)
     x, seen = trainer.images.present(values, trainer.config.steps), []
@@ -143,7 +138,7 @@ def test_learnt_constants_are_reported(run):
     low, mean, high = found.layers["conv 1"].learnt["tau_mem"]
     assert (low, high) == pytest.approx((1 + 2 * math.exp(-1), 1 + 2 * math.exp(1)))
     assert low < mean < high
-    text = page(found, inspection_figures.pictures(found))
+    text = page(found, figures.pictures(found))
     assert "before learning tau_mem, one value per neuron" in text
     assert f"conv 1 has learnt tau_mem {mean:.3g} ({low:.3g} to {high:.3g})" in text
     assert "output has learnt tau_mem 3<" in text
@@ -200,8 +195,8 @@ def test_named_neurons():
         ("--sample -1", r"sample must be an integer >= 0, got -1"),
         ("--samples 0", r"samples must be an integer >= 1, got 0"),
         ("--neurons 0", r"neurons must be an integer >= 1, got 0"),
-        ("--neurons 3 full1:2", r"neurons must be how many .* as LAYER:INDEX such as .*; got '3'"),
-        ("--neurons full1:x", r"neurons must be how many .*; got 'full1:x'"),
+        ("--neurons 3 full1:2", r"neurons must be a number .* as LAYER:INDEX such as .*; got '3'"),
+        ("--neurons full1:x", r"neurons must be a number .*; got 'full1:x'"),
         ("--neurons full7:0", r"neurons: there is no layer 'full7'; layers are conv1, full1, output"),
         ("--neurons full1:20", r"neurons: full 1 has neurons 0 to 19; got 20"),
         ("--neurons conv1:0,8,0", r"neurons: conv 1 has neurons 0 to 383, or 3 numbers below 6, 8, 8; got 0,8,0"),
@@ -227,7 +222,7 @@ def test_the_command(run, capsys):
     out = capsys.readouterr().out
     assert "| conv 1 | 384 " in out
     label = int(run.trainer.images.test_labels[3])
-    assert f"test sample 3: class {label}, read as " in out
+    assert f"test sample 3: class {label}, predicted " in out
 
     folder = run.folder / "inspect"
     names = ["layers.png", "spikes.png", "traces-full-1.png", "traces-output.png"]
@@ -260,7 +255,7 @@ def test_ctrl_c_leaves_nothing(run, tmp_path, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inspection_figures, "traces", interrupted)
+    monkeypatch.setattr(figures, "traces", interrupted)
     out = tmp_path / "new"
     assert cli.main(["inspect", str(run.folder), "--out", str(out), "--samples", "10"]) == 130
     assert capsys.readouterr().err == "tssl: interrupted\n"
@@ -279,7 +274,7 @@ def test_a_recording_is_presented_step_by_step(tmp_path):
     # y is the product with each step's events.
     weight = found.trainer.network[0].weight[list(traced.indices)].detach()
     assert_close("y", traced.y, found.sample.values.flatten(1) @ weight.T, atol=1e-5)
-    assert inspection_figures.spikes(found).startswith(PNG)
+    assert figures.spikes(found).startswith(PNG)
 
 
 @pytest.mark.parametrize("weight", [0.0, float("nan")])

@@ -6,20 +6,18 @@ import pytest
 import torch
 from small_runs import SMALL, started_run
 
-from tssl_triton import data
-from tssl_triton.cli import main as cli
-from tssl_triton.inspection import sparsity
-from tssl_triton.inspection.sparsity import SpikeCounter, summed
-from tssl_triton.nn.weighted import LIF
-from tssl_triton.training.config import ConfigError, resolve
-from tssl_triton.training.trainer import Trainer
+from tssl_triton import cli, data
+from tssl_triton.inspection import SpikeCounter, sparsity
+from tssl_triton.inspection.sparsity import summed
+from tssl_triton.nn import LIF
+from tssl_triton.training import ConfigError, Trainer, resolve
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than this training; the arithmetic is the same."""
+    """Eager PyTorch: compiling takes longer than this training, and the results are the same."""
 
 
 def counter(*batches, steps=3):

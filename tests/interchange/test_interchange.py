@@ -1,4 +1,4 @@
-"""NIR: a graph means the network by NIR's own equations, and comes back as the network it was."""
+"""NIR: an exported graph has the network's spikes by NIR's equations, and its import returns the network."""
 
 import itertools
 import math
@@ -9,7 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nir_networks import (
+from torch import nn
+
+from tests.interchange.nir_networks import (
     MARGIN,
     NETWORKS,
     assert_fires,
@@ -20,8 +22,6 @@ from nir_networks import (
     spike_trains,
     spikes_of,
 )
-from torch import nn
-
 from tssl_triton import (
     LIF,
     LIFParameters,
@@ -37,12 +37,12 @@ from tssl_triton.interchange import InterchangeError, from_nir, to_nir
 from tssl_triton.interchange.neurons import neuron_node, read_neurons
 
 nir = pytest.importorskip("nir", reason="needs the extra interchange")
-from nir_euler import EulerRun  # noqa: E402
+from tests.interchange.nir_euler import EulerRun  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than these tests; the arithmetic is the same."""
+    """Eager PyTorch: compiling takes longer than these tests, and the results are the same."""
 
 
 def by_file(graph, tmp_path):
@@ -148,7 +148,7 @@ def test_the_scale_of_a_pooling_is_in_the_next_weights():
 
 
 def test_weights_come_back_through_a_scale_to_the_bit():
-    """Of every size that float32 has, and no matter how the scale rounds."""
+    """For weights of every magnitude, whatever the rounding of the scale."""
     numbers = torch.randint(2**31, (2000, 64), dtype=torch.int32).view(torch.float32)
     numbers = torch.where(numbers.isfinite(), numbers, 1.0)
     for scale in (1.1, 0.3, 1 / 3, 7.0):
@@ -170,7 +170,7 @@ def test_other_types_of_weights(dtype, tmp_path):
 
 
 def test_kernels_that_are_not_square(tmp_path):
-    """nir takes their height for their width when it works out sizes, and so refuses to check such a file."""
+    """nir uses the height as the width in its size computation, so its own check rejects such files."""
     torch.manual_seed(0)
     layers = SpikingSequential(SpikingConv2d(1, 4, (3, 1), padding=(1, 0), weight_scale=3), SpikingLinear(4 * 30, 5))
     x = spike_trains((1, 5, 6))
@@ -204,7 +204,7 @@ def test_reset_by_subtraction_is_kept_and_warned_of():
     dt=st.floats(1e-6, 1),
 )
 def test_constants_come_back(tau_mem, tau_syn, threshold, dt):
-    """With the metadata exactly, without them to single precision, by which whole numbers of steps are recognised."""
+    """Exact with metadata; without, to single precision, which is enough to recognise integers."""
     params = LIFParameters(tau_mem=tau_mem, tau_syn=tau_syn, threshold=threshold)
     node = neuron_node(LIF(params), (2,), dt)
     kept = read_neurons(node, (2,), dt)
@@ -217,7 +217,7 @@ def test_constants_come_back(tau_mem, tau_syn, threshold, dt):
     assert read.gain == 1
 
 
-# Graphs from elsewhere. Weights are multiples of 1/64: a factor that is a small integer leaves them exact.
+# Graphs from other programs. Weights are multiples of 1/64, so that small integer factors are exact.
 
 
 def dyadic(*shape, seed, size=64):
@@ -225,14 +225,14 @@ def dyadic(*shape, seed, size=64):
 
 
 def cuba(shape, tau_mem, tau_syn, threshold=1.0, **fields):
-    """In single precision, as a program that keeps its constants in tensors writes them."""
+    """Constants in single precision, as programs write them that store constants in tensors."""
     values = {"tau_mem": tau_mem, "tau_syn": tau_syn, "r": 1, "w_in": 1, "v_leak": 0, "v_threshold": threshold}
     values |= fields
     return nir.CubaLIF(**{name: np.full(shape, value, np.float32) for name, value in values.items()})
 
 
 def single_gain():
-    """As snnTorch and Lava write: the input adds to the current, the current to the membrane, in steps of 0.1 ms."""
+    """As written by snnTorch and Lava: input and current are added without factors, in steps of 0.1 ms."""
     dt = 1e-4
     graph = nir.NIRGraph.from_list(
         nir.Input({"input": np.array([2, 9, 9])}),
@@ -247,7 +247,7 @@ def single_gain():
 
 
 def unit_resistance():
-    """R and w_in of 1: the inputs are currents, and weigh dt / tau in the membrane; a LIF behind them."""
+    """R and w_in of 1: inputs are currents with the factor dt / tau in the membrane."""
     graph = nir.NIRGraph.from_list(
         nir.Input({"input": np.array([30])}),
         nir.Linear(dyadic(20, 30, seed=3)),
@@ -261,7 +261,7 @@ def unit_resistance():
 
 
 def no_weights():
-    """A gain that no weights can take goes into the threshold."""
+    """Without weights, the gain goes into the threshold."""
     graph = nir.NIRGraph.from_list(
         nir.Input({"input": np.array([1, 6, 6])}),
         nir.SumPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])),
@@ -299,7 +299,7 @@ def test_what_nir_does_not_say_is_the_default():
 
 
 def test_weights_put_before_neurons_without_synapse():
-    """Whatever time constant of an absent synapse their metadata keep."""
+    """The metadata may contain any time constant for the absent synapse."""
     layer = LIF(LIFParameters(tau_mem=3, tau_syn=7, threshold=2.01), synapse=False)
     nodes = [nir.Input({"input": np.array([30])}), nir.Linear(dyadic(10, 30, seed=6)), neuron_node(layer, (10,), 1e-3)]
     graph = nir.NIRGraph.from_list(*nodes)
@@ -313,7 +313,7 @@ def test_weights_put_before_neurons_without_synapse():
 
 
 def test_axes_of_flatten_may_be_counted_in_any_way():
-    """Programs count the axes of Flatten with the batch, without it, or from the end."""
+    """Programs count the axes of Flatten with or without the batch axis, or from the end."""
     for start in (0, 1, -3):
         flatten = nir.Flatten({"input": np.array([1, 2, 3])}, start, -1)
         nodes = [nir.Input({"input": np.array([1, 2, 3])}), flatten, nir.Linear(dyadic(4, 6, seed=0)), cuba((4,), 1, 1)]
@@ -383,16 +383,16 @@ def test_constants_that_a_layer_shares_are_read_as_fixed():
 @pytest.mark.parametrize(
     ("layers", "shape", "message"),
     [
-        ([SpikingRecurrent(4, 2)], (4,), r"layer '0' \(SpikingRecurrent\): its feedback fits no chain of nodes"),
+        ([SpikingRecurrent(4, 2)], (4,), r"layer '0' \(SpikingRecurrent\): recurrent layers cannot be exported"),
         ([SpikePool2d(2, "max")], (1, 4, 4), r"layer '0' \(SpikePool2d\): NIR has no maximum pooling"),
-        ([SpikePool2d(2)], (1, 4, 4), "the network ends in a sum pooling; NIR has none with a scale, here 1.1"),
+        ([SpikePool2d(2)], (1, 4, 4), "the network ends in a sum pooling with scale 1.1; NIR has no scale"),
         ([SpikePool2d(2, scale=0), LIF()], (1, 4, 4), r"layer '0' .* a scale of 0 cannot be"),
-        ([SpikePool2d(2), LIF()], (4,), r"layer '0' .* it takes images \(C, H, W\), its input has shape \(4,\)"),
-        ([SpikePool2d(5), LIF()], (1, 4, 4), r"layer '0' .* a window of \(5, 5\) does not fit its input of \(4, 4\)"),
-        ([SpikingLinear(5, 2)], (4,), r"layer '0' \(SpikingLinear\): it takes 5 features, its input has 4"),
-        ([SpikingConv2d(2, 3, 3)], (1, 4, 4), r"layer '0' .* it takes 2 channels, its input has 1"),
+        ([SpikePool2d(2), LIF()], (4,), r"layer '0' .* its input must be images \(C, H, W\), got shape \(4,\)"),
+        ([SpikePool2d(5), LIF()], (1, 4, 4), r"layer '0' .* a window of \(5, 5\) is larger than its input of \(4, 4\)"),
+        ([SpikingLinear(5, 2)], (4,), r"layer '0' \(SpikingLinear\): it has 5 input features, got 4"),
+        ([SpikingConv2d(2, 3, 3)], (1, 4, 4), r"layer '0' .* it has 2 input channels, got 1"),
         ([LIF(LIFParameters(tau_mem=math.inf))], (4,), r"layer '0' \(LIF\): neurons without leak"),
-        ([LIF(), nn.Linear(4, 4)], (4,), r"layer '1' \(Linear\): NIR graphs are written of this package's layers"),
+        ([LIF(), nn.Linear(4, 4)], (4,), r"layer '1' \(Linear\): only layers of this package"),
         ([SpikingSequential(LIF(), nn.ReLU())], (4,), r"layer '0.1' \(ReLU\)"),
     ],
 )
@@ -452,42 +452,60 @@ LIF4 = cuba((4,), 0.004, 0.002)
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
-        (flat(cuba((4,), 0.004, 0.002, v_leak=0.1)), r"node 'cubalif' \(CubaLIF\): v_leak is 0.1; the neurons"),
+        (flat(cuba((4,), 0.004, 0.002, v_leak=0.1)), r"node 'cubalif' \(CubaLIF\): v_leak is 0.1, but neurons"),
         (flat(cuba((4,), 0.004, 0.002, v_reset=-0.5)), r"node 'cubalif' .* v_reset is -0.5"),
         (flat(different("tau_mem")), r"node 'cubalif' .* tau_mem differs between neurons, 0.004 to 0.005"),
         (flat(different("tau_syn")), r"node 'cubalif' .* tau_syn differs between neurons"),
         (flat(different("r")), r"node 'cubalif' .* r differs between neurons"),
         (flat(different("w_in")), r"node 'cubalif' .* w_in differs between neurons"),
         (flat(different("v_threshold")), r"node 'cubalif' .* v_threshold differs between neurons"),
-        (flat(cuba((5,), 0.004, 0.002)), r"node 'cubalif' .* tau_mem has shape \(5,\), its input \(4,\)"),
+        (flat(cuba((5,), 0.004, 0.002)), r"node 'cubalif' .* tau_mem has shape \(5,\), but its input has shape \(4,\)"),
         (flat(cuba((4,), 0.0004, 0.002)), r"node 'cubalif' .* tau_mem is 0.0004 s, 0.4 time steps of 0.001 s"),
         (flat(cuba((4,), np.inf, 0.002)), r"node 'cubalif' .* tau_mem is inf s"),
         (flat(cuba((4,), 0.004, 0.002, -1.0)), r"node 'cubalif' .* threshold must be a finite number > 0"),
         (flat(cuba((4,), 0.004, 0.002, r=-1)), r"node 'cubalif' .* multiply its input by -0.25; without weights"),
-        (flat(nir.IF(np.ones(4), np.ones(4))), r"node 'if' \(IF\): not a node that can be represented; these can: C"),
-        (flat(nir.Scale(np.ones(4))), r"node 'scale' \(Scale\): not a node"),
-        (flat(nir.Linear(ONES), LIF4, nir.Linear(ONES)), r"node 'linear_1' \(Linear\): weights must lead to CubaLIF"),
-        (flat(nir.Linear(ONES), nir.Linear(ONES), LIF4), r"node 'linear' \(Linear\): weights must lead to CubaLIF"),
-        (flat(nir.Linear(np.ones((4, 5))), LIF4), r"node 'linear' .* it takes 5 features, its input has 4"),
+        (
+            flat(nir.IF(np.ones(4), np.ones(4))),
+            r"node 'if' \(IF\): this node cannot be represented; supported nodes: C",
+        ),
+        (flat(nir.Scale(np.ones(4))), r"node 'scale' \(Scale\): this node cannot"),
+        (
+            flat(nir.Linear(ONES), LIF4, nir.Linear(ONES)),
+            r"node 'linear_1' \(Linear\): weights must be followed by CubaLIF",
+        ),
+        (
+            flat(nir.Linear(ONES), nir.Linear(ONES), LIF4),
+            r"node 'linear' \(Linear\): weights must be followed by CubaLIF",
+        ),
+        (flat(nir.Linear(np.ones((4, 5))), LIF4), r"node 'linear' .* it has 5 input features, got 4"),
         (flat(nir.Linear(np.ones((1, 4, 4))), LIF4), r"node 'linear' .* weight must have two axes"),
-        (flat(nir.Affine(ONES, np.ones(3)), LIF4), r"node 'affine' .* bias has shape \(3,\), its weights are for 4"),
-        (flat(nir.Flatten({"input": np.array([4])}, 0), LIF4), r"node 'flatten' .* it must lead to Linear or Affine"),
-        (image(nir.Linear(np.ones((4, 72))), LIF4), r"node 'linear' .* a Flatten must come before it"),
+        (flat(nir.Affine(ONES, np.ones(3)), LIF4), r"node 'affine' .* bias has shape \(3,\), but its weights have 4"),
+        (
+            flat(nir.Flatten({"input": np.array([4])}, 0), LIF4),
+            r"node 'flatten' .* Flatten must be followed by Linear or Affine",
+        ),
+        (image(nir.Linear(np.ones((4, 72))), LIF4), r"node 'linear' .* it needs a Flatten before it"),
         (image(conv(dilation=2), LIF4), r"node 'conv2d' .* groups and dilation must be 1"),
         (image(conv(groups=2, channels=1), LIF4), r"node 'conv2d' .* groups and dilation must be 1"),
-        (image(conv(channels=3), LIF4), r"node 'conv2d' .* it takes 3 channels, its input has 2"),
+        (image(conv(channels=3), LIF4), r"node 'conv2d' .* it has 3 input channels, got 2"),
         (image(conv(stride=2, padding="same"), LIF4), r"node 'conv2d' .* padding 'same' needs an odd kernel"),
         (image(conv(bias=3), LIF4), r"node 'conv2d' .* bias has shape \(3,\)"),
-        (flat(conv(), LIF4), r"node 'conv2d' .* it takes images \(C, H, W\), its input has shape \(4,\)"),
-        (image(pool(stride=(1, 1)), LIF4), r"node 'sumpool2d' .* windows must lie side by side"),
-        (image(pool(nir.AvgPool2d, padding=(1, 1)), LIF4), r"node 'avgpool2d' .* windows must lie side by side"),
-        (image(pool(size=(7, 7), stride=(7, 7))), r"node 'sumpool2d' .* a window of \(7, 7\) does not fit"),
+        (flat(conv(), LIF4), r"node 'conv2d' .* its input must be images \(C, H, W\), got shape \(4,\)"),
+        (image(pool(stride=(1, 1)), LIF4), r"node 'sumpool2d' .* pooling windows must not overlap"),
+        (image(pool(nir.AvgPool2d, padding=(1, 1)), LIF4), r"node 'avgpool2d' .* pooling windows must not overlap"),
+        (image(pool(size=(7, 7), stride=(7, 7))), r"node 'sumpool2d' .* a window of \(7, 7\) is larger"),
         (image(pool(size=(2, 2, 2))), r"node 'sumpool2d' .* kernel_size must be one integer or two"),
         (image(pool(scale=0.0)), r"node 'sumpool2d' .* a scale of 0"),
-        (image(pool(scale=1.1)), r"node 'output' .* no weights follow the pooling"),
-        (flat(with_metadata(params={"tau_mem": 9.0})), r"node 'cubalif' .* its metadata say tau_mem = 9, its fields 5"),
+        (image(pool(scale=1.1)), r"node 'output' .* but no weights follow"),
+        (
+            flat(with_metadata(params={"tau_mem": 9.0})),
+            r"node 'cubalif' .* its metadata have tau_mem = 9, its fields 5",
+        ),
         (flat(with_metadata(params={"charm": 9.0})), r"node 'cubalif' .* unexpected keyword argument 'charm'"),
-        (flat(with_metadata(rule={"name": "bptt"})), r"node 'cubalif' .* name the learning rule 'bptt'; known are"),
+        (
+            flat(with_metadata(rule={"name": "bptt"})),
+            r"node 'cubalif' .* the unknown learning rule 'bptt'; known rules",
+        ),
         (flat(with_metadata(rule={"name": "stbp", "width": 0.0})), r"node 'cubalif' .* width must be"),
     ],
 )
@@ -499,12 +517,12 @@ def test_graphs_that_cannot_be_represented(graph, message):
 def test_an_input_without_a_shape():
     graph = flat(LIF4)
     graph.nodes["input"].input_type = {"input": None}
-    with pytest.raises(InterchangeError, match=r"node 'input' \(Input\): it must say the shape of one input"):
+    with pytest.raises(InterchangeError, match=r"node 'input' \(Input\): it must have the shape of one input"):
         from_nir(graph)
 
 
 def wired(*edges, more=()):
-    """Graphs that are no chain, of nodes that could make one."""
+    """Graphs that are not a chain."""
     nodes = {"in": nir.Input({"input": np.array([4])}), "out": nir.Output({"output": np.array([4])})}
     nodes |= {name: nir.Linear(ONES) for name in ("fc", "fc2")} | dict.fromkeys(("lif", "lif2"), LIF4) | dict(more)
     return nir.NIRGraph(nodes, list(edges), type_check=False)
@@ -522,10 +540,10 @@ CHAIN = (("in", "fc"), ("fc", "lif"), ("lif", "fc2"), ("fc2", "lif2"), ("lif2", 
         (wired(*CHAIN[:2], ("lif", "fc")), "node 'fc' has several inputs, 'in' and 'lif'"),
         (wired(*CHAIN[:4], ("lif2", "in")), "node 'lif2' does not lead to the output 'out'"),
         (wired(*CHAIN[:4]), "node 'lif2' does not lead to the output 'out'"),
-        (wired(*CHAIN[:2], ("lif", "out"), ("fc2", "lif2"), ("lif2", "fc2")), "node 'fc2' is not on the way"),
-        (wired(*CHAIN, ("lif2", "more")), "an edge from 'lif2' to 'more', but there is no node 'more'"),
-        (wired(*CHAIN, more={"in2": nir.Input({"input": np.array([4])})}), "must have one Input node, it has 2"),
-        (wired(("in", "sub"), ("sub", "out"), more={"sub": flat(LIF4)}), "node 'fc' is not on the way"),
+        (wired(*CHAIN[:2], ("lif", "out"), ("fc2", "lif2"), ("lif2", "fc2")), "node 'fc2' is not on the path"),
+        (wired(*CHAIN, ("lif2", "more")), "an edge from 'lif2' to 'more', but no node 'more'"),
+        (wired(*CHAIN, more={"in2": nir.Input({"input": np.array([4])})}), "must have one Input node, got 2"),
+        (wired(("in", "sub"), ("sub", "out"), more={"sub": flat(LIF4)}), "node 'fc' is not on the path"),
     ],
 )
 def test_graphs_that_are_no_chain(graph, message):
@@ -535,7 +553,7 @@ def test_graphs_that_are_no_chain(graph, message):
 
 def test_a_graph_within_a_graph():
     nodes = {"in": nir.Input({"input": np.array([4])}), "sub": flat(LIF4), "out": nir.Output({"output": np.array([4])})}
-    with pytest.raises(InterchangeError, match=r"node 'sub' \(NIRGraph\): not a node that can be represented"):
+    with pytest.raises(InterchangeError, match=r"node 'sub' \(NIRGraph\): this node cannot be represented"):
         from_nir(nir.NIRGraph(nodes, [("in", "sub"), ("sub", "out")], type_check=False))
 
 

@@ -1,4 +1,4 @@
-"""What is handed over in files: safetensors, and the command that writes a run's network."""
+"""Exported files: safetensors, and ``tssl export``."""
 
 import os
 import sys
@@ -6,11 +6,10 @@ import sys
 import pytest
 import torch
 
-from tssl_triton import SpikingLinear, SpikingSequential, build_network, encoding
+from tssl_triton import SpikingLinear, SpikingSequential, build_network, cli, encoding
 from tssl_triton._extras import MissingExtraError
-from tssl_triton.cli import main as cli
 from tssl_triton.interchange import InterchangeError, from_nir, load_weights, save_weights
-from tssl_triton.training.run import load_trainer
+from tssl_triton.training import load_trainer
 
 nir = pytest.importorskip("nir", reason="needs the extra interchange")
 safetensors = pytest.importorskip("safetensors.torch", reason="needs the extra interchange")
@@ -18,7 +17,7 @@ safetensors = pytest.importorskip("safetensors.torch", reason="needs the extra i
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than these tests; the arithmetic is the same."""
+    """Eager PyTorch: compiling takes longer than these tests, and the results are the same."""
 
 
 def network(seed=0, classes=4, dropout=0.2):
@@ -91,23 +90,23 @@ def test_names_and_shapes_that_differ_are_all_named(path):
         load_weights(other, path)
     assert str(caught.value) == (
         f"the weights in {path} do not fit the network: 3.bias is missing; 6.weight is missing; "
-        "5.weight has shape (4, 20), the network's (5, 20)"
+        "5.weight has shape (4, 20), in the network (5, 20)"
     )
     assert all(map(torch.equal, other.parameters(), before)), "nothing was loaded"
-    with pytest.raises(InterchangeError, match=r"do not fit the network: 5\.weight is not of this network"):
+    with pytest.raises(InterchangeError, match=r"do not fit the network: 5\.weight is not in this network"):
         load_weights(network()[:5], path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"not a file of weights"])
 def test_not_a_safetensors_file(path, content):
     path.write_bytes(content)
-    with pytest.raises(InterchangeError, match=f"{path} is damaged or no safetensors file: "):
+    with pytest.raises(InterchangeError, match=f"{path} is damaged or not a safetensors file: "):
         load_weights(network(), path)
 
 
 def test_truncated(path):
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InterchangeError, match=f"{path} is damaged or no safetensors file: "):
+    with pytest.raises(InterchangeError, match=f"{path} is damaged or not a safetensors file: "):
         load_weights(network(), path)
 
 

@@ -11,8 +11,7 @@ from tssl_triton.data.events import EventSet
 from tssl_triton.encoding import static
 from tssl_triton.nn import ANN, build_ann, build_network
 from tssl_triton.studies import convert as conversion_report
-from tssl_triton.training.config import resolve
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.training import Trainer, resolve
 
 TIMING = ("seconds", "images_per_second")
 SMALL = {

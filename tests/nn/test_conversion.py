@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tssl_triton import data
-from tssl_triton.cli import main as cli
+from tssl_triton import cli, data
 from tssl_triton.nn import (
     ANN,
     LIF,
@@ -23,8 +22,7 @@ from tssl_triton.nn import (
     convert,
 )
 from tssl_triton.studies import convert as conversion_report
-from tssl_triton.training.config import ConfigError, resolve
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.training import ConfigError, Trainer, resolve
 
 MARKS = (1, 2, 5, 16, 50, 101)
 

@@ -1,15 +1,13 @@
-"""tssl reproduce, end to end on a small recipe: trained, interrupted, gone on with, reported."""
+"""tssl reproduce, end to end on a small recipe: train, interrupt, continue, report."""
 
 import json
 
 import pytest
 
-from tssl_triton.cli import main as cli
-from tssl_triton.cli import settings as _terminal
-from tssl_triton.studies import reproduce, reproduce_report, trials
-from tssl_triton.training import recipes
-from tssl_triton.training.config import ConfigError
-from tssl_triton.training.recipes import RecipeError
+from tssl_triton import cli
+from tssl_triton.cli.settings import INTERRUPTED
+from tssl_triton.studies import Row, Summary, TrialResult, repeated, reproduce, trials
+from tssl_triton.training import ConfigError, RecipeError, recipes
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -32,7 +30,7 @@ note = "not a real one"
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than all of these trainings; the arithmetic is the same."""
+    """Use the eager implementation: compiling the loops would take longer than these trainings."""
 
 
 def run(*words):
@@ -41,14 +39,14 @@ def run(*words):
 
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory):
-    """The recipe's file, the folder of two trials of one epoch, and what was printed."""
+    """The recipe's file, the folder of two trials of one epoch, and the printed text."""
     folder = tmp_path_factory.mktemp("reproduce")
     (folder / "own.toml").write_text(OWN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TSSL_CPU", "eager")
         lines = []
-        for module in (cli, _terminal):
-            patch.setattr(module, "say", lines.append)
+        for module in ("settings", "studies"):
+            patch.setattr(f"tssl_triton.cli.{module}.say", lines.append)
         assert run(folder / "own.toml", "--trials", 2, "--epochs", 1, "--out", folder / "out") == 0
     return folder / "own.toml", folder / "out", "\n".join(lines)
 
@@ -100,7 +98,7 @@ def test_finished_trials_are_read_and_more_are_added(reproduced, monkeypatch, ca
     before = (out / "own" / "seed-0" / "checkpoint.pt").stat().st_mtime_ns
     assert run(recipe, "--trials", 3, "--epochs", 1, "--out", out) == 0
     assert (out / "own" / "seed-0" / "checkpoint.pt").stat().st_mtime_ns == before
-    assert "2 of 3 trials are finished already" in capsys.readouterr().out
+    assert "2 of 3 trials are already finished" in capsys.readouterr().out
     assert "| own, seed 2 |" in (out / "own" / "report.md").read_text()
     monkeypatch.setattr(trials, "train_trial", lambda *_: pytest.fail("trained"))
     assert run(recipe, "--trials", 2, "--epochs", 1, "--out", out) == 0
@@ -110,7 +108,7 @@ def test_finished_trials_are_read_and_more_are_added(reproduced, monkeypatch, ca
 def test_other_epochs_are_refused(reproduced, capsys):
     recipe, out, _ = reproduced
     assert run(recipe, "--trials", 2, "--out", out) == 2
-    assert "holds a run of 1 epochs with schedule 'cosine', the trial has 2 epochs" in capsys.readouterr().err
+    assert "contains a run of 1 epochs with schedule 'cosine', the trial has 2 epochs" in capsys.readouterr().err
 
 
 def test_an_interrupted_command_goes_on(tmp_path, reproduced, monkeypatch, capsys):
@@ -122,8 +120,8 @@ def test_an_interrupted_command_goes_on(tmp_path, reproduced, monkeypatch, capsy
         return trial.config.seed == 0 and train(folder, trial, *others)
 
     monkeypatch.setattr(trials, "train_trial", interrupted)
-    assert run(*words) == cli.INTERRUPTED
-    assert "the same command goes on with it" in capsys.readouterr().out
+    assert run(*words) == INTERRUPTED
+    assert "the same command continues it" in capsys.readouterr().out
     text = (tmp_path / "own" / "report.md").read_text()
     assert "* own: 1 of 2 trials are complete" in text
     monkeypatch.setattr(trials, "train_trial", train)
@@ -175,55 +173,59 @@ def test_targets():
 
 
 def test_plan_shares_trials(tmp_path):
-    planned = reproduce.plan(["table2", "fig7", "n-mnist-30", "table2"], tmp_path, device="cpu")
-    assert [target.name for target in planned.targets] == ["table2", "fig7", "n-mnist-30"]
-    assert planned.trials == {"n-mnist-100": 5, "n-mnist-30": 5}
-    assert len(planned.all()) == 10
-    assert reproduce.plan(["fig7"], tmp_path).trials == {"n-mnist-100": 1}
+    reports = reproduce.plan(["table2", "fig7", "n-mnist-30", "table2"], tmp_path, device="cpu")
+    assert [report.target.name for report in reports] == ["table2", "fig7", "n-mnist-30"]
+    assert [report.study.trials for report in reports] == [5, 5, 5]
+    assert len({trial for report in reports for trial in report.study.all_trials()}) == 10
+    (figure,) = reproduce.plan(["fig7"], tmp_path)
+    assert [str(trial) for trial in figure.study.all_trials()] == ["n-mnist-100, seed 0"]
     with pytest.raises(ConfigError, match="trials must be >= 1, got 0"):
         reproduce.plan(["table1"], tmp_path, trials=0)
 
 
 def test_two_recipes_of_one_name(tmp_path):
     (tmp_path / "mnist.toml").write_text("lr = 1e-2\n")
-    with pytest.raises(ConfigError, match="two recipes of different settings are named mnist"):
+    with pytest.raises(ConfigError, match="two recipes with different settings are named mnist"):
         reproduce.plan(["mnist", str(tmp_path / "mnist.toml")], tmp_path)
 
 
 def test_a_recipe_named_as_a_table(tmp_path):
     (tmp_path / "table1.toml").write_text('dataset = "digits"\n')
-    with pytest.raises(ConfigError, match="2 targets are named table1, and each would write its report over"):
+    with pytest.raises(ConfigError, match="2 targets are named table1, and would overwrite each other's report"):
         reproduce.plan([str(tmp_path / "table1.toml"), "table1"], tmp_path)
 
 
 def test_a_recipe_whose_name_is_no_folder_s(tmp_path):
     (tmp_path / "my run.toml").write_text('dataset = "digits"\n')
-    with pytest.raises(RecipeError, match=r"the name of recipe .*my run\.toml is that of a folder too: it must be"):
+    with pytest.raises(RecipeError, match=r"the name of recipe .*my run\.toml is also that of a folder: it must be"):
         reproduce.plan([str(tmp_path / "my run.toml")], tmp_path)
 
 
 def test_curves_of_trials_of_different_length(tmp_path):
-    recipe = recipes.read("cifar10-cnn2")
-    config = recipe.config(epochs=3)
+    (report,) = reproduce.plan(["cifar10-cnn2"], tmp_path, trials=2, epochs=3)
+    (variant,) = report.study.variants
+    config = report.study.config(variant)
+    assert config == recipes.read("cifar10-cnn2").config(epochs=3)
     results = []
     for seed, length in ((0, 3), (1, 1)):
         history = [{"epoch": n + 1, "test_accuracy": 0.5 + n / 10, "seconds": 2.0} for n in range(length)]
-        results.append(trials.TrialResult(trials.repeated("x", config, 2)[seed], tmp_path / "x", history))
-    row = reproduce_report.Row(recipe, config, 2, trials.Summary("x", tuple(results)))
-    reproduce_report.draw_curves(tmp_path / "curves.png", "title", [row])
+        results.append(TrialResult(repeated("x", config, 2)[seed], tmp_path / "x", history))
+    row = Row(variant, config, Summary("x", tuple(results)))
+    report.draw(tmp_path / "curves.png", [row])
     assert (tmp_path / "curves.png").read_bytes().startswith(PNG)
-    assert "1 of 2 trials are complete" in row.remarks
-    assert "paper: a single trial" in row.remarks
-    assert not any("the paper has 5" in remark for remark in row.remarks), "this row of the paper has one trial"
+    remarks = report.remarks(row)
+    assert "1 of 2 trials are complete" in remarks
+    assert "paper: a single trial" in remarks
+    assert not any("the paper has 5" in remark for remark in remarks), "this row of the paper has one trial"
 
 
 def test_without_matplotlib(tmp_path, reproduced, monkeypatch, capsys):
     recipe, _, _ = reproduced
 
     def missing(*_):
-        raise reproduce.MissingExtraError("the learning curves needs matplotlib, which is not installed")
+        raise reproduce.MissingExtraError("the learning curves need matplotlib, which is not installed")
 
-    monkeypatch.setattr(reproduce, "draw_curves", missing)
+    monkeypatch.setattr(reproduce.ReproductionReport, "draw", missing)
     assert run(recipe, "--trials", 2, "--epochs", 1, "--out", tmp_path) == 0
-    assert capsys.readouterr().out.count("no learning curves: ") == 1
+    assert capsys.readouterr().out.count("no figure: ") == 1
     assert "learning_curves.png" not in (tmp_path / "own" / "report.md").read_text()

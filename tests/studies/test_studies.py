@@ -1,4 +1,4 @@
-"""Comparing learning rules and leaving parts of one out: what is trained, read, drawn and refused."""
+"""Comparisons of learning rules and ablations: training, reports, figures and errors."""
 
 import dataclasses
 import json
@@ -7,23 +7,31 @@ import statistics
 import pytest
 import torch
 
-from tssl_triton import data
-from tssl_triton.cli import main as cli
-from tssl_triton.studies import ablate, compare, trials
-from tssl_triton.studies import accuracy_over_time as over_time
-from tssl_triton.studies.ablate import ABLATIONS, AblationReport
-from tssl_triton.studies.compare import ComparisonReport
-from tssl_triton.studies.study import Row, Study, Variant, difference, run_study
-from tssl_triton.studies.trials import Summary, Trial, TrialResult
-from tssl_triton.training.config import ConfigError, TrainConfig, resolve
-from tssl_triton.training.run import load_trainer
-from tssl_triton.training.trainer import Trainer
+from tssl_triton import cli, data
+from tssl_triton.studies import (
+    ABLATIONS,
+    AblationReport,
+    ComparisonReport,
+    Row,
+    Study,
+    Summary,
+    Trial,
+    TrialResult,
+    Variant,
+    ablate,
+    accuracy_over_time,
+    compare,
+    run_study,
+    trials,
+)
+from tssl_triton.studies.study import difference
+from tssl_triton.training import ConfigError, TrainConfig, Trainer, load_trainer, resolve
 
 SMALL = {"arch": "16", "epochs": 1, "batch_size": 100, "lr": 5e-3, "steps": 4, "device": "cpu"}
 
 
 def hurry(patch):
-    """Compiling loops and drawing each run's learning curve would take longer than all of these trainings."""
+    """Skip compiling and learning curves, which would take longer than these trainings."""
     patch.setenv("TSSL_CPU", "eager")
     patch.setattr("tssl_triton.training.run.draw_learning_curve", lambda *_: None)
 
@@ -90,10 +98,10 @@ def test_rules_differ_in_the_rule_alone(tmp_path):
     ("make", "message"),
     [
         (lambda out: ablate.plan(config(), out, 1, ["half"]), "rows must be of full, no-intra, .*; got 'half'"),
-        (lambda out: ablate.plan(config(rule="stbp"), out, 1), "rule must be tssl, whose parts .* got 'stbp'"),
+        (lambda out: ablate.plan(config(rule="stbp"), out, 1), "rule must be tssl for an ablation, got 'stbp'"),
         (lambda out: ablate.plan(config(), out, 0), "trials must be >= 1, got 0"),
         (lambda out: compare.plan(["hebb"], config(), out, 1), "rules must be of tssl, .*ann; got 'hebb'"),
-        (lambda out: compare.plan([], config(), out, 1), "rules must hold at least one of tssl, "),
+        (lambda out: compare.plan([], config(), out, 1), "rules must contain at least one of tssl, "),
         (lambda out: compare.plan(["tssl"], config(), out, 1, [0]), "steps must be >= 1, got 0"),
         (
             lambda out: Study("x", "X", out, config(), (Variant("a", "", {"max_slop": 2}),), 1),
@@ -114,7 +122,7 @@ def ablation(tmp_path_factory):
     study = ablate.plan(config(), tmp_path_factory.mktemp("ablation"), 2, ["warmup-only", "slope-2"])
     with pytest.MonkeyPatch.context() as patch:
         hurry(patch)
-        outcome = run_study(study, AblationReport(study), say=ignore)
+        outcome = run_study(AblationReport(study), say=ignore)
     return study, outcome
 
 
@@ -149,15 +157,15 @@ def test_a_study_goes_on_where_it_was(ablation, monkeypatch):
     study, outcome = ablation
     monkeypatch.setattr(trials, "train_trial", lambda *_: pytest.fail("trained again"))
     lines = []
-    again = run_study(study, AblationReport(study), say=lines.append)
+    again = run_study(AblationReport(study), say=lines.append)
     assert again.results == outcome.results
-    assert lines[0] == "6 of 6 trials are finished already"
-    assert run_study(study, AblationReport(study), train=False, say=ignore).results == outcome.results
+    assert lines[0] == "6 of 6 trials are already finished"
+    assert run_study(AblationReport(study), train=False, say=ignore).results == outcome.results
 
 
 def test_a_report_of_what_is_not_there(tmp_path):
     study = ablate.plan(config(), tmp_path / "none", 2, ["paper"])
-    run_study(study, AblationReport(study), train=False, say=ignore)
+    run_study(AblationReport(study), train=False, say=ignore)
     assert cells((study.out / "ablation.md").read_text(), "paper")[-1] == "-"
     assert not (study.out / "ablation.png").exists()
 
@@ -184,7 +192,7 @@ def comparison(tmp_path_factory):
     study = compare.plan(["tssl", "ann"], config(), tmp_path_factory.mktemp("comparison"), 2, [2, 4])
     with pytest.MonkeyPatch.context() as patch:
         hurry(patch)
-        outcome = run_study(study, ComparisonReport(study, {}, ignore), say=ignore)
+        outcome = run_study(ComparisonReport(study, {}, ignore), say=ignore)
     return study, outcome
 
 
@@ -211,10 +219,10 @@ def test_a_comparison_is_written_down(comparison):
 
 def test_accuracy_over_time_is_measured_once(comparison, monkeypatch):
     result = comparison[1].results[0]
-    measured = json.loads((result.folder / over_time.FILE).read_text())
+    measured = json.loads((result.folder / accuracy_over_time.FILE).read_text())
     assert measured["epoch"] == 1
-    monkeypatch.setattr(over_time, "accuracy_over_time", lambda trainer: pytest.fail("measured again"))
-    assert over_time.of_trial(result, {}) == measured["accuracy"]
+    monkeypatch.setattr(accuracy_over_time, "accuracy_over_time", lambda trainer: pytest.fail("measured again"))
+    assert accuracy_over_time.of_trial(result, {}) == measured["accuracy"]
 
 
 def test_seconds_pass_over_the_epochs_that_all_trials_have(tmp_path):
@@ -232,7 +240,7 @@ def test_accuracy_after_a_step_is_that_of_a_shorter_presentation(comparison, rea
     trainer = load_trainer(comparison[1].results[0].folder, {})
     whole = dataclasses.replace(trainer.config, readout=readout)
     trainer.config = whole
-    read = over_time.accuracy_over_time(trainer)
+    read = accuracy_over_time.accuracy_over_time(trainer)
     assert len(read) == 4
     for steps, accuracy in enumerate(read, 1):
         trainer.config = dataclasses.replace(whole, steps=steps)
@@ -242,7 +250,7 @@ def test_accuracy_after_a_step_is_that_of_a_shorter_presentation(comparison, rea
 def test_the_ann_has_no_time(comparison):
     result = next(r for r in comparison[1].results if r.trial.name == "ann")
     with pytest.raises(ConfigError, match="rule 'ann' has no time steps"):
-        over_time.of_trial(result, {})
+        accuracy_over_time.of_trial(result, {})
 
 
 # --- the commands -------------------------------------------------------------------------------------------------
@@ -260,6 +268,6 @@ def test_the_commands(tmp_path, capsys):
     assert cli.main(["ablate", *words, "--rows", "paper"]) == 0
     assert "| paper " in capsys.readouterr().out
     assert cli.main(["ablate", *words, "--rows", "paper", "--lr=0.5"]) == 2
-    assert "holds a run with lr 0.005, the trial has 0.5" in capsys.readouterr().err
+    assert "contains a run with lr 0.005, the trial has 0.5" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        cli.main(["ablate", *words, "--warmup", "off"])  # what rows vary is no setting of the study
+        cli.main(["ablate", *words, "--warmup", "off"])  # settings that rows vary are not settings of the study

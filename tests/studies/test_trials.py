@@ -1,4 +1,4 @@
-"""Trials: run, resumed, summed up, refused where they are others, spread over processes."""
+"""Trials: train, resume, summarise, distribute over processes; folders with other settings are refused."""
 
 import dataclasses
 import shutil
@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tssl_triton.cli import main as cli
-from tssl_triton.studies import trials
-from tssl_triton.studies.trials import Trial, TrialResult, collect, repeated, run_trials
-from tssl_triton.training import checkpoint
-from tssl_triton.training.checkpoint import CheckpointError
-from tssl_triton.training.config import ConfigError, resolve
+from tssl_triton import cli
+from tssl_triton.studies import Trial, TrialResult, collect, repeated, run_trials, trials
+from tssl_triton.training import CheckpointError, ConfigError, checkpoint, resolve
+from tssl_triton.training import run as run_module
 
 SMALL = {"arch": "12", "epochs": 2, "batch_size": 200, "device": "cpu", "schedule": "cosine"}
 TIMING = ("seconds", "images_per_second")
@@ -24,7 +22,7 @@ TIMING = ("seconds", "images_per_second")
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than all of these trainings; the arithmetic is the same."""
+    """Use the eager implementation: compiling the loops would take longer than these trainings."""
 
 
 def config(**settings):
@@ -33,7 +31,7 @@ def config(**settings):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Two names with two trials each, trained in turn, and the lines that were printed."""
+    """Two names with two trials each, trained one after another, and the printed lines."""
     out, lines, seen = tmp_path_factory.mktemp("trials"), [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TSSL_CPU", "eager")
@@ -86,7 +84,7 @@ def test_finished_trials_are_only_read(finished, monkeypatch):
     lines = []
     again = run_trials(out, wanted, say=lines.append)
     assert again.results == outcome.results
-    assert lines == ["4 of 4 trials are finished already"]
+    assert lines == ["4 of 4 trials are already finished"]
 
 
 def test_a_folder_of_tssl_train_counts(finished, tmp_path, capsys):
@@ -100,8 +98,11 @@ def test_a_folder_of_tssl_train_counts(finished, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": 0.5}, r"seed-0 holds a run with lr 0\.002, the trial has 0\.5: name another output folder"),
-        ({"epochs": 3}, r"seed-0 holds a run of 2 epochs with schedule 'cosine', the trial has 3 epochs: ask for 2"),
+        ({"lr": 0.5}, r"seed-0 contains a run with lr 0\.002, the trial has 0\.5: choose another output folder"),
+        (
+            {"epochs": 3},
+            r"seed-0 contains a run of 2 epochs with schedule .cosine., the trial has 3 epochs: set epochs",
+        ),
     ],
 )
 def test_other_settings_are_refused_before_anything_is_trained(finished, settings, message):
@@ -141,7 +142,6 @@ def test_a_failing_trial_does_not_stop_the_others(tmp_path):
 
 def test_a_half_done_trial_goes_on(finished, tmp_path, monkeypatch):
     asked = []
-    from tssl_triton.training import run as run_module
 
     class StopEarly(run_module.StopRequest):
         """As if Ctrl-C were pressed during the fourth batch of the second epoch."""
@@ -222,8 +222,8 @@ def test_one_process_per_device(finished, tmp_path):
 INTERRUPTED = """
 import sys
 from pathlib import Path
-from tssl_triton.config import resolve
-from tssl_triton.trials import repeated, run_trials
+from tssl_triton.studies import repeated, run_trials
+from tssl_triton.training import resolve
 
 if __name__ == "__main__":
     settings = dict(arch="12", epochs=10_000, batch_size=10)
@@ -234,7 +234,7 @@ if __name__ == "__main__":
 
 
 def two_processes(tmp_path):
-    """A command whose two trainings are under way, and their folders."""
+    """A command with two running trainings, and their folders."""
     (tmp_path / "script.py").write_text(INTERRUPTED)
     words = [sys.executable, "script.py"]
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

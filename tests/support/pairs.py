@@ -61,7 +61,7 @@ def _grouped(rank, meeting, function, arguments):
 
 
 def _command(rank, port, words):
-    from tssl_triton.cli import main as cli
+    from tssl_triton import cli
 
     environment = {
         "TORCHELASTIC_RUN_ID": "test",

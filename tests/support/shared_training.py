@@ -1,4 +1,4 @@
-"""What the tests of training on several processes run in each of them; alone, each is an ordinary training."""
+"""Functions that the tests of distributed training run in every process; run alone, each is an ordinary training."""
 
 import copy
 from unittest import mock
@@ -8,27 +8,24 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from tssl_triton import SpikingLinear, build_network, data, losses
-from tssl_triton.training import trainer as train
-from tssl_triton.training.config import resolve
-from tssl_triton.training.distributed import Processes
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.training import Processes, Trainer, resolve
 
 
 def one_step(settings, images):
-    """The gradients that a step on the first ``images`` training images leaves, and the reading after it."""
+    """The gradients of a step on the first ``images`` training images, and the reading after it."""
     trainer = Trainer(resolve(settings, {}), data.load("digits"))
     trainer.step(torch.arange(images))
     return [weight.grad.clone() for weight in trainer.network.parameters()], trainer.read()
 
 
 def one_epoch(settings, state=None, questions=None, asked=0):
-    """An epoch, or what a ``state`` leaves of it: a reading per batch, the epoch's metrics, the state it ends in.
+    """Train an epoch, or the rest of it after ``state``; returns a reading per batch, the metrics and the final state.
 
-    With ``questions`` the process of rank ``asked`` says, when it has been asked so often, that training shall stop.
+    With ``questions``, the process of rank ``asked`` requests a stop after that many checks.
     """
     trainer = Trainer(resolve(settings, {}), data.load("digits"))
     if state is not None:
-        # As read from a file: tensors that reached the companion share their memory with those that were sent.
+        # A copy, as if read from a file: tensors sent to the other process share memory with the originals.
         trainer.load_state(copy.deepcopy(state), "state")
     readings = []
     left = questions if questions is not None and Processes.now().rank == asked else float("inf")
@@ -38,17 +35,17 @@ def one_epoch(settings, state=None, questions=None, asked=0):
         left -= 1
         return left < 0
 
-    with mock.patch.object(train, "READING_INTERVAL", 0.0):
+    with mock.patch("tssl_triton.training.trainer.READING_INTERVAL", 0.0):
         complete = trainer.train_epoch(stop, readings.append)
     assert complete == (questions is None)
     return readings, trainer.history, trainer.state()
 
 
 def sharded_step(shard):
-    """The weights of a small network after one step on 8 samples, of which each process has its half.
+    """The weights of a small network after one step on 8 samples.
 
-    With ``shard`` its layers are FSDP2's, which averages the gradients; without, a process sees all samples and takes
-    half their summed gradient.
+    With ``shard``, FSDP2 shards the layers, each process has half the samples and the gradients are averaged; without,
+    one process sees all samples and halves the summed gradient.
     """
     torch.manual_seed(0)
     net = build_network("4C3-P2-12", (1, 8, 8), 5)

@@ -1,18 +1,17 @@
-"""A run folder whose network has learnt a little, for tests of what reads one."""
+"""A run folder with a slightly trained network, for tests of code that reads one."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from tssl_triton.training.config import resolve
-from tssl_triton.training.run import Run
+from tssl_triton.training import Run, resolve
 
 SMALL = {"arch": "6C3-P2-20", "padding": "1", "epochs": 1, "batch_size": 100, "device": "cpu", "test_batch_size": 100}
 
 
 def started_run(folder: Path) -> Run:
-    """A run with the settings `SMALL` that has learnt from ten batches of digits and saved itself."""
+    """A saved run with the settings `SMALL`, trained on ten batches of digits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TSSL_CPU", "eager")
         made = Run.create(folder, resolve(SMALL, {}), lambda line: None)

@@ -7,8 +7,7 @@ import zipfile
 import pytest
 import torch
 
-from tssl_triton.training import checkpoint
-from tssl_triton.training.checkpoint import CheckpointError
+from tssl_triton.training import CheckpointError, checkpoint
 
 CONTENT = {
     "config": {"dataset": "digits"},
@@ -121,7 +120,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
     monkeypatch.setenv("PAYLOAD_FOLDER", str(proof))
     path = tmp_path / "checkpoint.pt"
     torch.save({"format": checkpoint.FORMAT, "model": Payload()}, path)
-    with pytest.raises(CheckpointError, match="it holds more than tensors and plain containers"):
+    with pytest.raises(CheckpointError, match="it contains more than tensors and plain containers"):
         checkpoint.load(path)
     assert not proof.exists()
     with pytest.raises(
@@ -142,5 +141,5 @@ def test_incomplete(path, name, change):
     content = checkpoint.load(path)
     content.pop(name)
     torch.save(content if change == "missing" else content | {name: "text"}, path)
-    with pytest.raises(CheckpointError, match=f"checkpoint {path} is incomplete: '{name}' is missing or no"):
+    with pytest.raises(CheckpointError, match=f"checkpoint {path} is incomplete: '{name}' is missing or not "):
         checkpoint.load(path)

@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from tssl_triton import SLAYER, STBP, TSSL, LIFParameters
-from tssl_triton.training.config import ConfigError, TrainConfig, read_toml, resolve, write_toml
-from tssl_triton.training.presets import DATASET_DEFAULTS
+from tssl_triton.training import DATASET_DEFAULTS, ConfigError, TrainConfig, read_toml, resolve, write_toml
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -129,14 +128,14 @@ def test_missing_file(tmp_path):
             "surrogate must be auto or exponential for rule slayer, got 'arctan'",
         ),
         ({"pattern": "x"}, "pattern must be .* got 'x'"),
-        ({"padding": "x"}, "padding must be a number, 'same', or one of these per convolution as in 1,0; got 'x'"),
+        ({"padding": "x"}, "padding must be a number, 'same', or one of these per convolution such as 1,0, got 'x'"),
         ({"padding": -1}, "padding must be .* got '-1'"),
         ({"arch": "15C5-X"}, "architecture: token 'X' is not"),
         ({"loss": "count", "desired_count": 9}, r"desired_count must be undesired_count <= .* got 9\.0"),
         ({"device": "tpu"}, "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
         ({"device": "meta"}, "device must be auto, cpu, cuda or cuda:N, got 'meta'"),
-        ({"learn": "tau"}, "learn must be a sequence of names among 'tau_mem', 'tau_syn', 'threshold', each once"),
-        ({"learn": "tau_mem,tau_mem"}, "learn must be .* each once"),
+        ({"learn": "tau"}, "learn must be names among tau_mem, tau_syn, threshold, each at most once, got 'tau'"),
+        ({"learn": "tau_mem,tau_mem"}, "learn must be .* each at most once"),
         ({"learn": "tau_mem", "rule": "ann"}, "learn must be empty for rule ann, got 'tau_mem'"),
         ({"learn": "tau_mem", "recompute": True}, "learn must be empty with recompute or fused always, got 'tau_mem'"),
         ({"per": "synapse"}, "per must be one of layer, neuron, got 'synapse'"),

@@ -12,10 +12,8 @@ import torch
 from pairs import Pair
 from shared_training import one_epoch, one_step, sharded_step
 
-from tssl_triton.cli import main as cli
-from tssl_triton.training import checkpoint
-from tssl_triton.training.config import ConfigError
-from tssl_triton.training.distributed import Processes
+from tssl_triton import cli
+from tssl_triton.training import ConfigError, Processes, checkpoint
 
 #: 20 batches an epoch, the last one of 69 images: 35 and 34.
 #: So few neurons that none is likely to sit within rounding of its threshold, where a last bit decides on a spike.
@@ -158,7 +156,7 @@ def test_the_command_shares_a_training_and_its_test(pair, tmp_path):
         assert said in ("", f"test accuracy {accuracy:.2%} ({round(360 * accuracy)} of 360 images) after 1 epochs\n")
     for status, said in pair.command("train", *flags, "--run-dir", folder):
         assert status == 2
-        assert f"run folder {folder} exists already" in said
+        assert f"run folder {folder} already exists" in said
 
 
 def test_other_commands_do_not_share(monkeypatch, capsys):

@@ -8,11 +8,18 @@ import pytest
 import torch
 
 from tssl_triton import data
-from tssl_triton.nn.network import build_network
-from tssl_triton.training import checkpoint, recipes
-from tssl_triton.training.config import MAY_CHANGE, ConfigError, TrainConfig, read_toml, resolve
-from tssl_triton.training.recipes import RecipeError
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.nn import build_network
+from tssl_triton.training import (
+    MAY_CHANGE,
+    ConfigError,
+    RecipeError,
+    TrainConfig,
+    Trainer,
+    checkpoint,
+    read_toml,
+    recipes,
+    resolve,
+)
 
 #: Settings that a recipe leaves to the machine, or that do not concern it.
 LEFT_OUT = (MAY_CHANGE - {"epochs"}) | {"seed", "fused"}

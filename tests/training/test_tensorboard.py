@@ -8,14 +8,11 @@ import sys
 import pytest
 import torch
 
-from tssl_triton.cli import main as cli
-from tssl_triton.training import tensorboard as scalars
-from tssl_triton.training.config import resolve
-from tssl_triton.training.display import Lines
-from tssl_triton.training.run import Run
+from tssl_triton import cli
+from tssl_triton.training import Lines, Run, resolve, tensorboard
 
 SMALL = {"arch": "10", "epochs": 2, "batch_size": 500, "device": "cpu", "tensorboard": True}
-TAGS = {*scalars.TAGS.values(), "firing_rate/full_1", "firing_rate/output"}
+TAGS = {*tensorboard.TAGS.values(), "firing_rate/full_1", "firing_rate/output"}
 QUIET = Lines(lambda line: None)
 
 
@@ -55,7 +52,7 @@ def assert_complete(folder, epochs):
         assert [step for step, _, _ in events] == list(range(1, epochs + 1)), tag
         times = [time for _, _, time in events]
         assert times == sorted(times)
-    for name, tag in scalars.TAGS.items():
+    for name, tag in tensorboard.TAGS.items():
         # Event files hold float32.
         assert [value for _, value, _ in found[tag]] == pytest.approx([each[name] for each in history], rel=1e-6)
     for k, layer in enumerate(("full_1", "output")):
@@ -118,7 +115,7 @@ def test_what_a_kill_left_behind(tmp_path, damage):
     elif damage == "half a record":
         events.write_bytes(whole + whole[:50])
     else:
-        with scalars.writer()(str(events.parent)) as more:
+        with tensorboard.writer()(str(events.parent)) as more:
             more.add_scalar("loss/train", 1.0, 2)
     Run.resume(folder, {"epochs": 2}, lambda line: None).train(QUIET)
     assert_complete(folder, 2)
@@ -140,7 +137,7 @@ def test_a_log_that_begins_late_has_all_epochs(tmp_path, capsys):
 def test_the_ann_has_no_firing_rates(tmp_path):
     folder = tmp_path / "run"
     create(folder, rule="ann", epochs=1).train(QUIET)
-    assert set(logged(folder)) == set(scalars.TAGS.values())
+    assert set(logged(folder)) == set(tensorboard.TAGS.values())
 
 
 def test_without_tensorboard_nothing_begins(tmp_path, monkeypatch, capsys):

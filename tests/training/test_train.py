@@ -8,10 +8,15 @@ import pytest
 import torch
 
 from tssl_triton import data
-from tssl_triton.training import checkpoint
-from tssl_triton.training.checkpoint import CheckpointError
-from tssl_triton.training.config import ConfigError, resolve
-from tssl_triton.training.trainer import Trainer, TrainingError, choose_device
+from tssl_triton.training import (
+    CheckpointError,
+    ConfigError,
+    Trainer,
+    TrainingError,
+    checkpoint,
+    choose_device,
+    resolve,
+)
 
 TIMING = ("seconds", "images_per_second")
 
@@ -253,7 +258,7 @@ def test_other_rules_learn(digits, settings):
 
 
 def test_missing_device():
-    with pytest.raises(ConfigError, match=r"device 'cuda:99' is not there: torch sees [0-9]+ GPUs"):
+    with pytest.raises(ConfigError, match=r"device 'cuda:99' does not exist: torch sees [0-9]+ GPUs"):
         choose_device("cuda:99")
     assert choose_device("cpu") == torch.device("cpu")
 

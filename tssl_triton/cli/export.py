@@ -1,4 +1,4 @@
-"""The command ``tssl export``: a trained network for other programs."""
+"""The command ``tssl export``: write a trained network for other programs."""
 
 from __future__ import annotations
 
@@ -9,45 +9,44 @@ from pathlib import Path
 from typing import Any
 
 from tssl_triton._extras import require
+from tssl_triton._files import write_atomically
 from tssl_triton.interchange import InterchangeError, save_weights, to_nir
 from tssl_triton.interchange.metadata import DT
-from tssl_triton.nn.weighted import SpikingSequential
-from tssl_triton.training.checkpoint import write_atomically
-from tssl_triton.training.run import load_trainer
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.nn import SpikingSequential
+from tssl_triton.training import Trainer, load_trainer
 
 from .settings import PLACEMENT, add_settings, say
 
+#: Formats, and the default name of the file in the run's folder.
 FORMATS = {"nir": "network.nir", "safetensors": "weights.safetensors"}
-"""What can be written, and the name of the file in the run's folder where none is given."""
 
 
-def add_command(commands: Any) -> None:
-    """Add the parser of this command to those of the command line."""
-    exporting = commands.add_parser(
+def add_to(commands: Any) -> None:
+    """Add the parser of this command."""
+    parser = commands.add_parser(
         "export",
         help="write a trained network for other programs",
         description="Write the network of a run as a NIR graph, for simulators and neuromorphic chips, or its weights "
         "to a safetensors file.",
     )
-    exporting.set_defaults(command=_export)
-    exporting.add_argument("run", metavar="RUN", help="folder of the run")
-    exporting.add_argument("--to", required=True, choices=tuple(FORMATS), help="what to write")
-    files = " or ".join(FORMATS.values())
-    exporting.add_argument("--out", metavar="FILE", help=f"the file (default: {files} in the run's folder)")
-    exporting.add_argument(
+    parser.set_defaults(command=_export)
+    parser.add_argument("run", metavar="RUN", help="folder of the run")
+    parser.add_argument("--to", required=True, choices=tuple(FORMATS), help="format")
+    files = " or ".join(f"RUN/{name}" for name in FORMATS.values())
+    parser.add_argument("--out", metavar="FILE", help=f"the file (default: {files})")
+    parser.add_argument(
         "--dt", type=float, metavar="S", default=DT, help="seconds per time step, for NIR (default: %(default)s)"
     )
-    add_settings(exporting, PLACEMENT)
+    add_settings(parser, PLACEMENT)
 
 
 def _export(options: dict[str, Any]) -> int:
-    folder, out, kind, dt = (options.pop(name) for name in ("run", "out", "to", "dt"))
-    path = Path(folder) / FORMATS[kind] if out is None else Path(out)
+    folder, out, file_format, dt = (options.pop(name) for name in ("run", "out", "to", "dt"))
+    path = Path(folder) / FORMATS[file_format] if out is None else Path(out)
     if path.is_dir():
         raise InterchangeError(f"--out must be a file, got the folder {path}")
     trainer = load_trainer(Path(folder), options)
-    if kind == "nir":
+    if file_format == "nir":
         _write_graph(trainer, path, dt)
     else:
         save_weights(trainer.network, path)

@@ -1,28 +1,37 @@
-"""The command ``tssl inspect``: spikes, membranes and errors of a trained network on one page."""
+"""The commands ``tssl sparsity`` and ``tssl inspect``, which examine a trained network."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from tssl_triton.inspection import inspect as inspection
-from tssl_triton.inspection import page as inspection_report
-from tssl_triton.studies.results import aligned
-from tssl_triton.training.display import choose_tracker
-from tssl_triton.training.run import load_trainer
+from tssl_triton.inspection import inspect, page, sparsity
+from tssl_triton.inspection.inspect import NEURONS, SAMPLES
+from tssl_triton.training import choose_tracker, load_trainer
 
-from .settings import PLACEMENT, add_settings, say
+from .settings import PLACEMENT, add_progress, add_settings, say, say_table
 
 
-def add_command(commands: Any) -> None:
-    """Add the parser of this command to those of the command line."""
+def add_to(commands: Any) -> None:
+    """Add the parsers of these commands."""
+    parser = commands.add_parser(
+        "sparsity",
+        help="measure the firing sparsity of a trained network",
+        description="Count the spikes of a trained network on its test set: share of neurons that fire 0 to T times, "
+        "and histogram of firing rates, for each layer. Writes sparsity.json and sparsity.png.",
+    )
+    parser.set_defaults(command=_sparsity)
+    parser.add_argument("run", metavar="RUN", help="folder of the run")
+    parser.add_argument("--out", metavar="DIR", help="folder of the files (default: RUN)")
+    add_settings(parser, PLACEMENT)
+
     parser = commands.add_parser(
         "inspect",
         help="draw spikes, membranes and errors of a trained network",
         description="Present a test sample to a trained network and draw every layer's spikes, and for some neurons "
-        "membrane potential, synaptic current, PSC and delta, the error of the membrane, over time. Measure over many "
-        "samples firing rates, neurons that never fire or always do, and each layer's gradient norm. Writes "
-        "inspect.html, which needs no other file, its pictures, and inspect.json.",
+        "membrane potential, synaptic current, PSC and delta, the error of the membrane, over time. Measure firing "
+        "rates, silent and saturated neurons, and each layer's gradient norm over many samples. Writes the "
+        "self-contained page inspect.html, its figures, and inspect.json.",
     )
     parser.set_defaults(command=_inspect)
     parser.add_argument("run", metavar="RUN", help="folder of the run")
@@ -33,20 +42,32 @@ def add_command(commands: Any) -> None:
         "--neurons",
         nargs="+",
         metavar="K|LAYER:INDEX",
-        default=[str(inspection.NEURONS)],
-        help="how many neurons of each layer to trace, from the most active to a silent one, or which, such as "
-        f"full1:17 output:3 conv1:0,5,7 (default: {inspection.NEURONS})",
+        default=[str(NEURONS)],
+        help="neurons to trace: how many per layer, from the most active to a silent one, or which, such as "
+        f"full1:17 output:3 conv1:0,5,7 (default: {NEURONS})",
     )
     parser.add_argument(
         "--samples",
         type=int,
         metavar="M",
-        default=inspection.SAMPLES,
-        help="test samples to measure rates and norms over (default: %(default)s, or all if there are fewer)",
+        default=SAMPLES,
+        help="test samples over which to measure rates and norms (default: %(default)s, or all if there are fewer)",
     )
-    parser.add_argument("--out", metavar="DIR", help="folder of the files (default: inspect, in that of the run)")
-    parser.add_argument("--progress", choices=("auto", "bar", "lines"), default="auto", help="how progress is shown")
+    parser.add_argument("--out", metavar="DIR", help="folder of the files (default: RUN/inspect)")
+    add_progress(parser)
     add_settings(parser, PLACEMENT)
+
+
+def _sparsity(options: dict[str, Any]) -> int:
+    folder, out = Path(options.pop("run")), options.pop("out")
+    out = folder if out is None else Path(out)
+    measured = sparsity.measure(load_trainer(folder, options))
+    say_table(measured.table())
+    say(f"test accuracy {measured.accuracy:.2%} ({measured.samples} samples) after {measured.epochs} epochs")
+    out.mkdir(parents=True, exist_ok=True)
+    sparsity.write(out, measured, f"{measured.dataset}  {measured.arch}, after {measured.epochs} epochs")
+    say(f"wrote {out / 'sparsity.json'} and {out / 'sparsity.png'}")
+    return 0
 
 
 def _inspect(options: dict[str, Any]) -> int:
@@ -55,11 +76,10 @@ def _inspect(options: dict[str, Any]) -> int:
     words, over = options.pop("neurons"), choose_tracker(options.pop("progress"), say)
     neurons = int(words[0]) if len(words) == 1 and words[0].lstrip("-").isdecimal() else words
     what = {name: options.pop(name) for name in ("sample", "samples")}
-    found = inspection.inspect(load_trainer(folder, options), neurons=neurons, over=over, **what)
-    for line in aligned(found.table()):
-        say(line)
+    found = inspect(load_trainer(folder, options), neurons=neurons, over=over, **what)
+    say_table(found.table())
     sample = found.sample
-    say(f"test sample {sample.index}: class {sample.label}, read as {sample.predicted}, loss {sample.loss:.4g}")
-    page, *others = inspection_report.write(out, found)
-    say(f"wrote {page}, and beside it {', '.join(path.name for path in others)}")
+    say(f"test sample {sample.index}: class {sample.label}, predicted {sample.predicted}, loss {sample.loss:.4g}")
+    main, *others = page.write(out, found)
+    say(f"wrote {main} and {', '.join(path.name for path in others)}")
     return 0

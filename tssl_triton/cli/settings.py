@@ -1,4 +1,4 @@
-"""What the commands of `tssl_triton.cli.main` have in common: flags of settings, lines of output, and how they end."""
+"""Shared parts of the commands: flags of settings, output lines, and exit statuses."""
 
 from __future__ import annotations
 
@@ -8,46 +8,58 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tssl_triton.studies.trials import Outcome
-from tssl_triton.training.config import FIELD_TYPES, TrainConfig
-from tssl_triton.training.distributed import Processes
+from tssl_triton.studies import Outcome, aligned
+from tssl_triton.training import FIELD_TYPES, Processes, TrainConfig
 
-INTERRUPTED = 130  # what shells report for a process that SIGINT ended
+INTERRUPTED = 130  # the shell's status of a process that SIGINT ended
 
-#: Settings of where a trained network is tested; they change nothing about it.
+#: Settings of where a trained network is tested, which do not affect the network.
 PLACEMENT = ("device", "data_root", "download", "test_batch_size")
 
 
 def say(line: str) -> None:
-    """Print a line at once, whatever standard output is."""
+    """Print a line and flush."""
     print(line, flush=True)
 
 
+def say_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first row is the heading."""
+    for line in aligned(rows):
+        say(line)
+
+
 def voice(processes: Processes) -> Callable[[str], None]:
-    """What prints a line, once for all processes."""
+    """A function that prints a line in the first process only."""
     return say if processes.first else lambda line: None
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """A flag for each named field of the configuration; one that is not used leaves no trace in the options."""
+    """A flag for each named field of the configuration; flags that are not given are absent from the options."""
     group = parser.add_argument_group("settings")
     fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
     for name in names:
-        field, kind = fields[name], FIELD_TYPES[name]
+        field, value_type = fields[name], FIELD_TYPES[name]
         flag = "--" + name.replace("_", "-")
         text = f"{field.metadata['help']} (default: {field.default})".replace("%", "%%")
-        if kind is bool:
+        if value_type is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
             choices = field.metadata["choices"] or None
-            metavar = None if choices else kind.__name__.upper().replace("STR", "TEXT")
-            group.add_argument(flag, type=kind, choices=choices, metavar=metavar, default=argparse.SUPPRESS, help=text)
+            metavar = None if choices else value_type.__name__.upper().replace("STR", "TEXT")
+            group.add_argument(
+                flag, type=value_type, choices=choices, metavar=metavar, default=argparse.SUPPRESS, help=text
+            )
+
+
+def add_progress(parser: argparse.ArgumentParser) -> None:
+    """The flag ``--progress``."""
+    parser.add_argument("--progress", choices=("auto", "bar", "lines"), default="auto", help="how to show progress")
 
 
 def finish(outcome: Outcome, reports: Sequence[Path]) -> int:
-    """Say how several trials ended and where the reports are; the exit status."""
+    """Print how several trials ended and where the reports are; returns the exit status."""
     if outcome.interrupted:
-        say("interrupted; what was done is saved, and the same command goes on with it")
+        say("interrupted; progress is saved, and the same command continues it")
         return INTERRUPTED
     say(f"reports: {', '.join(map(str, reports))}")
     if outcome.failures:

@@ -1,4 +1,4 @@
-"""Commands that set trainings side by side: ``tssl compare``, ``tssl ablate`` and ``tssl convert``."""
+"""Commands that compare several runs, ``tssl reproduce``, ``compare`` and ``ablate``, and ``tssl convert``."""
 
 from __future__ import annotations
 
@@ -7,140 +7,152 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tssl_triton.studies import ablate, compare
-from tssl_triton.studies import convert as conversion_report
-from tssl_triton.studies.study import Report, Study, run_study
-from tssl_triton.training.config import FIELD_TYPES, read_toml, resolve
-from tssl_triton.training.display import choose_display
-from tssl_triton.training.run import load_trainer
+from tssl_triton.studies import AblationReport, ComparisonReport, Report, ablate, compare, convert, reproduce, run_study
+from tssl_triton.training import FIELD_TYPES, TrainConfig, choose_display, load_trainer, read_toml, recipes, resolve
 
-from .settings import PLACEMENT, add_settings, finish, say
+from .settings import PLACEMENT, add_progress, add_settings, finish, say
+
+_CONTINUES = "Finished trials are read, interrupted ones continue: run the same command again to continue."
 
 
-def add_commands(commands: Any) -> None:
-    """Add the parsers of these commands to those of the command line."""
-    comparing = commands.add_parser(
+def add_to(commands: Any) -> None:
+    """Add the parsers of these commands."""
+    parser = commands.add_parser(
+        "reproduce",
+        help="reproduce the paper's tables and figures",
+        description="Train the networks of a table or figure of the paper, several trials each, and compare the "
+        f"results with the printed numbers. {_CONTINUES}",
+    )
+    parser.set_defaults(command=_reproduce)
+    targets = ", ".join((*reproduce.TABLES, *reproduce.FIGURES, *recipes.NAMES))
+    parser.add_argument("targets", nargs="+", metavar="TARGET", help=f"{targets}, or a recipe in a .toml file")
+    parser.add_argument(
+        "--out", metavar="DIR", default="runs/reproduce", help="folder of results (default: %(default)s)"
+    )
+    parser.add_argument("--trials", type=int, metavar="N", help="trials per row (default: 5, for figures 1)")
+    parser.add_argument(
+        "--epochs", type=int, metavar="N", default=argparse.SUPPRESS, help="epochs (default: the paper's)"
+    )
+    _add_report(parser)
+    add_settings(parser, (*PLACEMENT, "recompute"))
+
+    parser = commands.add_parser(
         "compare",
-        help="train several learning rules under equal settings",
+        help="train several learning rules with equal settings",
         description="Train a network by several learning rules with the same settings, data order and initial weights, "
-        "and draw accuracy over epochs, time steps and seconds. Finished trials are read, interrupted ones go on: "
-        "the same command continues.",
+        f"and draw accuracy over epochs, time steps and seconds. {_CONTINUES}",
     )
-    comparing.set_defaults(command=_compare)
-    comparing.add_argument(
-        "--rules",
-        nargs="+",
-        choices=compare.METHODS,
-        default=list(compare.METHODS),
-        help="what to compare (default: all)",
+    parser.set_defaults(command=_compare)
+    methods = compare.METHODS
+    parser.add_argument(
+        "--rules", nargs="+", choices=methods, default=list(methods), help="rules to compare (default: all)"
     )
-    comparing.add_argument(
-        "--over-steps", nargs="+", type=int, metavar="T", default=[], help="train spiking rules with these steps too"
+    parser.add_argument(
+        "--over-steps", nargs="+", type=int, metavar="T", default=[], help="also train spiking rules with T steps"
     )
-    _add_study(comparing, "compare", [name for name in FIELD_TYPES if name != "rule"])
+    _add_study(parser, "compare", [name for name in FIELD_TYPES if name != "rule"])
 
-    ablating = commands.add_parser(
+    parser = commands.add_parser(
         "ablate",
         help="train with parts of TSSL-BP left out",
-        description="Train a network by TSSL-BP and by variants that lack a part of it or change one, under equal "
-        "settings, and say what each part contributes. Finished trials are read, interrupted ones go on: the same "
-        "command continues.",
+        description="Train a network by TSSL-BP and by variants with one part left out or changed, with equal "
+        f"settings, and report the effect of each part. {_CONTINUES}",
         epilog="rows:\n" + "\n".join(f"  {variant.name:<16} {variant.text}" for variant in ablate.ABLATIONS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    ablating.set_defaults(command=_ablate)
+    parser.set_defaults(command=_ablate)
     rows = tuple(ablate.ABLATIONS)
-    ablating.add_argument(
-        "--rows",
-        nargs="+",
-        metavar="ROW",
-        choices=rows,
-        default=list(rows),
-        help="which rows beside full (default: all)",
+    parser.add_argument(
+        "--rows", nargs="+", metavar="ROW", choices=rows, default=list(rows), help="rows besides full (default: all)"
     )
-    _add_study(ablating, "ablate", [name for name in FIELD_TYPES if name not in ablate.VARIED])
+    _add_study(parser, "ablate", [name for name in FIELD_TYPES if name not in ablate.VARIED])
 
-    converting = commands.add_parser(
+    parser = commands.add_parser(
         "convert",
-        help="turn a trained ANN into a spiking network and test it",
-        description="Convert the network of a run with --rule ann into integrate-and-fire neurons, thresholds balanced "
-        "by its activations on training images, and test it after several numbers of time steps. Writes "
+        help="convert a trained ANN to a spiking network and test it",
+        description="Convert the network of a run with --rule ann to integrate-and-fire neurons, with thresholds "
+        "balanced by its activations on training images, and test it after several numbers of time steps. Writes "
         "conversion.json and conversion.png.",
     )
-    converting.set_defaults(command=_convert)
-    converting.add_argument("run", metavar="RUN", help="folder of the run")
-    converting.add_argument(
+    parser.set_defaults(command=_convert)
+    parser.add_argument("run", metavar="RUN", help="folder of the run")
+    parser.add_argument(
         "--steps",
         nargs="+",
         type=int,
         metavar="T",
-        default=list(conversion_report.MARKS),
-        help=f"numbers of time steps (default: {' '.join(map(str, conversion_report.MARKS))})",
+        default=list(convert.MARKS),
+        help=f"numbers of time steps (default: {' '.join(map(str, convert.MARKS))})",
     )
-    converting.add_argument(
+    parser.add_argument(
         "--percentile",
         type=float,
         metavar="P",
         default=99.9,
-        help="of a layer's activations, stands for a rate of 1 (default: %(default)s)",
+        help="percentile of a layer's activations that becomes a firing rate of 1 (default: %(default)s)",
     )
-    converting.add_argument(
-        "--samples", type=int, metavar="N", default=1000, help="training samples to take it over (default: %(default)s)"
+    parser.add_argument(
+        "--samples", type=int, metavar="N", default=1000, help="training samples to measure (default: %(default)s)"
     )
-    converting.add_argument(
+    parser.add_argument(
         "--initial",
         type=float,
         metavar="V",
         default=0.0,
         help="membrane potential at the first step, as a share of the threshold (default: %(default)s)",
     )
-    converting.add_argument("--out", metavar="DIR", help="folder of the files (default: that of the run)")
-    add_settings(converting, PLACEMENT)
+    parser.add_argument("--out", metavar="DIR", help="folder of the files (default: RUN)")
+    add_settings(parser, PLACEMENT)
 
 
 def _add_study(parser: argparse.ArgumentParser, name: str, settings: Sequence[str]) -> None:
-    """What studies have in common."""
-    parser.add_argument("--trials", type=int, metavar="K", default=1, help="trials of each (default: %(default)s)")
+    """Options of `compare` and `ablate`."""
+    parser.add_argument("--trials", type=int, metavar="K", default=1, help="trials per row (default: %(default)s)")
     parser.add_argument("--out", metavar="DIR", help=f"folder of results (default: runs/{name}-DATASET)")
-    parser.add_argument("--config", metavar="FILE", help="TOML file of settings, named as the flags are")
-    parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
-    parser.add_argument("--progress", choices=("auto", "bar", "lines"), default="auto", help="how progress is shown")
+    parser.add_argument("--config", metavar="FILE", help="TOML file of settings, named like the flags")
+    _add_report(parser)
     add_settings(parser, settings)
 
 
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--report-only", action="store_true", help="report existing results without training")
+    add_progress(parser)
+
+
+def _how(options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `run_study` from the options that `_add_report` added, which are removed."""
+    display = choose_display(options.pop("progress"), say)
+    return {"train": not options.pop("report_only"), "display": display, "say": say}
+
+
+def _reproduce(options: dict[str, Any]) -> int:
+    names, out, trials = options.pop("targets"), Path(options.pop("out")), options.pop("trials")
+    how = _how(options)
+    reports = reproduce.plan(names, out, trials, **options)
+    return finish(reproduce.reproduce(reports, **how), [report.study.file(".md") for report in reports])
+
+
 def _compare(options: dict[str, Any]) -> int:
-    rules, over_steps, common = options.pop("rules"), options.pop("over_steps"), _common(options)
-    base = resolve(options, common["file"])
-    out = common["out"] or Path("runs") / f"compare-{base.dataset}"
-    study = compare.plan(rules, base, out, common["trials"], over_steps)
-    placement = {name: getattr(base, name) for name in PLACEMENT}
-    return _study(study, compare.ComparisonReport(study, placement, say), common)
+    rules, over_steps, how = options.pop("rules"), options.pop("over_steps"), _how(options)
+    base, out, trials = _common(options, "compare")
+    study = compare.plan(rules, base, out, trials, over_steps)
+    return _study(ComparisonReport(study, {name: getattr(base, name) for name in PLACEMENT}, say), how)
 
 
 def _ablate(options: dict[str, Any]) -> int:
-    rows, common = options.pop("rows"), _common(options)
-    base = resolve(options, common["file"])
-    out = common["out"] or Path("runs") / f"ablate-{base.dataset}"
-    study = ablate.plan(base, out, common["trials"], rows)
-    return _study(study, ablate.AblationReport(study), common)
+    rows, how = options.pop("rows"), _how(options)
+    return _study(AblationReport(ablate.plan(*_common(options, "ablate"), rows)), how)
 
 
-def _common(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that `_add_study` added, taken out of ``options``; what stays there are settings."""
-    out, file = options.pop("out"), options.pop("config")
-    return {
-        "out": None if out is None else Path(out),
-        "file": {} if file is None else read_toml(file),
-        "trials": options.pop("trials"),
-        "train": not options.pop("report_only"),
-        "progress": options.pop("progress"),
-    }
+def _common(options: dict[str, Any], name: str) -> tuple[TrainConfig, Path, int]:
+    """Base settings, output folder and number of trials from the options that `_add_study` added."""
+    out, file, trials = options.pop("out"), options.pop("config"), options.pop("trials")
+    base = resolve(options, {} if file is None else read_toml(file))
+    return base, Path(f"runs/{name}-{base.dataset}" if out is None else out), trials
 
 
-def _study(study: Study, report: Report, common: dict[str, Any]) -> int:
-    display = choose_display(common["progress"], say)
-    outcome = run_study(study, report, train=common["train"], display=display, say=say)
-    return finish(outcome, [study.out / f"{study.name}.md"])
+def _study(report: Report, how: dict[str, Any]) -> int:
+    return finish(run_study(report, **how), [report.study.file(".md")])
 
 
 def _convert(options: dict[str, Any]) -> int:
@@ -148,10 +160,10 @@ def _convert(options: dict[str, Any]) -> int:
     marks = sorted(set(options.pop("steps")))
     how = {name: options.pop(name) for name in ("percentile", "samples", "initial")}
     out = folder if out is None else Path(out)
-    conversion = conversion_report.measure(load_trainer(folder, options), marks, **how)
+    conversion = convert.measure(load_trainer(folder, options), marks, **how)
     for line in conversion.table():
         say(line)
     out.mkdir(parents=True, exist_ok=True)
-    conversion_report.write(out, conversion)
+    convert.write(out, conversion)
     say(f"wrote {out / 'conversion.json'} and {out / 'conversion.png'}")
     return 0

@@ -1,21 +1,21 @@
-"""AEDAT 3.1, the event camera files of iniVation, as far as a camera's polarity events go.
+"""Polarity events in AEDAT 3.1, the file format of iniVation's event cameras.
 
-Lines that begin with ``#``, the first ``#!AER-DAT3.1`` and the last ``#!END-HEADER``, then packets, little-endian:
+A header of lines that begin with ``#``, from ``#!AER-DAT3.1`` to ``#!END-HEADER``, then little-endian packets:
 
 =============  ======  ===================================================================
-eventType      uint16  1 for polarity events; packets of other types are passed over
+eventType      uint16  1 for polarity events; packets of other types are skipped
 eventSource    uint16
 eventSize      uint32  bytes of an event, 8
 tsOffset       uint32
-tsOverflow     uint32  how often the 31-bit time ran over
+tsOverflow     uint32  number of overflows of the 31-bit time
 eventCapacity  uint32
-eventNumber    uint32  events that follow
+eventNumber    uint32  number of events that follow
 eventValid     uint32
 =============  ======  ===================================================================
 
-A polarity event is two uint32: x in bits 17 to 31, y in bits 2 to 16, polarity in bit 1 (1 on, 0 off), a mark of
-validity in bit 0; and the time in microseconds. The mark is not looked at: DVS-Gesture's own description does not
-speak of it, and nor do the programs that read that set.
+A polarity event is two uint32: first x in bits 17 to 31, y in bits 2 to 16, polarity in bit 1 (1 on, 0 off) and a
+validity mark in bit 0; then the time in microseconds. The mark is ignored, as in other readers of DVS-Gesture, whose
+description does not mention it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ EVENT = np.dtype([("data", "<u4"), ("time", "<u4")])
 
 
 def read_aedat(path: Path) -> Events:
-    """All polarity events of a file, in its order.
+    """All polarity events of a file, in order.
 
     Raises:
-        DataError: if it is not AEDAT 3.1, has no end of header, or ends in the middle of a packet.
+        DataError: if the file is not AEDAT 3.1, has no end of header, or ends within a packet.
     """
     raw = path.read_bytes()
     if not raw.startswith(b"#!AER-DAT3.1"):
@@ -62,13 +62,13 @@ def read_aedat(path: Path) -> Events:
             times.append(packet["time"].astype(np.int64) + (overflow << 31))
         place += size * number
     if not parts:
-        raise DataError(f"{path} holds no polarity events")
+        raise DataError(f"{path} contains no polarity events")
     data = np.concatenate(parts).astype(np.int64)
     return Events(data >> 17, (data >> 2) & 0x7FFF, (data >> 1) & 1, np.concatenate(times))
 
 
 def _after_header(path: Path, raw: bytes) -> int:
-    """Where the first packet begins: after the header's last line, whatever the packet's first byte is."""
+    """Position of the first packet, whatever its first byte: after the last line of the header."""
     place = 0
     while raw[place : place + 1] == b"#":
         end = raw.find(b"\n", place) + 1
@@ -82,5 +82,5 @@ def _after_header(path: Path, raw: bytes) -> int:
 
 def _truncated(path: Path, raw: bytes, place: int, needed: int) -> DataError:
     return DataError(
-        f"{path} is truncated: {needed} bytes are expected from byte {place} on, and its size is {len(raw)} bytes"
+        f"{path} is truncated: expected {needed} bytes from byte {place} on, but the file has {len(raw)} bytes"
     )

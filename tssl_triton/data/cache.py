@@ -1,11 +1,11 @@
-"""Spike trains binned once: a ``.npy`` file of packed bits, mapped into memory, and a record that vouches for it.
+"""Cache of binned spike trains: packed bits in a memory-mapped ``.npy`` file, and a record to validate it.
 
 ``<stem>.npy``   uint8 ``(N, T, bytes)``, readable by ``numpy.load``
-``<stem>.json``  format and version, names, sizes and marks of the source files (as one sum), labels, and the CRC-32 of
+``<stem>.json``  format and version, a hash of the names, sizes and marks of the source files, labels, and the CRC-32 of
                  bits and labels
 
-Settings that change the bits are in the stem. Both files are written beside their place and renamed, the record last,
-so a cache is whole or not there; reading compares every byte with the record's sum.
+The stem contains the settings that the bits depend on. Both files are written atomically, the record last. Reading
+verifies the checksum of all bytes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tssl_triton.training.checkpoint import write_atomically
+from tssl_triton._files import write_atomically
 
 from .base import DataError
 
 FORMAT = "tssl-triton spikes"
 VERSION = 1
 
-#: Name, size in bytes and a mark of the content of each source file.
+#: Name, size in bytes and a mark of each source file; the mark changes with the content.
 Files = Sequence[tuple[str, int, int]]
 
 Item = TypeVar("Item")
@@ -39,19 +39,18 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Cached:
-    """Bits ``(N, T, bytes)``, mapped from their file, and the label of each of the N recordings."""
+    """Memory-mapped bits ``(N, T, bytes)``, and the label of each of the N recordings."""
 
     bits: NDArray[np.uint8]
     labels: list[int]
 
 
 def read(path: Path, files: Files | None) -> Cached | None:
-    """The cache at ``path``, or None if it is not there, damaged (which a warning says) or not made of ``files``.
+    """The cache at ``path``, or None if it is missing, damaged (with a warning) or not made from ``files``.
 
     Args:
         path: the ``.npy`` file.
-        files: name, size and mark of each source file; None if these are not there any more, in which case any
-            whole cache will do.
+        files: name, size and mark of each source file; None if these no longer exist, to accept any valid cache.
     """
     record_path = path.with_suffix(".json")
     if not (path.is_file() and record_path.is_file()):
@@ -64,11 +63,11 @@ def read(path: Path, files: Files | None) -> Cached | None:
             return None
         bits = np.load(path, mmap_mode="r", allow_pickle=False)
         if bits.dtype != np.uint8 or list(bits.shape) != record["shape"] or len(bits) != len(record["labels"]):
-            raise ValueError(f"it holds {bits.dtype} {bits.shape}, its record says uint8 {record['shape']}")
+            raise ValueError(f"it contains {bits.dtype} {bits.shape}, its record says uint8 {record['shape']}")
         if _crc(bits, record["labels"]) != record["crc32"]:
             raise ValueError("its checksum does not match")
         return Cached(bits, record["labels"])
-    # json and NumPy raise many types at bytes that are not theirs; each of them means the same here.
+    # json and NumPy raise many types for invalid files.
     except (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError) as error:
         what = "it is made again" if files is not None else "its sources are gone, so it cannot be made again"
         warnings.warn(f"the cache {path} cannot be used ({error}); {what}", stacklevel=2)
@@ -83,18 +82,18 @@ def write(
     labels: Sequence[int],
     description: str,
 ) -> Cached:
-    """Write one recording after the other to ``path``, with a progress bar on a terminal, and map the result.
+    """Write recordings to ``path`` one by one, with a progress bar on a terminal, and map the result into memory.
 
     Args:
-        path: the ``.npy`` file; its folder is made if need be.
+        path: the ``.npy`` file; its folder is created if necessary.
         recordings: bits of each, uint8 of ``shape``.
         shape: ``(T, bytes)``.
         files: name, size and mark of each source file.
-        labels: of the recordings, one each.
-        description: what the progress bar says.
+        labels: one per recording.
+        description: label of the progress bar.
 
     Raises:
-        DataError: if the files cannot be written; errors of ``recordings`` pass through, and leave nothing behind.
+        DataError: if the files cannot be written. Errors of ``recordings`` are passed on, and no file is left behind.
     """
     whole = (len(labels), *shape)
     crc = zlib.crc32(bytes(labels))
@@ -107,7 +106,7 @@ def write(
             crc = zlib.crc32(data, crc)
             file.write(data)
 
-    # Two runs that start at once make the same cache twice; each needs a name of its own to write to.
+    # Two runs that start together both make the cache, so each writes to its own temporary file.
     suffix = f".{os.getpid()}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +120,7 @@ def write(
 
 
 def with_progress(items: Iterable[Item], count: int, description: str) -> Iterator[Item]:
-    """The items, with a bar on standard error if that is a terminal and tqdm is installed."""
+    """The items, with a progress bar on standard error if it is a terminal and tqdm is installed."""
     if sys.stderr.isatty():
         try:
             from tqdm import tqdm

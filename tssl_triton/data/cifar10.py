@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky, 2009): 60,000 colour images of 32x32 pixels in ten classes, in torchvision's python batches."""
+"""CIFAR-10 (Krizhevsky, 2009): 60,000 colour images of 32x32 pixels in ten classes, read by torchvision."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .images import ImageSet, read_with_torchvision
 FOLDER = "cifar-10-batches-py"
 FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
 
-#: Mean and standard deviation of red, green and blue, of pixels in [0, 1]: the constants that the authors' released
-#: program has, and most programs for CIFAR-10. (The deviations are means over images of an image's own; those of all
-#: pixels at once are 0.247, 0.243, 0.262.)
+#: Mean and standard deviation of red, green and blue for pixels in [0, 1]: the constants of the authors' released
+#: program and of most programs for CIFAR-10. (The deviations are averages of the per-image deviations; over all pixels
+#: they are 0.247, 0.243, 0.262.)
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2023, 0.1994, 0.2010)
 
 
 def load_cifar10(root: Path, download: bool, options: Options) -> ImageSet:
-    """CIFAR-10 in torchvision's layout, ``root/cifar-10-batches-py/``; torchvision checks the files' sums."""
+    """CIFAR-10 in torchvision's layout, ``root/cifar-10-batches-py/``; torchvision verifies the checksums."""
     folder = (root / FOLDER).absolute()
     halves = read_with_torchvision("cifar10", "CIFAR10", root, folder, FILES, download)
     (train_images, train_labels), (test_images, test_labels) = (_tensors(half, folder) for half in halves)

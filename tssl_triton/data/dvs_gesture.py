@@ -1,30 +1,27 @@
-"""DVS-Gesture (Amir et al., 2017): eleven hand and arm gestures before an event camera of 128x128 pixels.
+"""DVS-Gesture (Amir et al., 2017): eleven hand and arm gestures, recorded by an event camera of 128x128 pixels.
 
-Two layouts are read; where both are there, the first:
+There are two layouts; if both exist, the first is used:
 
-* ``ibmGestureTrain/<user>_<light>/<class>.npy``, and ``ibmGestureTest``, as tonic unpacks them: one recording a file,
-  an array ``(E, 4)`` of x, y, polarity and time in milliseconds; classes count from 0. Times are taken from the
-  recording's first event on.
-* ``DvsGesture/``, the set as published: ``trials_to_train.txt`` and ``trials_to_test.txt`` name the trials' AEDAT 3.1
-  files, and beside each ``user01_led.aedat`` stands ``user01_led_labels.csv`` with a line
-  ``class,startTime_usec,endTime_usec`` for each gesture; classes count from 1. A gesture is the events with
-  start <= time < end, its times are taken from start on.
+* tonic's: ``ibmGestureTrain/<user>_<light>/<class>.npy``, and ``ibmGestureTest``. Each file is one recording, an array
+  ``(E, 4)`` of x, y, polarity and time in milliseconds. Classes count from 0, times from the first event.
+* The published one, in ``DvsGesture/``: ``trials_to_train.txt`` and ``trials_to_test.txt`` list AEDAT 3.1 files. For
+  each ``user01_led.aedat``, ``user01_led_labels.csv`` has a line ``class,startTime_usec,endTime_usec`` per gesture.
+  A gesture consists of the events with start <= time < end. Classes count from 1, times from start.
 
-The labels are 0 to 10 from either.
+Labels are 0 to 10 for both.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from .aedat import read_aedat
 from .base import DataError, Options, in_one_line
-from .events import Events, EventSet, Source, checked, download_with_tonic, event_set
+from .events import Events, EventSet, Source, checked, event_set, marks
 
 SENSOR = (128, 128)
 CLASSES = 11
@@ -33,19 +30,15 @@ WHERE = "http://research.ibm.com/dvsgesture/"
 
 
 def load_dvs_gesture(root: Path, download: bool, options: Options) -> EventSet:
-    """DVS-Gesture from ``root/DVSGesture``, in one of the layouts at the top of this module."""
-    folder = (root / "DVSGesture").absolute()
+    """DVS-Gesture from ``root/DVSGesture``, in one of the layouts in the docstring of this module."""
+    return event_set("dvs-gesture", "DVSGesture", root, download, _find, _missing, SENSOR, CLASSES, options)
 
-    def fetch(half: str) -> None:
-        missing = (
-            f"dvs-gesture not found: looked for ibmGesture{half.title()}/USER_LIGHT/CLASS.npy, as tonic lays them out, "
-            f"or DvsGesture/trials_to_{half}.txt, as published, in {folder}; put one of them there, from {WHERE}"
-        )
-        if not download:
-            raise DataError(f"{missing}, or allow the download")
-        download_with_tonic("DVSGesture", root, half, missing)
 
-    return event_set("dvs-gesture", folder, partial(_find, folder), SENSOR, CLASSES, options, fetch)
+def _missing(folder: Path, half: str) -> str:
+    return (
+        f"dvs-gesture not found: looked for ibmGesture{half.title()}/USER_LIGHT/CLASS.npy, as tonic lays them out, "
+        f"or DvsGesture/trials_to_{half}.txt, as published, in {folder}; put one of them there, from {WHERE}"
+    )
 
 
 def _find(folder: Path, half: str) -> Source | None:
@@ -62,19 +55,19 @@ def _cut_recordings(folder: Path) -> Source:
         raise DataError(f"dvs-gesture is incomplete: no USER_LIGHT/CLASS.npy in {folder}")
     for path in paths:
         if not (path.stem.isdecimal() and int(path.stem) < CLASSES):
-            raise DataError(f"{path} does not say its class: its name must be 0.npy to {CLASSES - 1}.npy")
+            raise DataError(f"{path} does not name its class: files must be named 0.npy to {CLASSES - 1}.npy")
 
     def recordings() -> Iterator[Events]:
         return (read_npy(path) for path in paths)
 
-    return Source(_marks(folder, paths), tuple(int(path.stem) for path in paths), recordings)
+    return Source(marks(folder, paths), tuple(int(path.stem) for path in paths), recordings)
 
 
 def read_npy(path: Path) -> Events:
     """The events of one recording in tonic's layout.
 
     Raises:
-        DataError: if the file is damaged, is no ``(E, 4)`` array of numbers or has events outside the sensor.
+        DataError: if the file is damaged, is not an ``(E, 4)`` array of numbers, or has events outside the sensor.
     """
     try:
         array = np.load(path, allow_pickle=False)
@@ -85,7 +78,7 @@ def read_npy(path: Path) -> Events:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{path} is damaged: not all of its numbers are finite")
     x, y, polarity = array[:, :3].T.astype(np.int64)
-    # float64 holds any time of a recording in milliseconds to far less than a microsecond.
+    # float64 represents times of a recording in milliseconds far more accurately than a microsecond.
     time = np.rint(1000 * array[:, 3].astype(np.float64)).astype(np.int64)
     return checked(str(path), Events(x, y, polarity, time - time.min()), SENSOR)
 
@@ -110,11 +103,11 @@ def _trials(listing: Path) -> Source:
                 x, y, polarity, time = (values[inside] for values in events)
                 yield Events(x, y, polarity, time - start)
 
-    return Source(_marks(folder, [*paths, *tables]), labels, recordings)
+    return Source(marks(folder, [*paths, *tables]), labels, recordings)
 
 
 def _windows(path: Path) -> list[tuple[int, int, int]]:
-    """Label from 0, start and end in microseconds of each gesture of a trial."""
+    """Label (from 0), start and end (in microseconds) of each gesture of a trial."""
     with open(path, newline="", encoding="utf-8") as file:
         header, *rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row] or [[]]
     windows = []
@@ -131,8 +124,3 @@ def _windows(path: Path) -> list[tuple[int, int, int]]:
     if header != HEADER or not windows:
         raise DataError(f"{path} is damaged: it must begin with {','.join(HEADER)} and list gestures, got {header}")
     return windows
-
-
-def _marks(folder: Path, paths: list[Path]) -> tuple[tuple[str, int, int], ...]:
-    stats = ((path, path.stat()) for path in paths)
-    return tuple((path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in stats)

@@ -1,12 +1,11 @@
-"""Event sets: recordings of an event camera as binary spike trains, binned once and kept as packed bits.
+"""Event sets: recordings of an event camera as binary spike trains, cached as packed bits.
 
-A recording is a list of events (x, y, polarity, time). Step t of its spike train collects the events with
-``t * bin_ms <= time < (t + 1) * bin_ms``, and a spike stands where at least one of them fell: presence, not count
-(`tssl_triton.encoding.bin_events`). The axes of a step are polarity (0: darker, "off"; 1: brighter, "on"), row y,
-column x.
+A recording is a list of events (x, y, polarity, time). Step t of its spike train has a spike for each input with at
+least one event in ``t * bin_ms <= time < (t + 1) * bin_ms`` (`tssl_triton.encoding.bin_events`). The axes of a step are
+polarity (0: darker, "off"; 1: brighter, "on"), row y, column x.
 
-Steps are kept as bits, ``ceil(2 H W / 8)`` bytes each, in a file that is mapped into memory: a batch is read where
-it lies, transposed to time-major as bytes, and unpacked in one operation, on a GPU after the transfer.
+Each step is stored as ``ceil(2 H W / 8)`` bytes of bits in a memory-mapped file. A batch is transposed to time-major
+as bytes and unpacked in one operation, on a GPU after the transfer.
 """
 
 from __future__ import annotations
@@ -43,11 +42,10 @@ class Events(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """One half of a set before it is read.
+    """The source files of the training or test half of a set.
 
     Args:
-        files: name, size in bytes and a mark of the content (time of change or checksum) of each file: by these a
-            cache tells whether it is still up to date.
+        files: name, size in bytes and a mark (modification time or checksum) of each file, to validate a cache.
         labels: class of each recording.
         recordings: reads the recordings one by one, in the order of ``labels``.
     """
@@ -62,14 +60,14 @@ class EventSet:
     """Training and test recordings of one data set as spike trains.
 
     Args:
-        name: what `load` was asked for.
-        train_bits: ``(N, T, ceil(C H W / 8))`` uint8, on the host, eight bits of a step in a byte, highest first.
+        name: of the set.
+        train_bits: ``(N, T, ceil(C H W / 8))`` uint8, on the host; the bits of a step, highest bit of a byte first.
         train_labels: ``(N,)`` int64, on the host.
         test_bits: as ``train_bits``.
         test_labels: ``(M,)`` int64.
         classes: number of classes.
         in_shape: polarities, rows and columns of a step, ``(C, H, W)``.
-        device: where batches go.
+        device: of the batches.
     """
 
     noun: ClassVar[str] = "recordings"
@@ -94,7 +92,7 @@ class EventSet:
         return dataclasses.replace(self, device=torch.device(device))
 
     def training(self, seed: int, epoch: int) -> Callable[[Tensor], Batch]:
-        """`train_batch`, in every epoch: recordings are not varied."""
+        """`train_batch`, in every epoch: there is no augmentation."""
         return self.train_batch
 
     def train_batch(self, indices: Tensor) -> Batch:
@@ -102,11 +100,11 @@ class EventSet:
         return self._batch(self.train_bits[indices.numpy()], self.train_labels[indices])
 
     def test_batch(self, start: int, stop: int) -> Batch:
-        """Test recordings and labels from ``start`` to before ``stop``, as `train_batch` gives them."""
+        """Test recordings and labels from ``start`` to ``stop - 1``, in the format of `train_batch`."""
         return self._batch(self.test_bits[start:stop], self.test_labels[start:stop])
 
     def present(self, values: Tensor, steps: int) -> Tensor:
-        """The spike trains themselves.
+        """The spike trains, unchanged.
 
         Raises:
             ValueError: if they were not binned into ``steps`` steps.
@@ -120,10 +118,10 @@ class EventSet:
         packed = np.array(bits.transpose(1, 0, 2), order="C")  # (T, B, bytes), in memory
         features = math.prod(self.in_shape)
         if self.device.type == "cpu":
-            # NumPy takes fresh memory in huge pages where it can, and so widens bytes faster than PyTorch does.
+            # NumPy allocates huge pages, which makes this conversion faster than PyTorch's.
             spikes = np.unpackbits(packed, axis=-1, count=features).astype(np.float32)
             return torch.from_numpy(spikes).view(shape), labels
-        # An eighth of the bytes that the spikes have crosses to the device, and the host waits for none of them.
+        # The transfer is asynchronous, and 1/32 of the size of the spikes.
         bits_there = self._transferred(torch.from_numpy(packed))
         return unpack(bits_there, features).view(shape), self._transferred(labels)
 
@@ -133,7 +131,7 @@ class EventSet:
 
 
 def unpack(packed: Tensor, features: int) -> Tensor:
-    """Bytes ``(*, ceil(features / 8))``, uint8, as float32 0 and 1 ``(*, features)``, where the bytes are."""
+    """Unpack bytes ``(*, ceil(features / 8))``, uint8, to float32 0 and 1 ``(*, features)`` on the same device."""
     places = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
     bits = ((packed[..., None] >> places) & 1).flatten(-2)
     return bits[..., :features].to(torch.float32, memory_format=torch.contiguous_format)
@@ -141,28 +139,33 @@ def unpack(packed: Tensor, features: int) -> Tensor:
 
 def event_set(
     name: str,
-    folder: Path,
-    find: Callable[[str], Source | None],
+    kind: str,
+    root: Path,
+    download: bool,
+    find: Callable[[Path, str], Source | None],
+    missing: Callable[[Path, str], str],
     sensor: tuple[int, int],
     classes: int,
     options: Options,
-    fetch: Callable[[str], None],
 ) -> EventSet:
-    """Both halves of a set, from their caches in ``folder/cache`` where these are whole and up to date.
+    """Both halves of a set, from the caches in ``root/kind/cache`` if these are valid.
 
     Args:
-        name: the set's name.
-        folder: the set's folder.
-        find: what there is of the half ``"train"`` or ``"test"``; None if nothing is there.
+        name: of the set.
+        kind: its class in ``tonic.datasets``, and its folder.
+        root: the folder of all sets.
+        download: whether tonic may download a missing half.
+        find: the source files in a folder of the half ``"train"`` or ``"test"``; None if there are none.
+        missing: an error message for a missing half.
         sensor: rows and columns of the camera.
         classes: number of classes.
         options: ``steps``, ``bin_ms`` and ``downsample``.
-        fetch: brings a half that is not there, or raises `DataError`.
 
     Raises:
         ValueError: if ``downsample`` does not divide the sensor's sides.
-        DataError: as ``find``, ``fetch`` and the reading of the recordings raise it.
+        DataError: if recordings are missing or cannot be read, or the download fails.
     """
+    folder = (root / kind).absolute()
     factor = options.downsample
     if any(side % factor for side in sensor):
         raise ValueError(
@@ -171,27 +174,33 @@ def event_set(
     shape = (2, sensor[0] // factor, sensor[1] // factor)
     size = (options.steps, -(-math.prod(shape) // 8))
     stem = f"{options.bin_ms!r}ms-{options.steps}steps-{shape[1]}x{shape[2]}.npy"
-    paths = {half: folder / "cache" / f"{half}-{stem}" for half in ("train", "test")}
-    sources = {half: find(half) for half in paths}
-    caches = {
-        half: cache.read(paths[half], None if source is None else source.files) for half, source in sources.items()
-    }
-    for half, source in sources.items():
-        if source is None and caches[half] is None:
-            fetch(half)
-            sources[half] = find(half)
+    found: dict[str, tuple[Path, Source | None, cache.Cached | None]] = {}
+    for half in ("train", "test"):
+        path, source = folder / "cache" / f"{half}-{stem}", find(folder, half)
+        kept = cache.read(path, None if source is None else source.files)
+        if source is None and kept is None:
+            if not download:
+                raise DataError(f"{missing(folder, half)}, or allow the download")
+            _download(kind, root, half, missing(folder, half))
+            source = find(folder, half)
+        found[half] = path, source, kept
     halves: dict[str, Any] = {}
-    # Only now, when all is there, what takes its time.
-    for half, source in sources.items():
-        kept = caches[half]
+    # Binning takes long, so it starts once both halves are known to be there.
+    for half, (path, source, kept) in found.items():
         if kept is None:
             if source is None:
                 raise DataError(f"{name}: the download left no recordings in {folder}")
             recordings = (pack(events, shape, options) for events in source.recordings())
-            kept = cache.write(paths[half], recordings, size, source.files, source.labels, f"{name}, {half}")
+            kept = cache.write(path, recordings, size, source.files, source.labels, f"{name}, {half}")
         halves[f"{half}_bits"] = kept.bits
         halves[f"{half}_labels"] = torch.tensor(kept.labels, dtype=torch.int64)
     return EventSet(name=name, classes=classes, in_shape=shape, **halves)
+
+
+def marks(folder: Path, paths: list[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Name relative to ``folder``, size and modification time of each file, for `Source`."""
+    stats = ((path, path.stat()) for path in paths)
+    return tuple((path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
 
 
 def pack(events: Events, shape: tuple[int, int, int], options: Options) -> NDArray[np.uint8]:
@@ -205,10 +214,10 @@ def pack(events: Events, shape: tuple[int, int, int], options: Options) -> NDArr
 
 
 def checked(name: str, events: Events, sensor: tuple[int, int]) -> Events:
-    """The events, if each of them is one of a sensor of ``sensor`` rows and columns; ``name`` is the file's.
+    """The events, after a check that all are within ``sensor`` rows and columns.
 
     Raises:
-        DataError: naming the file and the first event that cannot be.
+        DataError: if one is not; the message has the file ``name`` and the first invalid event.
     """
     rows, columns = sensor
     x, y, polarity, time = events
@@ -222,18 +231,8 @@ def checked(name: str, events: Events, sensor: tuple[int, int]) -> Events:
     return events
 
 
-def download_with_tonic(kind: str, root: Path, half: str, missing: str) -> None:
-    """Let tonic download a half of a set under ``root``.
-
-    Args:
-        kind: its class in ``tonic.datasets``.
-        root: the class's first argument.
-        half: ``"train"`` or ``"test"``.
-        missing: what was looked for and what to do, for errors.
-
-    Raises:
-        DataError: if tonic is not installed or the download fails.
-    """
+def _download(kind: str, root: Path, half: str, missing: str) -> None:
+    """Download one half of a set with tonic."""
     try:
         constructor = getattr(require("tonic.datasets", "events", "the download"), kind)
     except MissingExtraError as error:

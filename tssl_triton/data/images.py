@@ -1,30 +1,29 @@
-"""Image sets, whole in memory: digits, MNIST and Fashion-MNIST, and the form in which any image set is trained on.
+"""Image sets in memory: digits, MNIST and Fashion-MNIST, and the class of all image sets.
 
-Images stay 8-bit integers until a batch is drawn; a batch is normalised, with the mean and the standard deviation of
-all training pixels where the set brings none of its own.
+Images are stored as 8-bit integers. Each batch is normalised, by default with the mean and standard deviation of all
+training pixels.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tssl_triton import encoding
 from tssl_triton._extras import require
-from tssl_triton.encoding import StaticInput
+from tssl_triton.encoding import StaticInput, static
 
 from .base import Batch, DataError, Options, in_one_line
 from .crops import crop, draw_crops
 
-#: Files of a set in the layout of torchvision, ``root/<folder>/raw/``.
+#: Files of a set in torchvision's layout, ``root/<folder>/raw/``.
 IDX_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -32,20 +31,23 @@ IDX_FILES = (
     "t10k-labels-idx1-ubyte",
 )
 
+#: Errors of torchvision's parsers for damaged files.
+PARSER_ERRORS = (AssertionError, EOFError, LookupError, OSError, UnpicklingError, RuntimeError, TypeError, ValueError)
+
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Training and test images of one data set; a network sees each image unchanged at every time step.
+    """Training and test images of one data set; each image is presented unchanged at every time step.
 
     Args:
-        name: what `load` was asked for.
+        name: of the set.
         train_images: ``(N, C, H, W)`` uint8.
         train_labels: ``(N,)`` int64.
         test_images: ``(M, C, H, W)`` uint8.
         test_labels: ``(M,)`` int64.
         classes: number of classes.
-        mean: what is subtracted from a pixel, in units of a pixel: a number, or ``(C, 1, 1)``.
-        std: what it is divided by then, likewise.
+        mean: subtracted from a pixel in 0 to 255: a number, or ``(C, 1, 1)``.
+        std: divides the difference: a number, or ``(C, 1, 1)``.
         augment: whether `training` crops and mirrors images at random, see `tssl_triton.data.crops`.
     """
 
@@ -69,7 +71,7 @@ class ImageSet:
 
     @property
     def costly(self) -> bool:
-        """Cutting crops costs something on a CPU; on a GPU a batch is a few launches, which nothing waits for."""
+        """True for augmentation on a CPU; on a GPU, a batch is a few asynchronous kernel launches."""
         return self.augment and self.train_images.device.type == "cpu"
 
     def to(self, device: torch.device | str) -> ImageSet:
@@ -82,10 +84,9 @@ class ImageSet:
         return dataclasses.replace(self, **moved)
 
     def training(self, seed: int, epoch: int) -> Callable[[Tensor], Batch]:
-        """What makes a training batch of indices ``(B,)`` in an epoch.
+        """A function that makes a training batch from indices ``(B,)`` in an epoch.
 
-        Where images are cropped, each has its crop in each epoch: a function of seed, epoch and image, whatever the
-        batches are and wherever the epoch was taken up.
+        The crop of an image depends on seed, epoch and image alone, not on the batches or on where a run was resumed.
         """
         if not self.augment:
             return self.train_batch
@@ -102,21 +103,21 @@ class ImageSet:
         return self._normalised(self.train_images[indices]), self.train_labels[indices]
 
     def test_batch(self, start: int, stop: int) -> Batch:
-        """Test images and labels from ``start`` to before ``stop``, as `train_batch` gives them."""
+        """Test images and labels from ``start`` to ``stop - 1``, in the format of `train_batch`."""
         return self._normalised(self.test_images[start:stop]), self.test_labels[start:stop]
 
     def present(self, values: Tensor, steps: int) -> StaticInput:
-        """The images as a constant input current."""
-        return encoding.static(values, steps)
+        """The images as a constant input."""
+        return static(values, steps)
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         return pixels.to(torch.float32).sub_(self.mean).div_(self.std)
 
 
 def load_digits(root: Path, download: bool, options: Options) -> ImageSet:
-    """A fixed split: the first 1,437 images of a permutation with seed 0 train, the other 360 test.
+    """A fixed split into 1,437 training and 360 test images: a permutation with seed 0.
 
-    NumPy's ``RandomState`` draws it because its stream is frozen: the split is the same everywhere.
+    NumPy guarantees that the stream of ``RandomState`` never changes, so the split is the same everywhere.
     """
     datasets = require("sklearn.datasets", "data", "the digits data set")
     digits = datasets.load_digits()
@@ -127,17 +128,8 @@ def load_digits(root: Path, download: bool, options: Options) -> ImageSet:
     return _image_set("digits", images[:split], labels[:split], images[split:], labels[split:])
 
 
-def load_mnist(root: Path, download: bool, options: Options) -> ImageSet:
-    """MNIST in torchvision's layout, ``root/MNIST/raw/``."""
-    return _load_idx("mnist", "MNIST", root, download)
-
-
-def load_fashion_mnist(root: Path, download: bool, options: Options) -> ImageSet:
-    """Fashion-MNIST in torchvision's layout, ``root/FashionMNIST/raw/``."""
-    return _load_idx("fashion-mnist", "FashionMNIST", root, download)
-
-
-def _load_idx(name: str, kind: str, root: Path, download: bool) -> ImageSet:
+def load_idx(name: str, kind: str, root: Path, download: bool, options: Options) -> ImageSet:
+    """MNIST or Fashion-MNIST in torchvision's layout, ``root/<kind>/raw/``."""
     raw = (root / kind / "raw").absolute()
     train, test = read_with_torchvision(name, kind, root, raw, IDX_FILES, download)
     for part, split in (("training", train), ("test", test)):
@@ -152,62 +144,43 @@ def _load_idx(name: str, kind: str, root: Path, download: bool) -> ImageSet:
 def read_with_torchvision(
     name: str, kind: str, root: Path, folder: Path, files: Sequence[str], download: bool
 ) -> tuple[Any, Any]:
-    """Training and test half of a set as torchvision reads them.
+    """Training and test half of a set, read by torchvision.
 
     Args:
-        name: the set's name in errors.
+        name: of the set, for errors.
         kind: its class in ``torchvision.datasets``.
         root: the class's first argument.
-        folder: where its files lie.
-        files: those that must be there.
-        download: whether torchvision may fetch what is missing.
+        folder: of its files.
+        files: names of the required files.
+        download: whether torchvision may download missing files.
 
     Raises:
-        DataError: if files are missing, cannot be fetched or cannot be read.
+        DataError: if files are missing, or cannot be downloaded or read.
         MissingExtraError: if torchvision is not installed.
     """
     constructor = getattr(require("torchvision.datasets", "data", f"reading {name}"), kind)
     missing = [file for file in files if not (folder / file).is_file()]
-    if missing and download:
-        _download(constructor, name, root, folder, missing)
-    elif missing:
-        raise DataError(f"{name} not found: {_looked_for(folder, missing)}; allow the download or put the files there")
+    looked_for = f"looked for {', '.join(missing)} in {folder}"
+    if missing and not download:
+        raise DataError(f"{name} not found: {looked_for}; allow the download or put the files there")
     try:
-        train, test = (constructor(root, train=flag, download=False) for flag in (True, False))
-    # torchvision reads its files with bare parsers: a damaged one can raise any of these.
-    except (
-        AssertionError,
-        EOFError,
-        IndexError,
-        KeyError,
-        OSError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise DataError(f"{name} cannot be read, the files in {folder} are damaged: {in_one_line(error)}") from error
-    return train, test
-
-
-def _download(constructor: Callable[..., object], name: str, root: Path, raw: Path, missing: list[str]) -> None:
-    try:
-        constructor(root, train=True, download=True)
+        if missing:
+            constructor(root, train=True, download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"{name} could not be downloaded: {in_one_line(error)}; {_looked_for(raw, missing)}; "
-            "download the files on another machine and put them there, or name another folder as the data root"
+            f"{name} could not be downloaded: {in_one_line(error)}; {looked_for}; "
+            "download the files on another machine and put them there, or choose another data root"
         ) from error
-
-
-def _looked_for(raw: Path, missing: list[str]) -> str:
-    return f"looked for {', '.join(missing)} in {raw}"
+    try:
+        return constructor(root, train=True, download=False), constructor(root, train=False, download=False)
+    except PARSER_ERRORS as error:
+        raise DataError(f"{name} cannot be read, the files in {folder} are damaged: {in_one_line(error)}") from error
 
 
 def _image_set(
     name: str, train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor
 ) -> ImageSet:
-    # From a histogram, in exact integers: the same numbers on every machine, and no copy of the set as floats.
+    # An exact histogram gives the same numbers on every machine, without a copy of the set as floats.
     histogram = torch.bincount(train_images.flatten(), minlength=256).tolist()
     count = sum(histogram)
     mean = sum(pixel * times for pixel, times in enumerate(histogram)) / count

@@ -1,4 +1,4 @@
-"""N-MNIST (Orchard, Jayawant, Cohen & Thakor, 2015): MNIST digits seen by a moving event camera of 34x34 pixels.
+"""N-MNIST (Orchard, Jayawant, Cohen & Thakor, 2015): MNIST digits recorded by a moving event camera of 34x34 pixels.
 
 A recording is a file of 40-bit events, five bytes each:
 
@@ -10,12 +10,10 @@ byte 3   bits 15 to 8 of the time
 byte 4   bits 7 to 0 of the time, in microseconds
 =======  ==========================================================================
 
-Readers of this format know one more kind: y = 240 marks that the camera's clock ran over, and 2^13 microseconds are
-added to the time of all events from there on. The marks are honoured, and are no events themselves; N-MNIST's files,
-of 0.3 s, need none. Any other event outside 34x34 pixels means that the file is damaged, and is an error.
+In this format, y = 240 marks an overflow of the camera's clock: it is not an event, and adds 2^13 microseconds to the
+time of all later events. N-MNIST's files of 0.3 s need no such marks. Any other event outside 34x34 pixels is an error.
 
-Times count from the recording's own zero. The camera's motion is left in: the released program's optional
-stabilisation, which shifts each event by where the camera looked at its time, is not part of this.
+The camera's motion is not compensated; the optional stabilisation of the authors' released program is not implemented.
 """
 
 from __future__ import annotations
@@ -25,13 +23,12 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from .base import DataError, Options, in_one_line
-from .events import Events, EventSet, Source, checked, download_with_tonic, event_set
+from .events import Events, EventSet, Source, checked, event_set, marks
 
 SENSOR = (34, 34)
 OVERFLOW_ROW = 240
@@ -42,35 +39,31 @@ WHERE = "https://www.garrickorchard.com/datasets/n-mnist"
 def load_n_mnist(root: Path, download: bool, options: Options) -> EventSet:
     """N-MNIST from ``root/NMNIST``: folders ``Train/0`` to ``Train/9`` and ``Test/0`` to ``Test/9`` with files
     ``*.bin``, or ``Train.zip`` and ``Test.zip`` as published."""
-    folder = (root / "NMNIST").absolute()
+    return event_set("n-mnist", "NMNIST", root, download, _find, _missing, SENSOR, 10, options)
 
-    def fetch(half: str) -> None:
-        title = half.title()
-        missing = (
-            f"n-mnist not found: looked for {title}/0 to {title}/9 with *.bin files, or {title}.zip, in {folder}; "
-            f"put one of them there, from {WHERE}"
-        )
-        if not download:
-            raise DataError(f"{missing}, or allow the download")
-        download_with_tonic("NMNIST", root, half, missing)
 
-    return event_set("n-mnist", folder, partial(_find, folder), SENSOR, 10, options, fetch)
+def _missing(folder: Path, half: str) -> str:
+    title = half.title()
+    return (
+        f"n-mnist not found: looked for {title}/0 to {title}/9 with *.bin files, or {title}.zip, in {folder}; "
+        f"put one of them there, from {WHERE}"
+    )
 
 
 def read_events(name: str, raw: bytes) -> Events:
-    """The events in a file's bytes.
+    """Decode the events of a file.
 
     Args:
-        name: the file's, for errors.
-        raw: what is in it.
+        name: of the file, for errors.
+        raw: its bytes.
 
     Raises:
-        DataError: if the size is no multiple of five bytes, or an event is outside the sensor.
+        DataError: if the size is not a multiple of five bytes, or an event is outside the sensor.
     """
     if not raw:
         raise DataError(f"{name} is empty: events of 5 bytes each were expected")
     if len(raw) % 5:
-        raise DataError(f"{name} is truncated: its size is {len(raw)} bytes, no multiple of the 5 bytes of an event")
+        raise DataError(f"{name} is truncated: its size is {len(raw)} bytes, not a multiple of the 5 bytes of an event")
     # (5, E): one row for each byte of an event.
     column, row, high, middle, low = np.frombuffer(raw, dtype=np.uint8).reshape(-1, 5).T.astype(np.int64)
     overflow = row == OVERFLOW_ROW
@@ -97,21 +90,16 @@ def _in_folders(folder: Path) -> Source:
         here = sorted((folder / str(label)).glob("*.bin"))
         if not here:
             raise DataError(
-                f"n-mnist is incomplete: no *.bin files in {folder / str(label)}; one folder of them is expected for "
-                f"each digit, {folder / '0'} to {folder / '9'}; get the whole set from {WHERE}"
+                f"n-mnist is incomplete: no *.bin files in {folder / str(label)}; each digit needs a folder of them, "
+                f"{folder / '0'} to {folder / '9'}; download the whole set from {WHERE}"
             )
         paths += here
         labels += [label] * len(here)
-    stats = [path.stat() for path in paths]
-    files = tuple(
-        (path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns)
-        for path, stat in zip(paths, stats, strict=True)
-    )
 
     def recordings() -> Iterator[Events]:
         return (read_events(str(path), path.read_bytes()) for path in paths)
 
-    return Source(files, tuple(labels), recordings)
+    return Source(marks(folder, paths), tuple(labels), recordings)
 
 
 def _in_archive(path: Path, title: str) -> Source:
@@ -123,7 +111,9 @@ def _in_archive(path: Path, title: str) -> Source:
     members.sort(key=lambda member: (member[0], member[1].filename))
     absent = sorted(set(range(10)) - {label for label, _ in members})
     if absent:
-        raise DataError(f"n-mnist is incomplete: {path} has no {title}/{absent[0]}/*.bin; get it anew from {WHERE}")
+        raise DataError(
+            f"n-mnist is incomplete: {path} has no {title}/{absent[0]}/*.bin; download it again from {WHERE}"
+        )
 
     def recordings() -> Iterator[Events]:
         with _opened(path) as archive:

@@ -1,4 +1,4 @@
-"""Which neurons of a network to look at: chosen by how much they fire, or named as ``LAYER:INDEX``."""
+"""The neurons of a network to trace: chosen by how much they fire, or named as ``LAYER:INDEX``."""
 
 from __future__ import annotations
 
@@ -8,49 +8,49 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from tssl_triton.training.config import ConfigError
+from tssl_triton.training import ConfigError
 
 from .sparsity import SpikeCounter
 
 
 def choose_neurons(spikes: Tensor, counter: SpikeCounter, count: int) -> tuple[int, ...]:
-    """Indices of ``count`` neurons of a layer: from the most active one over the middle to a silent one.
+    """Indices of ``count`` neurons of a layer, from the most active one to a silent one.
 
-    Neurons are ranked by their spikes in the sample, then by those in many samples, then by index. The choice is spread
-    evenly over the ranks of those that fire and of the first that does not; more silent ones join if that is too few.
+    Neurons are ranked by their spikes in the sample, then by their spikes in many samples, then by index. The choice is
+    spread evenly over the ranks of the neurons that fire and of the first silent one; more silent neurons are added if
+    these are too few.
 
     Args:
         spikes: of the sample, ``(T, N)`` bool.
         counter: of many samples.
-        count: how many, N at most.
+        count: number of neurons; at most N are returned.
     """
-    own = spikes.sum(0).tolist()
-    many = own if counter.spikes is None else counter.spikes.tolist()
-    ranked = sorted(range(len(own)), key=lambda n: (-own[n], -many[n], n))
-    fired = sum(1 for spikes_of_one in own if spikes_of_one)
+    in_sample = spikes.sum(0).tolist()
+    in_many = in_sample if counter.spikes is None else counter.spikes.tolist()
+    ranked = sorted(range(len(in_sample)), key=lambda n: (-in_sample[n], -in_many[n], n))
     count = min(count, len(ranked))
-    eligible = min(max(fired + 1, count), len(ranked))
-    places = [round(k * (eligible - 1) / max(count - 1, 1)) for k in range(count)]
-    return tuple(ranked[place] for place in places)
+    firing = sum(map(bool, in_sample))
+    eligible = min(max(firing + 1, count), len(ranked))
+    return tuple(ranked[round(k * (eligible - 1) / max(count - 1, 1))] for k in range(count))
 
 
 def position(index: int, shape: Sequence[int]) -> tuple[int, ...]:
-    """Where the neuron of a flat ``index`` stands in a layer of ``shape``, the last axis running fastest."""
+    """Position in a layer of ``shape`` of the neuron with flat ``index``; the last axis varies fastest."""
     return tuple(int(place) for place in np.unravel_index(index, tuple(shape)))
 
 
 def read_neuron(word: str) -> tuple[str, tuple[int, ...]]:
-    """``"conv1:3,10,12"`` as a layer's name and one number, or one per axis.
+    """Parse ``"conv1:3,10,12"`` into the name of a layer and a flat index or one index per axis.
 
     Raises:
-        ConfigError: for anything else.
+        ConfigError: if ``word`` has another form.
     """
     layer, colon, numbers = word.rpartition(":")
     parts = numbers.split(",")
     if not colon or not all(part.strip().isdecimal() for part in parts):
         raise ConfigError(
-            "neurons must be how many of each layer, or which, as LAYER:INDEX such as full1:17 or conv1:3,10,12; "
-            f"got {word!r}"
+            "neurons must be a number of neurons per layer, or neurons as LAYER:INDEX such as full1:17 or "
+            f"conv1:3,10,12; got {word!r}"
         )
     return layer, tuple(map(int, parts))
 
@@ -58,15 +58,19 @@ def read_neuron(word: str) -> tuple[str, tuple[int, ...]]:
 def find_neurons(
     wanted: Sequence[tuple[str, tuple[int, ...]]], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
-    """Flat indices of each layer's ``wanted`` neurons, in the order given; spaces and case of names do not matter.
+    """Flat indices of the ``wanted`` neurons of each layer, in the given order; names ignore spaces, hyphens and case.
 
     Raises:
-        ConfigError: for a layer or a neuron that is not there.
+        ConfigError: if a layer or a neuron does not exist.
     """
-    by_name = {_spelling(name): name for name in shapes}
+
+    def normalized(name: str) -> str:
+        return name.lower().replace(" ", "").replace("-", "")
+
+    by_name = {normalized(name): name for name in shapes}
     found: dict[str, list[int]] = {name: [] for name in shapes}
     for given, index in wanted:
-        name = by_name.get(_spelling(given))
+        name = by_name.get(normalized(given))
         if name is None:
             raise ConfigError(f"neurons: there is no layer {given!r}; layers are {', '.join(by_name)}")
         shape = shapes[name]
@@ -79,7 +83,3 @@ def find_neurons(
         if flat not in found[name]:
             found[name].append(flat)
     return {name: tuple(indices) for name, indices in found.items()}
-
-
-def _spelling(name: str) -> str:
-    return name.lower().replace(" ", "").replace("-", "")

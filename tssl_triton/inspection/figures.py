@@ -1,6 +1,6 @@
-"""The pictures of an inspection, each as the bytes of a PNG file.
+"""The figures of an inspection, each as the bytes of a PNG file.
 
-A `matplotlib.figure.Figure` of its own is drawn each time, without pyplot: nothing global is changed.
+Each is a new `matplotlib.figure.Figure`, without pyplot, so that no global state changes.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from torch import Tensor
 
 from tssl_triton._extras import require
 from tssl_triton.rules import TSSL
+from tssl_triton.training import new_figure
 
 from .choose import position
 from .inspect import PERCENTILES, Inspection, LayerNumbers, TracedNeurons
 
-#: Panels side by side.
+#: Panels per row.
 COLUMNS = 5
 
 DPI = 110
+PURPOSE = "the figures of an inspection"
 SILENT, SATURATED = "tab:blue", "tab:red"
 THRESHOLD, WARM = "tab:red", "tab:brown"
 
 
 def pictures(inspection: Inspection) -> dict[str, bytes]:
-    """Every picture, by its file name: ``spikes.png``, ``layers.png``, and `traces_file` of each layer.
+    """All figures by file name: ``spikes.png``, ``layers.png``, and `traces_file` of each layer.
 
     Raises:
         MissingExtraError: if matplotlib is not installed.
@@ -38,19 +40,19 @@ def pictures(inspection: Inspection) -> dict[str, bytes]:
 
 
 def traces_file(name: str) -> str:
-    """File of the traces of the layer ``name``."""
+    """File name of the traces of the layer ``name``."""
     return f"traces-{name.replace(' ', '-')}.png"
 
 
 def spikes(inspection: Inspection) -> bytes:
-    """The sample, and each layer's spike raster under the share of its neurons that fire at each step."""
+    """The sample, and each layer's spike raster below the share of its neurons that fire at each step."""
     sample, steps = inspection.sample, inspection.trainer.config.steps
     panels = 1 + len(sample.spikes)
     rows = math.ceil(panels / COLUMNS)
     columns = math.ceil(panels / rows)
-    figure = _figure(2.8 * columns, 3.9 * rows)
-    read = f"class {sample.label}, read as {sample.predicted}, loss {sample.loss:.3g}"
-    figure.suptitle(f"Spikes of test sample {sample.index}: {read}")
+    figure = new_figure(PURPOSE, 2.8 * columns, 3.9 * rows)
+    result = f"class {sample.label}, predicted {sample.predicted}, loss {sample.loss:.3g}"
+    figure.suptitle(f"Spikes of test sample {sample.index}: {result}")
     blocks = figure.subfigures(rows, columns, squeeze=False).flat
     _draw_sample(next(blocks).subplots(), sample.values)
     for block, (name, fired) in zip(blocks, sample.spikes.items(), strict=False):
@@ -60,10 +62,9 @@ def spikes(inspection: Inspection) -> bytes:
         above.set_ylabel("firing (%)")
         above.set_ylim(0, max(1.0, above.get_ylim()[1]))
         _draw_raster(below, fired)
-        if name in sample.traces:
-            for k, index in enumerate(sample.traces[name].indices):
-                beside = {"transform": below.get_yaxis_transform(), "clip_on": False}
-                below.plot(1.03, index, marker="<", color=f"C{k}", markersize=6, **beside)
+        for k, index in enumerate(sample.traces[name].indices if name in sample.traces else ()):
+            arrow = {"marker": "<", "markersize": 6, "transform": below.get_yaxis_transform(), "clip_on": False}
+            below.plot(1.03, index, color=f"C{k}", **arrow)
         below.set_xlabel("time step t")
         below.set_ylabel("neuron")
         block.align_ylabels()
@@ -78,32 +79,28 @@ def layers(inspection: Inspection) -> bytes:
         for name, layer in numbers.items()
         for each in layer.norms
     }
-    figure = _figure(12, 1.9 + 0.42 * max(len(numbers), len(norms)))
-    noun = inspection.trainer.images.noun
-    figure.suptitle(f"Layers, over {inspection.samples} test {noun}")
+    figure = new_figure(PURPOSE, 12, 1.9 + 0.42 * max(len(numbers), len(norms)))
+    samples = f"{inspection.samples} test {inspection.trainer.images.noun}"
+    figure.suptitle(f"Layers, over {samples}")
     axes = figure.subplots(1, 3)
-    rates_axes, extremes_axes, norms_axes = axes
-    _draw_rates(rates_axes, numbers)
-    _draw_extremes(extremes_axes, numbers)
-
-    _draw_norms(norms_axes, [each.gradient for each in norms.values()])
-    norms_axes.set_xlabel(
-        f"norm of dL/dW, L the {inspection.trainer.config.reduction} over {inspection.samples} {noun}"
-    )
-    _name_rows(norms_axes, list(norms))
+    _draw_rates(axes[0], numbers)
+    _draw_extremes(axes[1], numbers)
+    _draw_norms(axes[2], [each.gradient for each in norms.values()])
+    axes[2].set_xlabel(f"norm of dL/dW, L the {inspection.trainer.config.reduction} over {samples}")
+    _name_rows(axes[2], list(norms))
     _legend_below(figure, axes)
     return _png(figure)
 
 
 def traces(inspection: Inspection, name: str) -> bytes:
-    """Chosen neurons of a layer side by side: membrane, synaptic current, PSC and delta over time."""
+    """Chosen neurons of a layer, one per column: membrane potential, synaptic current, PSC and delta over time."""
     traced, numbers = inspection.sample.traces[name], inspection.layers[name]
     count = len(traced.indices)
-    figure = _figure(1 + 3.6 * count, 9)
+    figure = new_figure(PURPOSE, 1 + 3.6 * count, 9)
     figure.suptitle(f"Neurons of layer {name}, test sample {inspection.sample.index}")
     axes = figure.subplots(4, count, sharex=True, squeeze=False)
     for row in axes[:3]:
-        # One scale for all neurons; delta keeps its own for each, as sizes differ by orders of magnitude.
+        # All neurons share a scale, except for delta, which differs by orders of magnitude.
         for other in row[1:]:
             other.sharey(row[0])
     for k, index in enumerate(traced.indices):
@@ -132,7 +129,7 @@ def _draw_neuron(column: Any, traced: TracedNeurons, k: int) -> None:
     style: dict[str, Any] = {"lw": 1.3, "marker": "o" if dotted else "", "markersize": 4, "color": f"C{k}"}
 
     u, v = trace.membrane[:, k].tolist(), trace.rest[:, k].tolist()
-    # The membrane rises within a step, and drops at its end where it is reset.
+    # The membrane rises within a step and drops at the end of the step if it is reset.
     times = [-1.0, *(t for step in steps for t in (step, step))]
     membrane_axes.plot(times, [0.0, *(x for pair in zip(u, v, strict=True) for x in pair)], **{**style, "marker": ""})
     if dotted:
@@ -154,7 +151,7 @@ def _draw_neuron(column: Any, traced: TracedNeurons, k: int) -> None:
     delta_axes.plot(steps, error.delta[:, k].tolist(), **style, label="δ")
     if not error.emitted.equal(error.delta):
         emitted = {**style, "color": "black", "ls": "--", "marker": "x" if dotted else ""}
-        delta_axes.plot(steps, error.emitted[:, k].tolist(), **emitted, label="δ', what is emitted")
+        delta_axes.plot(steps, error.emitted[:, k].tolist(), **emitted, label="δ', emitted")
     for t in warm.nonzero().flatten().tolist():
         delta_axes.axvspan(t - 0.5, t + 0.5, color=WARM, alpha=0.12, lw=0, label="warm-up")
     delta_axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
@@ -164,9 +161,10 @@ def _draw_neuron(column: Any, traced: TracedNeurons, k: int) -> None:
 
 
 def _draw_sample(axes: Any, values: Tensor) -> None:
-    """An image, in colour where it has three channels; of a sequence the mean over time, its channels added up."""
-    axes.set_title("input" if values.dim() == 3 else "input, mean over time", fontsize="medium")
-    image = values if values.dim() == 3 else values.mean(0)
+    """Draw an image, in colour if it has three channels, or the mean of a sequence over time; sum other channels."""
+    still = values.dim() == 3
+    axes.set_title("input" if still else "input, mean over time", fontsize="medium")
+    image = values if still else values.mean(0)
     low, high = float(image.min()), float(image.max())
     image = (image - low) / max(high - low, 1e-12)
     if len(image) == 3:
@@ -177,7 +175,7 @@ def _draw_sample(axes: Any, values: Tensor) -> None:
 
 
 def _draw_raster(axes: Any, fired: Tensor) -> None:
-    """A bar per spike, as long as its step and as high as its neuron, or high enough to be seen."""
+    """Draw a bar per spike, as wide as a step and as high as a neuron, or high enough to be visible."""
     steps, neurons = fired.shape
     times, indices = fired.numpy().nonzero()
     points_per_neuron = 160 / neurons
@@ -191,20 +189,18 @@ def _draw_raster(axes: Any, fired: Tensor) -> None:
 def _draw_rates(axes: Any, numbers: dict[str, LayerNumbers]) -> None:
     low, _, high = PERCENTILES
     for k, layer in enumerate(numbers.values()):
-        first, second, third = layer.percentiles
-        axes.barh(k, layer.firing.rate, height=0.6, color="0.75", label="mean" if k == 0 else None)
-        axes.plot(
-            [first, third], [k, k], color="black", lw=1.2, label=f"{low}th to {high}th percentile" if k == 0 else None
-        )
-        axes.plot(second, k, "|", color="black", markersize=9, label="median" if k == 0 else None)
-        axes.annotate(f"{layer.firing.rate:.3f}", (third, k), (5, 0), textcoords="offset points", va="center")
+        first, median, last = layer.percentiles
+        axes.barh(k, layer.firing.rate, height=0.6, color="0.75", label="mean")
+        axes.plot([first, last], [k, k], color="black", lw=1.2, label=f"{low}th to {high}th percentile")
+        axes.plot(median, k, "|", color="black", markersize=9, label="median")
+        axes.annotate(f"{layer.firing.rate:.3f}", (last, k), (5, 0), textcoords="offset points", va="center")
     axes.set_xlabel("firing rate of a neuron (spikes per step)")
     axes.set_xlim(0, 1.25 * max(1e-3, *(max(layer.firing.rate, layer.percentiles[-1]) for layer in numbers.values())))
     _name_rows(axes, list(numbers))
 
 
 def _draw_norms(axes: Any, norms: list[float]) -> None:
-    """A dot per norm over whole decades; where there is a 0, which has no logarithm, over a linear scale."""
+    """Draw a dot per norm, on a logarithmic scale of whole decades if all norms are positive and finite."""
     axes.plot(norms, range(len(norms)), "o", color="tab:purple", markersize=8)
     for k, norm in enumerate(norms):
         axes.annotate(f"{norm:.3g}", (norm, k), (9, 0), textcoords="offset points", va="center")
@@ -212,7 +208,7 @@ def _draw_norms(axes: Any, norms: list[float]) -> None:
         axes.set_xscale("log")
         low = math.floor(math.log10(min(norms)))
         high = max(math.ceil(math.log10(max(norms))), low + 1)
-        axes.set_xlim(10**low, 10 ** (high + 0.3 * (high - low)))  # room for the numbers
+        axes.set_xlim(10**low, 10 ** (high + 0.3 * (high - low)))  # leaves space for the numbers
     else:
         axes.margins(x=0.3)
 
@@ -225,7 +221,7 @@ def _draw_extremes(axes: Any, numbers: dict[str, LayerNumbers]) -> None:
         axes.barh(places, shares, height=0.34, color=color, label=kind)
         for place, share, n in zip(places, shares, counts, strict=True):
             axes.annotate(str(n), (share, place), (4, 0), textcoords="offset points", va="center", fontsize="small")
-    axes.set_xlabel("neurons of the layer (%); their number beside")
+    axes.set_xlabel("neurons of the layer (%, and their number)")
     axes.set_xlim(0, max(1.0, 1.2 * axes.get_xlim()[1]))
     _name_rows(axes, list(numbers))
 
@@ -238,7 +234,7 @@ def _name_rows(axes: Any, names: list[str]) -> None:
 
 
 def _legend_below(figure: Any, axes: Any) -> None:
-    """One legend for all panels; what several of them show is named once."""
+    """Draw one legend for all panels, with each label once."""
     handles: dict[str, Any] = {}
     for panel in axes.flat:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -252,13 +248,8 @@ def _count_steps(axes: Any, steps: int) -> None:
 
 
 def _whole_numbers(axis: Any) -> None:
-    ticker = require("matplotlib.ticker", "train", "the pictures of an inspection")
+    ticker = require("matplotlib.ticker", "train", PURPOSE)
     axis.set_major_locator(ticker.MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
-
-
-def _figure(width: float, height: float) -> Any:
-    module = require("matplotlib.figure", "train", "the pictures of an inspection")
-    return module.Figure(figsize=(width, height), layout="constrained")
 
 
 def _png(figure: Any) -> bytes:

@@ -1,18 +1,17 @@
-"""Looking into a trained network: one test sample in detail, many samples in numbers.
+"""Inspection of a trained network: one test sample in detail, statistics over many samples.
 
-* Of one sample, presented as in a test: every layer's spikes; and of chosen neurons membrane, postsynaptic current and
-  delta, the error of the run's own loss, as `tssl_triton.inspection.replay` works them out again.
-* Of many samples: firing rates, neurons that never fire or fire at every step, and the norm of each weight's gradient.
+* One sample, presented as in a test: the spikes of every layer; and for chosen neurons the membrane potential, the
+  postsynaptic current and delta, the error of the run's loss (recomputed by `tssl_triton.inspection.replay`).
+* Many samples: firing rates, neurons that never fire or fire at every step, and the norm of each weight's gradient.
 
-Spikes and errors are those of the run's own layers: hooks take what goes into a layer and what comes out of it, and
-autograd gives dL/ds. Only the chosen neurons are replayed.
+Hooks record the input and output of each layer, and autograd computes dL/ds. Only the chosen neurons are replayed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,27 +20,24 @@ from tssl_triton import losses
 from tssl_triton._checks import check_count
 from tssl_triton.encoding import StaticInput
 from tssl_triton.functional import LIFConstants, stacked_constants
-from tssl_triton.nn.weighted import LIF
+from tssl_triton.nn import LIF, spiking_layers
 from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import Rule
-from tssl_triton.training.config import ConfigError
-from tssl_triton.training.display import Tracker, untracked
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.training import ConfigError, Tracker, Trainer, untracked
 
 from .choose import choose_neurons, find_neurons, position, read_neuron
 from .replay import ErrorTrace, MembraneTrace, error_trace, membrane_trace, warming_up
-from .sparsity import LayerSparsity, SpikeCounter, counting, spiking_layers, summed
+from .sparsity import LayerSparsity, SpikeCounter, counting, summed
 
-#: Neurons of each layer that are traced, and samples over which rates and norms are measured, if not said otherwise.
+#: Defaults: traced neurons per layer, and samples for rates and norms.
 NEURONS = 3
 SAMPLES = 1000
 
-#: Percentiles of a layer's firing rates that are reported.
+#: Reported percentiles of a layer's firing rates.
 PERCENTILES = (5, 50, 95)
 
 
-@dataclass(frozen=True)
-class WeightNorms:
+class WeightNorms(NamedTuple):
     """Euclidean norms of one parameter of a layer and of its gradient."""
 
     parameter: str
@@ -51,7 +47,7 @@ class WeightNorms:
 
 @dataclass(frozen=True)
 class LayerNumbers:
-    """What many samples say of one layer.
+    """Statistics of one layer over many samples.
 
     Args:
         firing: spikes per sample and rates.
@@ -60,7 +56,7 @@ class LayerNumbers:
         saturated: number of neurons that fire at every step of every sample.
         percentiles: `PERCENTILES` of the neurons' firing rates, in spikes per step.
         norms: one entry per parameter.
-        learnt: lowest, mean and highest value of each constant that the layer learns.
+        learnt: minimum, mean and maximum of each constant that the layer learns.
     """
 
     firing: LayerSparsity
@@ -71,21 +67,37 @@ class LayerNumbers:
     norms: tuple[WeightNorms, ...]
     learnt: dict[str, tuple[float, float, float]]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain containers, for JSON."""
+        return {
+            "shape": list(self.shape),
+            "neurons": self.firing.neurons,
+            "rate": self.firing.rate,
+            "rate_percentiles": dict(zip(map(str, PERCENTILES), self.percentiles, strict=True)),
+            "silent": self.silent,
+            "saturated": self.saturated,
+            "share_firing_k_times": list(self.firing.shares),
+            "norms": [norms._asdict() for norms in self.norms],
+            "learnt": {
+                name: dict(zip(("lowest", "mean", "highest"), of, strict=True)) for name, of in self.learnt.items()
+            },
+        }
+
 
 @dataclass(frozen=True)
 class TracedNeurons:
-    """Chosen neurons of one layer in the presentation of one sample; series are ``(T, K)``.
+    """Chosen neurons of one layer during one sample; series are ``(T, K)``.
 
     Args:
         params: constants of the neurons and of their gradient.
         constants: time constants and thresholds, ``(K,)`` each: those of ``params``, or learnt ones.
-        rule: their learning rule.
-        indices: K indices into the layer's neurons, the last axis running fastest.
+        rule: the learning rule.
+        indices: K flat indices into the layer's neurons; the last axis varies fastest.
         y: weighted input.
         grad_spikes: G = dL/ds.
-        membrane: what the neurons pass through.
-        error: delta, what of it is emitted, and dL/dy.
-        warm: where the warm-up of TSSL-BP stands in for delta.
+        membrane: states of the neurons.
+        error: their errors.
+        warm: where the warm-up of TSSL-BP replaces delta.
     """
 
     params: LIFParameters
@@ -101,16 +113,16 @@ class TracedNeurons:
 
 @dataclass(frozen=True)
 class Presentation:
-    """One test sample on its way through the network.
+    """One test sample and the network's response.
 
     Args:
         index: of the sample in the test set.
         label: its class.
-        predicted: the class that the network says.
+        predicted: the predicted class.
         loss: the run's loss.
-        values: the sample as it is presented, ``(C, H, W)``, or ``(T, C, H, W)`` where it changes over time.
+        values: the sample as presented, ``(C, H, W)``, or ``(T, C, H, W)`` if it changes over time.
         spikes: of each layer, ``(T, N)`` bool.
-        traces: of each layer that has chosen neurons.
+        traces: of each layer with chosen neurons.
     """
 
     index: int
@@ -124,12 +136,12 @@ class Presentation:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in a network.
+    """Result of `inspect`.
 
     Args:
-        trainer: whose network it is.
-        samples: number of test samples behind ``layers``.
-        layers: numbers of each layer, from input to output.
+        trainer: holds the network.
+        samples: number of test samples for ``layers``.
+        layers: statistics of each layer, from input to output.
         sample: one test sample in detail.
     """
 
@@ -140,22 +152,23 @@ class Inspection:
 
     @property
     def title(self) -> str:
-        """Data set, architecture, learning rule and epochs, in a line."""
+        """Data set, architecture, learning rule and epochs in one line."""
         config = self.trainer.config
         return f"{config.dataset}  {config.arch}, rule {config.rule}, after {self.trainer.epoch} epochs"
 
     def table(self) -> list[list[str]]:
-        """Rows of text, the heading first; one row per layer, more where it has several parameters."""
+        """Rows of text, heading first; one row per layer and parameter."""
         rows = [["layer", "neurons", "rate", "silent", "saturated", "parameter", "gradient norm", "weight norm"]]
         for name, layer in self.layers.items():
-            own = [name, str(layer.firing.neurons), f"{layer.firing.rate:.4f}", str(layer.silent), str(layer.saturated)]
+            firing = layer.firing
+            cells = [name, str(firing.neurons), f"{firing.rate:.4f}", str(layer.silent), str(layer.saturated)]
             for norms in layer.norms:
-                rows.append([*own, norms.parameter, f"{norms.gradient:.3g}", f"{norms.weight:.3g}"])
-                own = [""] * len(own)
+                rows.append([*cells, norms.parameter, f"{norms.gradient:.3g}", f"{norms.weight:.3g}"])
+                cells = [""] * len(cells)
         return rows
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain containers, for JSON. Steps count from 0."""
+        """Plain containers, for JSON. Steps count from 0."""
         config, sample = self.trainer.config, self.sample
         return {
             "dataset": config.dataset,
@@ -165,12 +178,9 @@ class Inspection:
             "epochs": self.trainer.epoch,
             "samples": self.samples,
             "reduction": config.reduction,
-            "layers": [_numbers_as_dict(name, layer) for name, layer in self.layers.items()],
+            "layers": [{"name": name, **layer.as_dict()} for name, layer in self.layers.items()],
             "sample": {
-                "index": sample.index,
-                "label": sample.label,
-                "predicted": sample.predicted,
-                "loss": sample.loss,
+                **{field: getattr(sample, field) for field in ("index", "label", "predicted", "loss")},
                 "spikes_per_step": {name: spikes.sum(1).tolist() for name, spikes in sample.spikes.items()},
                 "neurons": [
                     neuron
@@ -188,19 +198,18 @@ def inspect(
     samples: int = SAMPLES,
     over: Tracker[Any] = untracked,
 ) -> Inspection:
-    """Look into the network of ``trainer``, which stays as it is, random numbers to come included.
+    """Inspect the network of ``trainer``, which is left unchanged, as is the state of the random number generators.
 
     Args:
         trainer: of a run with spikes.
-        sample: index of the test sample that is shown in detail.
-        neurons: how many neurons of each layer are traced, chosen by `tssl_triton.inspection.choose.choose_neurons`; or
-            which, as ``LAYER:INDEX``.
-        samples: how many test samples rates and gradient norms are measured over, the first ones; all of them if there
-            are fewer.
-        over: what shows the progress, see `tssl_triton.training.display.choose_tracker`.
+        sample: index of the test sample to show in detail.
+        neurons: number of traced neurons per layer, chosen by `tssl_triton.inspection.choose.choose_neurons`; or the
+            neurons themselves, as ``LAYER:INDEX``.
+        samples: number of test samples, from the first, for firing rates and gradient norms; at most all of them.
+        over: shows progress, see `tssl_triton.training.choose_tracker`.
 
     Raises:
-        ConfigError: for a network without spikes, or an argument that is out of range.
+        ConfigError: if the network has no spikes, or an argument is out of range.
     """
     config, network, count = trainer.config, trainer.network, len(trainer.images.test_labels)
     layers = spiking_layers(network)
@@ -212,9 +221,7 @@ def inspect(
     try:
         check_count("sample", sample, 0)
         samples = min(check_count("samples", samples), count)
-        wanted = (
-            check_count("neurons", neurons) if isinstance(neurons, int) else [read_neuron(word) for word in neurons]
-        )
+        wanted = check_count("neurons", neurons) if isinstance(neurons, int) else list(map(read_neuron, neurons))
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
     if sample >= count:
@@ -224,85 +231,83 @@ def inspect(
 
     training = network.training
     try:
-        presented = _Presented(trainer, layers, sample)
-        shapes = {name: tuple(spikes.shape[2:]) for name, spikes in presented.spikes.items()}
-        # Before the long work: a name or an index may be wrong.
-        chosen = None if isinstance(wanted, int) else find_neurons(wanted, shapes)
+        presented, records = _present(trainer, layers, sample)
+        shapes = {name: tuple(record.spikes.shape[2:]) for name, record in records.items()}
+        # Checks names and indices before the slow part.
+        chosen = {} if isinstance(wanted, int) else find_neurons(wanted, shapes)
         counters = _count_spikes(trainer, layers, samples, over)
         norms = _norms(trainer, layers, samples, over)
-        if chosen is None:
-            assert isinstance(wanted, int)
-            chosen = {name: choose_neurons(presented.of(name), counters[name], wanted) for name in layers}
-        shown = presented.replayed({name: indices for name, indices in chosen.items() if indices})
+        if isinstance(wanted, int):
+            chosen = {name: choose_neurons(presented.spikes[name], counters[name], wanted) for name in layers}
+        traces = {name: _trace(layers[name], records[name], rows) for name, rows in chosen.items() if rows}
     finally:
         network.train(training)
     numbers = {name: _numbers(name, layers[name], counters[name], shapes[name], norms[name]) for name in layers}
-    return Inspection(trainer, samples, numbers, shown)
+    return Inspection(trainer, samples, numbers, replace(presented, traces=traces))
 
 
-class _Presented:
-    """One test sample's way through the network, with all that a replay of its neurons needs."""
+class _Record(NamedTuple):
+    """A layer's input, and its output with dL/ds; time and batch first, the batch is one sample."""
 
-    def __init__(self, trainer: Trainer, layers: Mapping[str, LIF], index: int) -> None:
-        self.trainer, self.layers, self.index = trainer, layers, index
-        config, images = trainer.config, trainer.images
-        self.values, self.labels = images.test_batch(index, index + 1)
-        self.inputs: dict[str, Tensor | StaticInput] = {}
-        self.spikes: dict[str, Tensor] = {}
+    x: Tensor | StaticInput
+    spikes: Tensor
+    grad_spikes: Tensor
 
-        def keep(name: str) -> Any:
-            def hook(module: nn.Module, args: tuple[Any, ...], spikes: Tensor) -> None:
-                self.inputs[name], self.spikes[name] = args[0], spikes
 
-            return hook
+def _present(trainer: Trainer, layers: Mapping[str, LIF], index: int) -> tuple[Presentation, dict[str, _Record]]:
+    """Run one test sample forward and backward, and record every layer."""
+    config, images = trainer.config, trainer.images
+    values, labels = images.test_batch(index, index + 1)
+    inputs: dict[str, Tensor | StaticInput] = {}
+    outputs: dict[str, Tensor] = {}
 
-        trainer.network.eval()
-        hooks = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
-        try:
-            with torch.enable_grad():
-                self.presented = images.present(self.values, config.steps)
-                output = trainer.network(self.presented)
-                self.loss = trainer.loss(output, self.labels).sum()
-                errors = torch.autograd.grad(self.loss, list(self.spikes.values()))
-        finally:
-            for each in hooks:
-                each.remove()
-        self.grad_spikes = dict(zip(self.spikes, errors, strict=True))
-        self.predicted = losses.predict(output.detach(), config.readout, config.tau_syn)  # type: ignore[arg-type]
+    def recorder(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], spikes: Tensor) -> None:
+            inputs[name], outputs[name] = args[0], spikes
 
-    def of(self, name: str) -> Tensor:
-        """Spikes of a layer, ``(T, N)`` bool."""
-        return _flat(self.spikes[name]).cpu() != 0
+        return hook
 
-    def replayed(self, chosen: Mapping[str, tuple[int, ...]]) -> Presentation:
-        values = self.presented
-        return Presentation(
-            index=self.index,
-            label=int(self.labels),
-            predicted=int(self.predicted),
-            loss=self.loss.item(),
-            values=(values.values[0] if isinstance(values, StaticInput) else values[:, 0]).detach().cpu().float(),
-            spikes={name: self.of(name) for name in self.layers},
-            traces={name: self._traced(name, indices) for name, indices in chosen.items()},
-        )
+    trainer.network.eval()
+    hooks = [layer.register_forward_hook(recorder(name)) for name, layer in layers.items()]
+    try:
+        with torch.enable_grad():
+            x = images.present(values, config.steps)
+            output = trainer.network(x)
+            loss = trainer.loss(output, labels).sum()
+            errors = torch.autograd.grad(loss, list(outputs.values()))
+    finally:
+        for each in hooks:
+            each.remove()
+    presented = Presentation(
+        index=index,
+        label=int(labels),
+        predicted=int(losses.predict(output.detach(), config.readout, config.tau_syn)),  # type: ignore[arg-type]
+        loss=loss.item(),
+        values=(x.values[0] if isinstance(x, StaticInput) else x[:, 0]).detach().cpu().float(),
+        spikes={name: _flat(spikes).cpu() != 0 for name, spikes in outputs.items()},
+        traces={},
+    )
+    return presented, {
+        name: _Record(inputs[name], spikes, error)
+        for (name, spikes), error in zip(outputs.items(), errors, strict=True)
+    }
 
-    @torch.no_grad()
-    def _traced(self, name: str, indices: tuple[int, ...]) -> TracedNeurons:
-        layer = self.layers[name]
-        weighted = layer.weighted(self.inputs[name])
-        dense = weighted if isinstance(weighted, Tensor) else weighted.dense()
-        y, spikes, grad = (
-            _flat(series)[:, list(indices)].detach().cpu()
-            for series in (dense, self.spikes[name], self.grad_spikes[name])
-        )
-        learnt = LIFConstants() if layer.constants is None else layer.constants()
-        rows = stacked_constants(learnt, layer.params, dense)[:, 0].flatten(1)[:, list(indices)].cpu()
-        constants = LIFConstants(*rows)
-        given = None if layer.constants is None else constants
-        membrane = membrane_trace(y, layer.params, synapse=layer.synapse, spikes=spikes, learnt=given)
-        error = error_trace(membrane, grad, layer.params, layer.rule, synapse=layer.synapse, learnt=given)
-        warm = warming_up(membrane, layer.params, layer.rule, given)
-        return TracedNeurons(layer.params, constants, layer.rule, indices, y, grad, membrane, error, warm)
+
+@torch.no_grad()
+def _trace(layer: LIF, record: _Record, indices: tuple[int, ...]) -> TracedNeurons:
+    """Replay the neurons of a layer at ``indices``."""
+    weighted = layer.weighted(record.x)
+    dense = weighted if isinstance(weighted, Tensor) else weighted.dense()
+    y, spikes, grad = (
+        _flat(series)[:, list(indices)].detach().cpu() for series in (dense, record.spikes, record.grad_spikes)
+    )
+    learnt = LIFConstants() if layer.constants is None else layer.constants()
+    constants = LIFConstants(*stacked_constants(learnt, layer.params, dense)[:, 0].flatten(1)[:, list(indices)].cpu())
+    given = None if layer.constants is None else constants
+    membrane = membrane_trace(y, layer.params, synapse=layer.synapse, spikes=spikes, learnt=given)
+    error = error_trace(membrane, grad, layer.params, layer.rule, synapse=layer.synapse, learnt=given)
+    warm = warming_up(membrane, layer.params, layer.rule, given)
+    return TracedNeurons(layer.params, constants, layer.rule, indices, y, grad, membrane, error, warm)
 
 
 def _flat(series: Tensor) -> Tensor:
@@ -314,7 +319,7 @@ def _flat(series: Tensor) -> Tensor:
 def _count_spikes(
     trainer: Trainer, layers: Mapping[str, LIF], samples: int, over: Tracker[Any]
 ) -> dict[str, SpikeCounter]:
-    """Spikes of each layer over the first ``samples`` test samples, as in a test."""
+    """Count the spikes of each layer over the first ``samples`` test samples, in evaluation mode."""
     config, images, size = trainer.config, trainer.images, trainer.config.test_batch_size
     trainer.network.eval()
     with counting(layers, config.steps) as counters:
@@ -327,9 +332,9 @@ def _count_spikes(
 def _norms(
     trainer: Trainer, layers: Mapping[str, LIF], samples: int, over: Tracker[Any]
 ) -> dict[str, tuple[WeightNorms, ...]]:
-    """Norms of each layer's parameters and of their gradients, of the first ``samples`` test samples as one batch.
+    """Norms of each layer's parameters and of their gradients, with the first ``samples`` test samples as one batch.
 
-    The gradient is what a training step would take before clipping: with dropout, and the run's ``reduction``.
+    The gradient is that of a training step before clipping: with dropout, and with the run's ``reduction``.
     """
     config, images, size = trainer.config, trainer.images, trainer.config.batch_size
     parameters = {
@@ -368,30 +373,10 @@ def _numbers(
         norms=norms,
         learnt={
             constant: (float(values.min()), float(values.mean()), float(values.max()))
-            for constant, values in (layer.constants()._asdict().items() if layer.constants is not None else ())
+            for constant, values in (() if layer.constants is None else layer.constants()._asdict().items())
             if values is not None
         },
     )
-
-
-def _numbers_as_dict(name: str, layer: LayerNumbers) -> dict[str, Any]:
-    return {
-        "name": name,
-        "shape": list(layer.shape),
-        "neurons": layer.firing.neurons,
-        "rate": layer.firing.rate,
-        "rate_percentiles": dict(zip(map(str, PERCENTILES), layer.percentiles, strict=True)),
-        "silent": layer.silent,
-        "saturated": layer.saturated,
-        "share_firing_k_times": list(layer.firing.shares),
-        "norms": [
-            {"parameter": norms.parameter, "gradient": norms.gradient, "weight": norms.weight} for norms in layer.norms
-        ],
-        "learnt": {
-            constant: dict(zip(("lowest", "mean", "highest"), values, strict=True))
-            for constant, values in layer.learnt.items()
-        },
-    }
 
 
 def _neurons_as_dicts(name: str, shape: Sequence[int], traced: TracedNeurons) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""An inspection as files: one page that needs nothing beside it, its pictures, and its numbers as JSON."""
+"""The files of an inspection: a self-contained HTML page, its figures, and the numbers as JSON."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tssl_triton.training.checkpoint import write_atomically
+from tssl_triton._files import write_atomically
 
-from . import figures as inspection_figures
+from . import figures
 from .inspect import Inspection, LayerNumbers
 
 STYLE = """
@@ -23,9 +23,9 @@ img { max-width: 100%; } figcaption { max-width: 60em; color: #444; } figure { m
 
 
 def write(folder: Path, inspection: Inspection) -> list[Path]:
-    """Write ``inspect.json``, the pictures and ``inspect.html`` into ``folder``, which is made if it is not there.
+    """Write ``inspect.html``, its figures and ``inspect.json`` into ``folder``, which is created if necessary.
 
-    Everything is drawn before the first file is written, and each file is replaced as a whole.
+    Everything is drawn before the first file is written. Each file is replaced completely or not at all.
 
     Returns:
         The files, the page first.
@@ -33,21 +33,21 @@ def write(folder: Path, inspection: Inspection) -> list[Path]:
     Raises:
         MissingExtraError: if matplotlib is not installed; nothing is written then.
     """
-    pictures = inspection_figures.pictures(inspection)
+    pictures = figures.pictures(inspection)
     files = {
         "inspect.html": page(inspection, pictures).encode(),
         "inspect.json": (json.dumps(inspection.as_dict(), indent=1) + "\n").encode(),
         **pictures,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    # The page last: where it is new, so is all that it shows.
+    # The page is written last, so that a new page never shows old figures.
     for name, content in reversed(files.items()):
         write_atomically(folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
     return [folder / name for name in files]
 
 
 def page(inspection: Inspection, pictures: Mapping[str, bytes]) -> str:
-    """The page: facts, numbers of the layers, and what `inspection_figures.pictures` drew, all in one text."""
+    """The HTML page, with the figures of `figures.pictures` embedded."""
     trainer, sample = inspection.trainer, inspection.sample
     config, noun = trainer.config, trainer.images.noun
     start = f"; before learning {config.learn}, one value per {config.per}" if config.learn else ""
@@ -55,31 +55,30 @@ def page(inspection: Inspection, pictures: Mapping[str, bytes]) -> str:
         f"{config.steps} time steps; tau_mem {config.tau_mem:g}, tau_syn {config.tau_syn:g} steps; "
         f"threshold {config.threshold:g}, reset {config.reset}{start}; loss {config.loss}",
         *(f"{name} has learnt {_learnt(layer)}" for name, layer in inspection.layers.items() if layer.learnt),
-        f"test sample {sample.index}: class {sample.label}, read as {sample.predicted}, loss {sample.loss:.4g}",
+        f"test sample {sample.index}: class {sample.label}, predicted {sample.predicted}, loss {sample.loss:.4g}",
     ]
-    figures = [
+    sections = [
         _figure(
             "Layers",
             pictures["layers.png"],
             f"Over the first {inspection.samples} test {noun}. A silent neuron never fires, a saturated one fires at "
-            "every step of every sample. The gradient is that of a training step on all of them, before clipping.",
+            "every step of every sample. The gradient is that of one training step on all of these, before clipping.",
         ),
         _figure(
             "Spikes",
             pictures["spikes.png"],
-            "Every spike of the sample, and above them the share of neurons that fire at each step. "
-            "Arrows mark the neurons below, in their colours.",
+            "Every spike of the sample, and above each raster the share of neurons that fire at each step. "
+            "Arrows mark the neurons that are traced below, in the same colours.",
         ),
     ]
     for name, traced in sample.traces.items():
         chosen = ", ".join(map(str, traced.indices))
         caption = (
-            f"Neurons {chosen} of {name}. Potentials and currents are in the threshold's units. The membrane rises in "
-            "a step and is reset at its end. δ is carried back through time; δ' is what of it goes on to the synapse "
-            "and the weights, where they differ. Where warm-up stands in, the step is shaded."
+            f"Neurons {chosen} of {name}. Potentials and currents are in units of the threshold. The membrane rises in "
+            "a step and is reset at its end. δ is carried back through time; δ' is the part that reaches the synapse "
+            "and the weights, drawn where it differs from δ. Steps with warm-up are shaded."
         )
-        picture = pictures[inspection_figures.traces_file(name)]
-        figures.append(_figure(f"Neurons of {name}", picture, caption))
+        sections.append(_figure(f"Neurons of {name}", pictures[figures.traces_file(name)], caption))
     title = html.escape(inspection.title)
     return "\n".join(
         [
@@ -88,19 +87,18 @@ def page(inspection: Inspection, pictures: Mapping[str, bytes]) -> str:
             f"<h1>{title}</h1>",
             *(f"<p>{html.escape(fact)}</p>" for fact in facts),
             _table(inspection.table()),
-            *figures,
+            *sections,
             "</body></html>\n",
         ]
     )
 
 
 def _learnt(layer: LayerNumbers) -> str:
-    """Learnt constants in words, with their spread where neurons have values of their own."""
-    words = []
-    for constant, (low, mean, high) in layer.learnt.items():
-        spread = f" ({low:.3g} to {high:.3g})" if low < high else ""
-        words.append(f"{constant} {mean:.3g}{spread}")
-    return ", ".join(words)
+    """Learnt constants: mean, and the range where neurons differ."""
+    return ", ".join(
+        f"{constant} {mean:.3g}" + (f" ({low:.3g} to {high:.3g})" if low < high else "")
+        for constant, (low, mean, high) in layer.learnt.items()
+    )
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -1,10 +1,10 @@
-"""What a layer of neurons goes through in a presentation, and the errors of its membranes: for plots and analysis.
+"""Membrane potentials, currents and errors of neurons over time, for plots and analysis.
 
-Layers keep none of it: their kernels walk time in registers, and only the weighted input y and the spikes' bits reach
-memory (docs/design.md). Both walks are functions of these and can be taken again, here step by step in plain PyTorch,
-with the same step as the layers' own implementation for CPUs. The tensors are those of docs/mathematics.md.
+Layers do not store these: their kernels keep them in registers, and only the weighted input y and packed spikes reach
+memory. `membrane_trace` and `error_trace` recompute them from y and the spikes, step by step in plain PyTorch, with
+the step of the neuron that layers use on a CPU. The symbols are those of docs/mathematics.md.
 
-The neuron is elementwise, so a few neurons' y is enough to replay those neurons.
+The neuron is elementwise: to replay some neurons, pass the y of those neurons alone.
 """
 
 from __future__ import annotations
@@ -15,19 +15,15 @@ import torch
 from torch import Tensor
 
 from tssl_triton._checks import check_like, check_sequence
-from tssl_triton.cpu import neuron as _cpu
-from tssl_triton.cpu.learnt import Neuron, neuron
-from tssl_triton.cpu.surrogate import membrane_error
-from tssl_triton.cpu.tssl import tssl_error
+from tssl_triton.cpu.steps import Neuron, after_reset, charged, filtered, membrane_error, neuron, quiet, tssl_error
 from tssl_triton.encoding import StaticInput
 from tssl_triton.functional import LIFConstants, LIFState, stacked, stacked_constants
-from tssl_triton.kernels.layout import arithmetic_dtype
 from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import TSSL, Rule, checked_rule
 
 
 class MembraneTrace(NamedTuple):
-    """What neurons pass through; each is ``(T, B, *)``, float32 (float64 for a float64 input).
+    """States of neurons over time; each is ``(T, B, *)``, float32 (float64 for a float64 input).
 
     Args:
         current: synaptic current i[t].
@@ -47,13 +43,13 @@ class MembraneTrace(NamedTuple):
 
 
 class ErrorTrace(NamedTuple):
-    """How the loss depends on neurons, by their learning rule; each is ``(T, B, *)``.
+    """Errors of neurons over time, by their learning rule; each is ``(T, B, *)``.
 
     Args:
         delta: delta[t] = dL/du[t], the error that is carried back through time.
-        emitted: what of it step t hands to the synapse: delta'[t]. It is delta[t], except where TSSL-BP's warm-up
-            or ``variant="paper"`` puts something else in its place.
-        grad_current: e[t] = dL/dy[t], the error that goes to the weights.
+        emitted: delta'[t], the error that step t passes to the synapse. It equals delta[t], except where the warm-up
+            of TSSL-BP or ``variant="paper"`` replaces it.
+        grad_current: e[t] = dL/dy[t], the error of the weighted input.
     """
 
     delta: Tensor
@@ -81,29 +77,29 @@ def membrane_trace(
     Args:
         y: the weighted input ``(T, B, *)``, or a `StaticInput`.
         params: constants of the neurons.
-        state: before the first step; None is a neuron at rest.
+        state: before the first step; None means at rest.
         synapse: as in `tssl_triton.functional.lif`.
-        spikes: the spikes ``(T, B, *)`` that a layer fired on this y, as its backward takes them too: a membrane within
-            rounding of the threshold then fires here as it did there. None decides anew, s[t] = [u[t] > threshold].
-        learnt: constants that stand for those of ``params``, as `tssl_triton.functional.lif` takes them.
+        spikes: the spikes ``(T, B, *)`` that a layer computed from this y; the replay then follows them even where
+            rounding moves a membrane across the threshold. None: s[t] = [u[t] > threshold].
+        learnt: constants that replace those of ``params``, as in `tssl_triton.functional.lif`.
 
     Raises:
-        TypeError, ValueError: for a wrong rank, dtype, device or shape, naming the argument.
+        TypeError, ValueError: if an argument has the wrong rank, dtype, device or shape; the message names it.
     """
     y = check_sequence("y", y.dense() if isinstance(y, StaticInput) else y)
     p = _neuron(params, learnt, y)
     fired = None if spikes is None else check_like("spikes", spikes, tuple(y.shape), y.device) != 0
-    dtype = arithmetic_dtype(y.dtype)
+    dtype = torch.promote_types(y.dtype, torch.float32)
     start = stacked(state, y)
     i, v, a = y.new_zeros((3, *y.shape[1:]), dtype=dtype) if start is None else start
     steps = []
     for t, y_t in enumerate(y.to(dtype)):
         before = v
-        i, u = _cpu.charged(p, synapse, i, v, y_t)
+        i, u = charged(p, synapse, i, v, y_t)
         fires = u > p.threshold if fired is None else fired[t]
-        v = _cpu.after_reset(p, u, fires)
+        v = after_reset(p, u, fires)
         s = fires.to(dtype)
-        a = _cpu.filtered(p, a, s)
+        a = filtered(p, a, s)
         steps.append((i, u, u - before, v, s, a))
     return MembraneTrace(*map(torch.stack, zip(*steps, strict=True)))
 
@@ -118,25 +114,25 @@ def error_trace(
     synapse: bool = True,
     learnt: LIFConstants | None = None,
 ) -> ErrorTrace:
-    """Walk the error back through what `membrane_trace` returned, by a learning rule. ::
+    """Propagate the error backwards through a `membrane_trace`, by a learning rule. ::
 
         e[t] = delta'[t] / tau_syn + beta e[t+1]     e[t] = delta'[t] with synapse=False
 
-    with delta and delta' as docs/mathematics.md has them for each rule, and 0 after the last step.
+    docs/mathematics.md defines delta and delta' for each rule; both are 0 after the last step.
 
     Args:
         trace: of the neurons.
         grad_spikes: G[t] = dL/ds[t], ``(T, B, *)``.
         params: constants of the neurons and of their gradient.
-        rule: the learning rule, as `tssl_triton.functional.lif` takes it.
-        synapse: as in the forward walk.
-        learnt: as in the forward walk.
+        rule: the learning rule, as in `tssl_triton.functional.lif`.
+        synapse: as in `membrane_trace`.
+        learnt: as in `membrane_trace`.
 
     Raises:
-        TypeError, ValueError: for a wrong type, shape or device, naming the argument.
+        TypeError, ValueError: if an argument has the wrong type, shape or device; the message names it.
     """
     if not isinstance(trace, MembraneTrace):
-        raise TypeError(f"trace must be what membrane_trace returned, got {type(trace).__name__}")
+        raise TypeError(f"trace must be a MembraneTrace, got {type(trace).__name__}")
     membrane = trace.membrane
     p = _neuron(params, learnt, membrane)
     grad = check_like("grad_spikes", grad_spikes, tuple(membrane.shape), membrane.device).to(membrane.dtype)
@@ -150,7 +146,7 @@ def error_trace(
         else:
             delta, _ = membrane_error(surrogate, p, membrane[t], fired[t], grad[t], delta)
             emitted = delta
-        e = _cpu.filtered(p, e, emitted) if synapse else emitted
+        e = filtered(p, e, emitted) if synapse else emitted
         steps.append((delta, emitted, e))
     return ErrorTrace(*map(torch.stack, zip(*reversed(steps), strict=True)))
 
@@ -158,7 +154,7 @@ def error_trace(
 def warming_up(
     trace: MembraneTrace, params: LIFParameters, rule: Rule | str = "tssl", learnt: LIFConstants | None = None
 ) -> Tensor:
-    """Where TSSL-BP's warm-up stands in for delta, ``(T, B, *)`` bool; nowhere with another rule.
+    """Where the warm-up of TSSL-BP replaces delta, ``(T, B, *)`` bool; nowhere for other rules.
 
     See ``warmup`` of `LIFParameters`.
     """
@@ -168,11 +164,11 @@ def warming_up(
         return torch.ones_like(trace.spikes, dtype=torch.bool)
     if params.warmup == "silent":
         return (trace.spikes == 0).all(0).expand(trace.spikes.shape)
-    return _cpu.quiet(_neuron(params, learnt, trace.psc), trace.psc)
+    return quiet(_neuron(params, learnt, trace.psc), trace.psc)
 
 
 def _neuron(params: LIFParameters, learnt: LIFConstants | None, like: Tensor) -> Neuron:
-    """The constants of neurons shaped as those of ``like (T, B, *)``."""
+    """Constants of the neurons of ``like (T, B, *)``, as the step of the neuron takes them."""
     if not isinstance(params, LIFParameters):
         raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
     return neuron(params, None if learnt is None else list(stacked_constants(learnt, params, like)))

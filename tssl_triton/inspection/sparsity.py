@@ -1,12 +1,11 @@
-"""How sparsely a trained network fires: spikes per neuron and window of time, layer by layer, on the test set.
+"""Firing sparsity of a trained network on its test set: spikes per neuron and sample, layer by layer.
 
-Two views, as the paper's firing-sparsity figures show them:
+Two views, as in the paper's firing-sparsity figures:
 
-* the share of neurons that fire 0, 1, ..., T times while a sample is presented, over all neurons and test samples;
-* the histogram of firing rates: for each neuron, its mean spikes per time step over the whole test set.
+* the share of neurons that fire 0, 1, ..., T times per sample, over all neurons and test samples;
+* the histogram of firing rates: the mean spikes per time step of each neuron over the whole test set.
 
-Counts are gathered by forward hooks, batch by batch. What is kept is T + 1 numbers and one number per neuron for each
-layer; spikes themselves are never collected.
+Forward hooks count spikes batch by batch. Each layer keeps T + 1 counts and one count per neuron, never the spikes.
 """
 
 from __future__ import annotations
@@ -22,15 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from tssl_triton._extras import require
-from tssl_triton.nn.weighted import LIF, SpikingConv2d, SpikingLinear
-from tssl_triton.training.checkpoint import write_atomically
-from tssl_triton.training.config import ConfigError
-from tssl_triton.training.trainer import Trainer
+from tssl_triton._files import write_text
+from tssl_triton.nn import LIF, spiking_layers
+from tssl_triton.training import ConfigError, Trainer, new_figure, save_figure
 
-#: Bins of the histogram of firing rates, which lie in [0, 1].
+#: Bins of the histogram of firing rates over [0, 1].
 RATE_BINS = 20
 
-#: Columns of the printed table: counts up to these, each from one more than the one before.
+#: Upper ends of the ranges of spike counts in the printed table.
 TABLE_COUNTS = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -41,8 +39,8 @@ class SpikeCounter:
         steps: time steps T of a spike train.
 
     Attributes:
-        fired: ``(T + 1,)`` int64: how often a neuron fired k times while a sample was presented.
-        spikes: ``(N,)`` int64: spikes of each neuron, over all samples; None before the first batch.
+        fired: ``(T + 1,)`` int64: how often a neuron fired k times in a sample.
+        spikes: ``(N,)`` int64: spikes of each neuron over all samples; None before the first batch.
         samples: number of samples.
     """
 
@@ -56,7 +54,7 @@ class SpikeCounter:
         """Count the spikes ``(T, B, *)`` of a batch."""
         if len(spikes) != self.steps:
             raise ValueError(f"spikes must be (T, B, *) with T = {self.steps}, got shape {tuple(spikes.shape)}")
-        # Summed in float32, which is exact up to 2^24 steps; the integers after that are for bincount.
+        # float32 sums are exact up to 2^24 steps; bincount needs integers.
         counts = spikes.detach().sum(0, dtype=torch.float32).flatten(1).to(torch.int32)
         self.fired += torch.bincount(counts.flatten(), minlength=self.steps + 1).cpu()
         total = counts.sum(0, dtype=torch.int64).cpu()
@@ -66,13 +64,13 @@ class SpikeCounter:
 
 @dataclass(frozen=True)
 class LayerSparsity:
-    """How one layer, or several together, fired.
+    """Firing of one layer, or of several together.
 
     Args:
         name: of the layer.
-        neurons: number of its neurons.
-        shares: ``T + 1`` numbers that add up to 1: share of neurons that fire k times in a sample's T steps.
-        rates: share of neurons whose firing rate lies in each of `RATE_BINS` equal parts of [0, 1].
+        neurons: number of neurons.
+        shares: ``T + 1`` numbers with sum 1: the share of neurons that fire k times in the T steps of a sample.
+        rates: the share of neurons with a firing rate in each of `RATE_BINS` equal parts of [0, 1].
         rate: mean spikes per neuron and time step.
     """
 
@@ -84,25 +82,36 @@ class LayerSparsity:
 
     @property
     def silent(self) -> float:
-        """Share of neurons that do not fire while a sample is presented."""
+        """Share of neurons that do not fire in a sample."""
         return self.shares[0]
 
     @property
     def spikes_per_sample(self) -> float:
-        """Spikes of the whole layer while one sample is presented."""
+        """Mean number of spikes of the whole layer per sample."""
         return self.rate * self.neurons * (len(self.shares) - 1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain containers, for JSON."""
+        return {
+            "name": self.name,
+            "neurons": self.neurons,
+            "spikes_per_sample": self.spikes_per_sample,
+            "rate": self.rate,
+            "share_firing_k_times": list(self.shares),
+            "share_by_rate": list(self.rates),
+        }
 
 
 @dataclass(frozen=True)
 class Sparsity:
-    """How a network fired on its test set.
+    """Firing of a network on its test set.
 
     Args:
         dataset: name of the data set.
         arch: architecture of the network.
         steps: time steps T.
         samples: number of test samples.
-        epochs: epochs of training before.
+        epochs: number of epochs that the network was trained for.
         accuracy: share of the test samples classified correctly, in [0, 1].
         layers: one per spiking layer, from input to output.
         overall: all layers together.
@@ -118,31 +127,18 @@ class Sparsity:
     overall: LayerSparsity
 
     def table(self) -> list[list[str]]:
-        """Rows of text, the heading first: per cent of neurons by number of spikes, for each layer and overall."""
+        """Rows of text, heading first: the percentage of neurons by number of spikes, for each layer and overall."""
         bounds = [bound for bound in TABLE_COUNTS if bound < self.steps] + [self.steps]
-        starts = [0] + [bound + 1 for bound in bounds[:-1]]
-        spans = list(zip(starts, bounds, strict=True))
-        heading = [f"{first}" if first == last else f"{first}-{last}" for first, last in spans]
-        rows = [["layer", "neurons", "spikes/sample", "rate", *(f"fire {span}" for span in heading)]]
+        ranges = list(zip([0, *(bound + 1 for bound in bounds[:-1])], bounds, strict=True))
+        heading = [f"fire {first}" if first == last else f"fire {first}-{last}" for first, last in ranges]
+        rows = [["layer", "neurons", "spikes/sample", "rate", *heading]]
         for layer in (*self.layers, self.overall):
-            shares = [f"{sum(layer.shares[first : last + 1]):.1%}" for first, last in spans]
-            counted = [str(layer.neurons), f"{layer.spikes_per_sample:.1f}", f"{layer.rate:.4f}"]
-            rows.append([layer.name, *counted, *shares])
+            counts = [str(layer.neurons), f"{layer.spikes_per_sample:.1f}", f"{layer.rate:.4f}"]
+            rows.append([layer.name, *counts, *(f"{sum(layer.shares[a : b + 1]):.1%}" for a, b in ranges)])
         return rows
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain containers, for JSON."""
-
-        def plain(layer: LayerSparsity) -> dict[str, Any]:
-            return {
-                "name": layer.name,
-                "neurons": layer.neurons,
-                "spikes_per_sample": layer.spikes_per_sample,
-                "rate": layer.rate,
-                "share_firing_k_times": list(layer.shares),
-                "share_by_rate": list(layer.rates),
-            }
-
+        """Plain containers, for JSON."""
         return {
             "dataset": self.dataset,
             "arch": self.arch,
@@ -151,8 +147,8 @@ class Sparsity:
             "epochs": self.epochs,
             "accuracy": self.accuracy,
             "rate_bins": [k / RATE_BINS for k in range(RATE_BINS + 1)],
-            "layers": [plain(layer) for layer in self.layers],
-            "overall": plain(self.overall),
+            "layers": [layer.as_dict() for layer in self.layers],
+            "overall": self.overall.as_dict(),
         }
 
 
@@ -165,11 +161,10 @@ def measure(trainer: Trainer) -> Sparsity:
     config = trainer.config
     layers = spiking_layers(trainer.network)
     if not layers:
-        raise ConfigError(f"rule {config.rule!r} has no spiking neurons whose firing could be counted")
+        raise ConfigError(f"rule {config.rule!r} has no spiking neurons to count spikes of")
     with counting(layers, config.steps) as counters:
         result = trainer.test()
-    if result is None:
-        raise AssertionError("a test that nothing can stop was stopped")
+    assert result is not None  # nothing stops this test
     return Sparsity(
         dataset=config.dataset,
         arch=config.arch,
@@ -182,21 +177,9 @@ def measure(trainer: Trainer) -> Sparsity:
     )
 
 
-def spiking_layers(network: nn.Module) -> dict[str, LIF]:
-    """The layers with neurons, from input to output: ``conv 1``, ``conv 2``, ``full 1``, ..., ``output``."""
-    layers = [module for module in network.modules() if isinstance(module, LIF)]
-    names: list[str] = []
-    numbers = {"conv": 0, "full": 0, "neurons": 0}
-    for layer in layers:
-        kind = {SpikingConv2d: "conv", SpikingLinear: "full"}.get(type(layer), "neurons")
-        numbers[kind] += 1
-        names.append(f"{kind} {numbers[kind]}")
-    return dict(zip([*names[:-1], "output"], layers, strict=True)) if layers else {}
-
-
 @contextlib.contextmanager
 def counting(layers: Mapping[str, LIF], steps: int) -> Iterator[dict[str, SpikeCounter]]:
-    """A counter of each layer's spikes, of whatever is presented to the network within the context."""
+    """Count the spikes of each layer while the network runs within this context."""
     counters = {name: SpikeCounter(steps) for name in layers}
     hooks = [layer.register_forward_hook(counters[name].add) for name, layer in layers.items()]
     try:
@@ -207,44 +190,41 @@ def counting(layers: Mapping[str, LIF], steps: int) -> Iterator[dict[str, SpikeC
 
 
 def summed(name: str, counters: Sequence[SpikeCounter]) -> LayerSparsity:
-    """Counts of one or several layers, each neuron weighing the same.
+    """Statistics of one or several layers, in which every neuron has the same weight.
 
     Raises:
         ValueError: if a counter has counted nothing.
     """
-    totals = [counter.spikes for counter in counters]
-    if not totals or any(total is None for total in totals):
+    totals = [counter.spikes for counter in counters if counter.spikes is not None]
+    if not totals or len(totals) < len(counters):
         raise ValueError(f"counters of {name} must have counted at least one batch each")
-    spikes = torch.cat([total for total in totals if total is not None])
     fired = torch.stack([counter.fired for counter in counters]).sum(0)
-    rates = spikes.double() / (counters[0].steps * counters[0].samples)
-    # A rate of exactly 1 belongs into the last bin.
+    rates = torch.cat(totals).double() / (counters[0].steps * counters[0].samples)
+    # A rate of exactly 1 belongs to the last bin.
     bins = (rates * RATE_BINS).long().clamp_(max=RATE_BINS - 1)
     histogram = torch.bincount(bins, minlength=RATE_BINS).double() / len(rates)
     shares = fired.double() / fired.sum()
-    return LayerSparsity(name, len(spikes), tuple(shares.tolist()), tuple(histogram.tolist()), float(rates.mean()))
+    return LayerSparsity(name, len(rates), tuple(shares.tolist()), tuple(histogram.tolist()), float(rates.mean()))
 
 
 def write(folder: Path, sparsity: Sparsity, title: str) -> None:
-    """Write ``sparsity.json`` and ``sparsity.png`` into ``folder``, atomically.
+    """Write ``sparsity.json`` and ``sparsity.png`` into ``folder``, each completely or not at all.
 
     Raises:
-        MissingExtraError: if matplotlib is not installed; the JSON file is there then.
+        MissingExtraError: if matplotlib is not installed; the JSON file is written first.
     """
-    content = json.dumps(sparsity.as_dict(), indent=1) + "\n"
-    write_atomically(folder / "sparsity.json", lambda file: file.write(content.encode()))
+    write_text(folder / "sparsity.json", json.dumps(sparsity.as_dict(), indent=1) + "\n")
     draw(folder / "sparsity.png", sparsity, title)
 
 
 def draw(path: Path, sparsity: Sparsity, title: str) -> None:
-    """Draw both views into the PNG file ``path``, atomically: bars for all neurons, a line for each layer.
+    """Draw both views into the PNG file ``path``: bars for all neurons, a line for each layer.
 
     Raises:
         MissingExtraError: if matplotlib is not installed.
     """
-    figure_module = require("matplotlib.figure", "train", "the figure of firing sparsity")
+    figure = new_figure("the figure of firing sparsity", 11, 5)
     ticker = require("matplotlib.ticker", "train", "the figure of firing sparsity")
-    figure = figure_module.Figure(figsize=(11, 5), layout="constrained")
     figure.suptitle(title)
     counts_axes, rates_axes = figure.subplots(1, 2)
 
@@ -265,12 +245,12 @@ def draw(path: Path, sparsity: Sparsity, title: str) -> None:
     rates_axes.set_ylabel("neurons (%)")
     rates_axes.set_xlim(0, 1)
     for axes in (counts_axes, rates_axes):
-        # Shares span from most of all neurons to a few in a million; on a linear scale only the silent would show.
+        # Shares range from most of the neurons to a few in a million, which a linear scale would not show.
         axes.set_yscale("symlog", linthresh=0.1)
         axes.set_ylim(0, 100)
         axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         axes.grid(alpha=0.3)
-        # Below the axes: eight layers and their lines would not fit side by side within.
+        # Below the axes, where the lines of eight layers fit side by side.
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 3, "frameon": False}
         axes.legend(fontsize="small", title="bars: all neurons", title_fontsize="small", **below)
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    save_figure(path, figure)

@@ -1,7 +1,9 @@
-"""What goes wrong between programs."""
+"""Errors of export and import."""
 
 from __future__ import annotations
 
+from tssl_triton._errors import UserError
 
-class InterchangeError(ValueError):
-    """A network, graph or file of weights that cannot be handed over; the message names the layer, node or file."""
+
+class InterchangeError(UserError, ValueError):
+    """A network, graph or weights file that cannot be converted; the message names the layer, node or file."""

@@ -1,4 +1,4 @@
-"""Sizes of images and windows, in NIR's many ways of writing them."""
+"""Sizes of images and windows, in the forms that NIR uses."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 def windows(
     size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
 ) -> tuple[int, int]:
-    """How many windows fit into an image of ``size``, down and across.
+    """Number of windows in an image of ``size``, vertically and horizontally.
 
     Raises:
-        ValueError: if none does.
+        ValueError: if the window is larger than the image.
     """
     padded = [extent + 2 * margin for extent, margin in zip(size, padding, strict=True)]
     if any(window > extent for window, extent in zip(kernel, padded, strict=True)):
-        raise ValueError(f"a window of {kernel} does not fit its input of {size} with padding {padding}")
+        raise ValueError(f"a window of {kernel} is larger than its input of {size} with padding {padding}")
     down, across = ((extent - window) // step + 1 for extent, window, step in zip(padded, kernel, stride, strict=True))
     return down, across
 
@@ -26,18 +26,18 @@ def image_size(shape: tuple[int, ...]) -> tuple[int, int]:
     """Height and width of images ``(C, H, W)``.
 
     Raises:
-        ValueError: if ``shape`` is that of something else.
+        ValueError: if ``shape`` has another number of axes.
     """
     if len(shape) != 3:
-        raise ValueError(f"it takes images (C, H, W), its input has shape {shape}")
+        raise ValueError(f"its input must be images (C, H, W), got shape {shape}")
     return shape[1], shape[2]
 
 
 def pair(name: str, value: Any) -> tuple[int, int]:
-    """Height and width from one number, a pair, or what a file makes of them.
+    """Height and width from one integer or two, as numbers, sequences or arrays.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for any other value.
     """
     numbers = np.atleast_1d(value)
     if numbers.size not in (1, 2) or not np.issubdtype(numbers.dtype, np.integer):

@@ -1,7 +1,6 @@
-"""What NIR has no field for, kept with a node under this package's name.
+"""Node metadata under this package's name, for settings that NIR has no field for.
 
-A program that knows nothing of it ignores it. A file returns NumPy scalars in place of numbers, so values are read back
-as plain Python ones.
+Other programs ignore it. Files return numbers as NumPy scalars, which `entries_of` converts to Python numbers.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ DT = 1e-3
 
 
 def attached(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """A node's metadata that hold ``entries``: strings, numbers, flags, and mappings of them."""
+    """Node metadata with ``entries``: strings, numbers, flags, and mappings of these."""
     return {KEY: dict(entries)}
 
 
 def entries_of(node: Any) -> dict[str, Any]:
-    """The entries that `attached` put into a node's or graph's metadata; empty for what other programs made."""
+    """The entries that `attached` wrote for a node or graph; empty if another program made it."""
     metadata = node.metadata if isinstance(node.metadata, Mapping) else {}
     return _plain(metadata.get(KEY, {}))
 

@@ -1,15 +1,15 @@
-"""A population of neurons as a NIR node, and back. ::
+"""Conversion between a layer's neurons and a NIR node. ::
 
     CubaLIF   tau_syn dI/dt = -I + w_in S,  tau_mem dv/dt = v_leak - v + R I,  spike where v > v_threshold
     LIF       the second equation alone, with S in place of I; here a neuron without synapse
 
-A step of forward Euler, dt seconds long, whose membrane sees the synaptic current of the same step, is::
+One step of forward Euler, dt seconds long, with the synaptic current of the same step in the membrane::
 
     I[t] = (1 - dt/tau_syn) I[t-1] + w_in dt/tau_syn S[t]
     v[t] = (1 - dt/tau_mem) v[t-1] + R dt/tau_mem I[t]        v_leak = 0
 
-which is eqs. (3) and (4) where the node's time constants are ours times dt, R is tau_mem in steps and w_in is 1.
-Other R and w_in multiply the weighted input by ``gain = w_in R dt / tau_mem``.
+These are eqs. (3) and (4) if the time constants of the node are those of the layer times dt, R is tau_mem in steps and
+w_in is 1. Other R and w_in multiply the weighted input by ``gain = w_in R dt / tau_mem``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tssl_triton._extras import require
-from tssl_triton.cpu.learnt import CONSTANTS
-from tssl_triton.nn.weighted import LIF
+from tssl_triton.functional import LIFConstants
+from tssl_triton.nn import LIF
 from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import BY_NAME, DEFAULT, Rule
 
@@ -34,46 +34,48 @@ if TYPE_CHECKING:
     import nir
 
 SINGLE = 2.0**-22
-"""Relative error of a number that was worked out in single precision, as other programs' constants often are."""
+"""Relative error of a constant in single precision, which other programs often use."""
 
 EXECUTION = ("recompute", "fused")
-"""Settings of a weighted layer that change how it is computed, not what."""
+"""Settings of a weighted layer that do not change its result."""
 
 
 class Neurons(NamedTuple):
-    """What a neuron node says."""
+    """Contents of a neuron node."""
 
     params: LIFParameters
     synapse: bool
     """Whether the node filters its input."""
     gain: float
-    """Factor on the weighted input; 1 in nodes of this package, unless a pooling left it its scale."""
+    """Factor on the weighted input; 1 for nodes of this package, unless it contains the scale of a pooling."""
     rule: Rule
     execution: dict[str, Any]
-    """Those of `EXECUTION` that the node's metadata give."""
+    """Settings of `EXECUTION` in the node's metadata."""
 
 
 def neuron_node(layer: LIF, shape: tuple[int, ...], dt: float, w_in: float = 1.0) -> nir.NIRNode:
-    """The node of a layer's neurons, ``shape`` without time and batch; the layer's weights are no part of it.
+    """The node of a layer's neurons, without the layer's weights.
 
     Args:
         layer: the neurons.
-        shape: of one step of one sample; NIR gives each neuron constants of its own.
+        shape: of the neurons, without time and batch; NIR stores the constants of each neuron.
         dt: seconds per time step.
-        w_in: factor on the input; 1 unless something before the node is to be made up for.
+        w_in: factor on the input, to compensate for a pooling before the node.
 
     Raises:
-        ValueError: for neurons without leak, which have no such node.
+        ValueError: for neurons without leak, which NIR cannot express.
     """
     nodes = require("nir", "interchange", "writing a NIR graph")
     constants = _constants(layer, shape)
     params = layer.params
     if layer.constants is not None:
-        # A file has no layers that learn: what is learnt by now becomes what the layer is, where one number says it.
+        # NIR has no learnable constants: those with one value for all neurons become parameters.
         shared = {name: float(values.flat[0]) for name, values in constants.items() if np.ptp(values) == 0}
         params = dataclasses.replace(params, **shared)  # type: ignore[arg-type]
     if math.isinf(params.tau_mem):
-        raise ValueError("neurons without leak (tau_mem = inf) are no CubaLIF, whose time constants are finite")
+        raise ValueError(
+            "neurons without leak (tau_mem = inf) cannot be exported: time constants of CubaLIF are finite"
+        )
     entries: dict[str, Any] = {
         "params": dataclasses.asdict(params),
         "rule": {"name": layer.rule.name, **dataclasses.asdict(layer.rule)},
@@ -100,8 +102,8 @@ def neuron_node(layer: LIF, shape: tuple[int, ...], dt: float, w_in: float = 1.0
 
 
 def _constants(layer: LIF, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Time constants in steps and threshold of each neuron, as they are now."""
-    found = {name: np.full(shape, getattr(layer.params, name)) for name in CONSTANTS}
+    """Current time constants (in steps) and threshold of each neuron."""
+    found = {name: np.full(shape, getattr(layer.params, name)) for name in LIFConstants._fields}
     if layer.constants is not None:
         for name, value in layer.constants()._asdict().items():
             if value is not None:
@@ -110,29 +112,29 @@ def _constants(layer: LIF, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 
 def read_neurons(node: nir.NIRNode, shape: tuple[int, ...], dt: float) -> Neurons:
-    """The constants of a CubaLIF or LIF node whose neurons all have the same ones.
+    """The contents of a CubaLIF or LIF node, whose neurons must all have the same constants.
 
     Args:
         node: the node.
-        shape: what arrives at it, without time and batch.
+        shape: of its input, without time and batch.
         dt: seconds per time step.
 
     Raises:
-        InterchangeError: if this package has no such neurons, or the node's metadata contradict its fields.
+        InterchangeError: if this package has no such neurons, or the metadata of the node contradict its fields.
     """
     synapse = hasattr(node, "tau_syn")
     names = ("tau_mem", "tau_syn", "w_in") if synapse else ("tau",)
     fields = {name: _same_for_all(node, name, shape) for name in (*names, "r", "v_leak", "v_threshold", "v_reset")}
     for name in ("v_leak", "v_reset"):
         if fields[name] != 0:
-            raise InterchangeError(f"{name} is {fields[name]:g}; the neurons of this package leak and reset to 0")
+            raise InterchangeError(f"{name} is {fields[name]:g}, but neurons of this package leak and reset to 0")
     entries = entries_of(node)
     steps = {"tau_mem": _steps("tau_mem" if synapse else "tau", fields, dt)}
     if synapse:
         steps["tau_syn"] = _steps("tau_syn", fields, dt)
     params = _params(steps | {"threshold": fields["v_threshold"]}, entries)
     gain = fields.get("w_in", 1.0) * fields["r"] / params.tau_mem
-    # What single precision cannot tell from 1 is 1: weights then pass through unrounded.
+    # Equal to 1 in single precision: treat it as 1, so that weights are not rounded.
     gain = 1.0 if abs(gain - 1.0) <= SINGLE else gain
     return Neurons(params, synapse, gain, _rule(entries), entries.get("execution", {}))
 
@@ -140,16 +142,16 @@ def read_neurons(node: nir.NIRNode, shape: tuple[int, ...], dt: float) -> Neuron
 def _same_for_all(node: nir.NIRNode, name: str, shape: tuple[int, ...]) -> float:
     values = np.asarray(getattr(node, name), dtype=np.float64)
     if values.size != 1 and values.shape != shape:
-        raise InterchangeError(f"{name} has shape {values.shape}, its input {shape}")
+        raise InterchangeError(f"{name} has shape {values.shape}, but its input has shape {shape}")
     if values.min() != values.max():
         raise InterchangeError(
-            f"{name} differs between neurons, {values.min():g} to {values.max():g}; a layer has one value for all"
+            f"{name} differs between neurons, {values.min():g} to {values.max():g}; all must have one value"
         )
     return float(values.flat[0])
 
 
 def _steps(name: str, fields: Mapping[str, float], dt: float) -> float:
-    """A time constant in steps; a whole number where single precision cannot tell it from one."""
+    """A time constant in steps; rounded to an integer if it is equal to one in single precision."""
     steps = fields[name] / dt
     nearest = round(steps) if math.isfinite(steps) else steps
     steps = float(nearest) if abs(steps - nearest) <= SINGLE * abs(steps) else steps
@@ -161,17 +163,17 @@ def _steps(name: str, fields: Mapping[str, float], dt: float) -> float:
 
 
 def _params(fields: Mapping[str, float], entries: Mapping[str, Any]) -> LIFParameters:
-    """The constants of the node's fields; those of its metadata where they are the same to single precision."""
+    """The constants of the node: from its metadata if they agree with the fields to single precision."""
     if "params" not in entries:
-        # Without a synaptic filter the current is the input itself, as it is with a time constant of one step.
+        # Without a synaptic filter the current is the input, as with a time constant of one step.
         return LIFParameters(**({"tau_syn": 1.0} | dict(fields)))  # type: ignore[arg-type]
     params = LIFParameters(**entries["params"])
     for name, value in fields.items():
         kept = getattr(params, name)
         if abs(kept - value) > SINGLE * abs(value):
             raise InterchangeError(
-                f"its metadata say {name} = {kept:g}, its fields {value:g} (time constants in steps); "
-                "take the metadata away if the fields are right"
+                f"its metadata have {name} = {kept:g}, its fields {value:g} (time constants in steps); "
+                "delete the metadata if the fields are right"
             )
     return params
 
@@ -180,5 +182,7 @@ def _rule(entries: Mapping[str, Any]) -> Rule:
     settings = dict(entries.get("rule", {"name": DEFAULT.name}))
     name = settings.pop("name", None)
     if name not in BY_NAME:
-        raise InterchangeError(f"its metadata name the learning rule {name!r}; known are {', '.join(BY_NAME)}")
+        raise InterchangeError(
+            f"its metadata have the unknown learning rule {name!r}; known rules: {', '.join(BY_NAME)}"
+        )
     return BY_NAME[name](**settings)

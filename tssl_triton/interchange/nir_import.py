@@ -1,4 +1,4 @@
-"""A NIR graph as a network of this package, or the node that keeps it from being one."""
+"""Import of a NIR graph as a network of this package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 
 from tssl_triton._checks import FLOATING, check_finite
 from tssl_triton._extras import require
-from tssl_triton.nn.weighted import LIF, SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential
+from tssl_triton.nn import LIF, SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential
 
 from .errors import InterchangeError
 from .geometry import image_size, pair, windows
@@ -30,26 +30,26 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATING}
 
 
 def from_nir(graph: nir.NIRGraph, dt: float | None = None) -> SpikingSequential:
-    """Build the network that a NIR graph describes, for a reader that steps it by forward Euler.
+    """Build the network that a NIR graph describes, as integrated by forward Euler.
 
-    Of a graph that `to_nir` wrote, all but dropout comes back as it was. In one from elsewhere, what NIR does not say
-    is taken to be: reset to 0, the learning rule and gradient settings of ``LIFParameters()``, weights in float32, no
-    bias for a ``Conv2d`` whose bias is 0 throughout. ``w_in`` and ``r`` are multiplied into weights and bias (into the
-    threshold, inverted, of neurons without weights), and a ``LIF`` is a neuron with ``tau_syn`` of one step.
+    A graph from `to_nir` gives the same network, without dropout layers. For other graphs, settings that NIR does not
+    have are: reset to 0, the default learning rule and ``LIFParameters()``, weights in float32, and no bias for a
+    ``Conv2d`` with an all-zero bias. ``w_in`` and ``r`` are multiplied into weights and bias (neurons without weights:
+    the threshold is divided by them). A ``LIF`` node becomes a neuron with ``tau_syn`` of one step.
 
     Args:
         graph: a chain of nodes from one input to one output.
-        dt: seconds per time step that the network is to run with; that of the export if not given, or else 1 ms.
+        dt: seconds per time step of the network. Default: that of the export, or 1 ms.
 
     Returns:
         The network, on the CPU.
 
     Raises:
-        InterchangeError: (a ValueError) naming the node that cannot be represented exactly: another kind of node,
-            branches and recurrence, weights without neurons, ``v_leak`` or ``v_reset`` other than 0, neurons of one
-            node that differ, overlapping or padded pooling, dilated or grouped convolution.
-        MissingExtraError: without nir.
-        TypeError, ValueError: naming the argument.
+        InterchangeError: (a ValueError) if a node cannot be represented exactly; names the node. Not representable
+            are other kinds of nodes, branches and recurrence, weights without neurons, ``v_leak`` or ``v_reset`` other
+            than 0, neurons of one node that differ, overlapping or padded pooling, dilated or grouped convolution.
+        MissingExtraError: if nir is not installed.
+        TypeError, ValueError: if an argument is invalid; the message names it.
     """
     nodes = require("nir", "interchange", "reading a NIR graph")
     if not isinstance(graph, nodes.NIRGraph):
@@ -70,18 +70,19 @@ def from_nir(graph: nir.NIRGraph, dt: float | None = None) -> SpikingSequential:
 
 def _chain(nodes: Any, graph: nir.NIRGraph) -> list[str]:
     """Names of the nodes from input to output."""
-    ends = {}
+    ends = []
     for kind in (nodes.Input, nodes.Output):
         found = [name for name, node in graph.nodes.items() if isinstance(node, kind)]
         if len(found) != 1:
-            raise InterchangeError(f"the graph must have one {kind.__name__} node, it has {len(found)}: {found}")
-        ends[kind] = found[0]
+            raise InterchangeError(f"the graph must have one {kind.__name__} node, got {len(found)}: {found}")
+        ends += found
+    first, last = ends
     after: dict[str, str] = {}
     before: dict[str, str] = {}
     for source, target in graph.edges:
         for name in (source, target):
             if name not in graph.nodes:
-                raise InterchangeError(f"an edge from {source!r} to {target!r}, but there is no node {name!r}")
+                raise InterchangeError(f"there is an edge from {source!r} to {target!r}, but no node {name!r}")
         for here, there, ways, neighbours in ((source, target, after, "outputs"), (target, source, before, "inputs")):
             if here in ways:
                 raise InterchangeError(
@@ -89,86 +90,78 @@ def _chain(nodes: Any, graph: nir.NIRGraph) -> list[str]:
                     "branches and recurrence cannot be represented"
                 )
             ways[here] = there
-    # No node has two inputs, so nothing is met twice unless the first one is led to.
-    name, chain = ends[nodes.Input], [ends[nodes.Input]]
-    while name in after and after[name] != chain[0]:
-        name = after[name]
-        chain.append(name)
-    if name in after or name != ends[nodes.Output]:
-        raise InterchangeError(f"node {name!r} does not lead to the output {ends[nodes.Output]!r}")
+    # No node has two inputs, so a loop can only close at the first node.
+    chain = [first]
+    while after.get(chain[-1], first) != first:
+        chain.append(after[chain[-1]])
+    if chain[-1] in after or chain[-1] != last:
+        raise InterchangeError(f"node {chain[-1]!r} does not lead to the output {last!r}")
     for name in graph.nodes:
         if name not in chain:
-            raise InterchangeError(f"node {name!r} is not on the way from input to output")
+            raise InterchangeError(f"node {name!r} is not on the path from input to output")
     return chain
 
 
-class _Weights(NamedTuple):
-    """A node with weights, until the next one says what neurons they lead to."""
-
-    layer: Callable[..., SpikingLinear | SpikingConv2d]
-    """Makes the layer, given its neurons."""
-    weight: np.ndarray
-    bias: np.ndarray | None
-    dtype: torch.dtype
-
-
 class _Reader:
-    """Layers so far and the shape behind them."""
+    """The layers so far and the shape of their output."""
 
     def __init__(self, nir: Any, dt: float) -> None:
         self.nir = nir
         self.dt = dt
         self.layers: list[nn.Module] = []
         self.shape: tuple[int, ...] = ()
-        # Scale of poolings, as their metadata have it, which the exporter multiplied into the next weights.
+        # Scale of poolings by their metadata, which the export multiplied into the next weights.
         self.scale = 1.0
-        self.weights: _Weights | None = None
-        # Images before a Flatten, vectors ever after.
+        # Constructs a layer from the neurons that follow its weights.
+        self.weights: Callable[[Neurons], nn.Module] | None = None
+        # Whether there was a Flatten: vectors instead of images.
         self.flattened = False
 
     def read(self, node: Any, following: Any) -> None:
-        """Take in one node; ``following`` is the one that it leads to.
+        """Add one node; ``following`` is the node after it.
 
         Raises:
-            TypeError, ValueError: if it cannot be represented.
+            TypeError, ValueError: if the node cannot be represented.
         """
         nir = self.nir
         if isinstance(node, nir.Input):
             self.shape = _shape(node)
         elif isinstance(node, nir.Output):
             if self.scale != 1.0:
-                raise ValueError("no weights follow the pooling whose scale, by its metadata, they are to hold")
+                raise ValueError(
+                    "by its metadata, a pooling has a scale that is included in the next weights, but no weights follow"
+                )
         elif isinstance(node, nir.Flatten):
             if not isinstance(following, (nir.Linear, nir.Affine)):
-                raise ValueError("it must lead to Linear or Affine, the only nodes that this package flattens for")
+                raise ValueError("Flatten must be followed by Linear or Affine")
             self.flattened = True
         elif isinstance(node, (nir.Linear, nir.Affine, nir.Conv2d)):
             if not isinstance(following, (nir.CubaLIF, nir.LIF)):
-                raise ValueError("weights must lead to CubaLIF or LIF, with which they make one layer")
+                raise ValueError("weights must be followed by CubaLIF or LIF, with which they form one layer")
             self.weights = self._convolution(node) if isinstance(node, nir.Conv2d) else self._linear(node)
         elif isinstance(node, (nir.CubaLIF, nir.LIF)):
             neurons = read_neurons(node, self.shape, self.dt)
-            self.layers.append(self._neurons(neurons) if self.weights is None else _layer(self.weights, neurons))
+            self.layers.append(self._neurons(neurons) if self.weights is None else self.weights(neurons))
             self.weights, self.scale = None, 1.0
         elif isinstance(node, (nir.SumPool2d, nir.AvgPool2d)):
             self.layers.append(self._pooling(node))
         else:
-            raise ValueError(f"not a node that can be represented; these can: {READABLE}")
+            raise ValueError(f"this node cannot be represented; supported nodes: {READABLE}")
 
-    def _linear(self, node: Any) -> _Weights:
+    def _linear(self, node: Any) -> Callable[[Neurons], nn.Module]:
         weight = np.asarray(node.weight)
         if weight.ndim != 2:
             raise ValueError(f"weight must have two axes, got shape {weight.shape}")
         features = math.prod(self.shape)
         if features != weight.shape[1]:
-            raise ValueError(f"it takes {weight.shape[1]} features, its input has {features}, shape {self.shape}")
+            raise ValueError(f"it has {weight.shape[1]} input features, got {features} in shape {self.shape}")
         if len(self.shape) > 1 and not self.flattened:
-            raise ValueError(f"its input has shape {self.shape}; a Flatten must come before it")
+            raise ValueError(f"its input has shape {self.shape}; it needs a Flatten before it")
         self.shape = (weight.shape[0],)
         layer = partial(SpikingLinear, weight.shape[1], weight.shape[0])
         return self._weights(node, layer, getattr(node, "bias", None))
 
-    def _convolution(self, node: Any) -> _Weights:
+    def _convolution(self, node: Any) -> Callable[[Neurons], nn.Module]:
         size, weight = image_size(self.shape), np.asarray(node.weight)
         if weight.ndim != 4:
             raise ValueError(f"weight must have four axes, got shape {weight.shape}")
@@ -176,32 +169,32 @@ class _Reader:
         if node.groups != 1 or pair("dilation", node.dilation) != (1, 1):
             raise ValueError(f"groups and dilation must be 1, got {node.groups} and {node.dilation}")
         if channels_in != self.shape[0]:
-            raise ValueError(f"it takes {channels_in} channels, its input has {self.shape[0]}")
+            raise ValueError(f"it has {channels_in} input channels, got {self.shape[0]}")
         kernel, stride = pair("kernel_size", window), pair("stride", node.stride)
         padding = _padding(node.padding, kernel, stride)
         self.shape = (channels_out, *windows(size, kernel, stride, padding))
         layer = partial(SpikingConv2d, channels_in, channels_out, kernel, stride=stride, padding=padding)
-        # A Conv2d always has a bias; whether ours had one is in the metadata, and zeros from elsewhere are none.
+        # A Conv2d node always has a bias. Metadata say whether the layer had one; without metadata, zeros mean none.
         bias = np.asarray(node.bias)
         return self._weights(node, layer, bias if entries_of(node).get("bias", bias.any()) else None)
 
-    def _weights(self, node: Any, layer: Callable[..., Any], bias: Any) -> _Weights:
+    def _weights(self, node: Any, make: Callable[..., Any], bias: Any) -> Callable[[Neurons], nn.Module]:
         name = entries_of(node).get("dtype", "float32")
         if name not in DTYPES:
-            raise ValueError(f"its metadata name the dtype {name!r}; known are {', '.join(DTYPES)}")
+            raise ValueError(f"its metadata have the unknown dtype {name!r}; known dtypes: {', '.join(DTYPES)}")
         weight = np.asarray(node.weight)
         if bias is not None and np.shape(bias) != weight.shape[:1]:
-            raise ValueError(f"bias has shape {np.shape(bias)}, its weights are for {weight.shape[0]} outputs")
+            raise ValueError(f"bias has shape {np.shape(bias)}, but its weights have {weight.shape[0]} outputs")
         if self.scale != 1.0:
             weight = weight.astype(np.float64) / self.scale
-        return _Weights(layer, weight, None if bias is None else np.asarray(bias), DTYPES[name])
+        return partial(_layer, make, weight, None if bias is None else np.asarray(bias), DTYPES[name])
 
     def _neurons(self, neurons: Neurons) -> LIF:
         gain = neurons.gain / self.scale
         gain = 1.0 if abs(gain - 1.0) <= SINGLE else gain
         if not gain > 0:
-            raise ValueError(f"w_in and r multiply its input by {gain:g}; without weights to take it, it must be > 0")
-        # A membrane that is larger by this factor reaches a threshold that is, too, at the same step.
+            raise ValueError(f"w_in and r multiply its input by {gain:g}; without weights, this factor must be > 0")
+        # Scaling input and threshold by the same factor leaves the spikes unchanged.
         params = dataclasses.replace(neurons.params, threshold=neurons.params.threshold / gain)
         return LIF(params, synapse=neurons.synapse, rule=neurons.rule)
 
@@ -209,7 +202,7 @@ class _Reader:
         kernel = pair("kernel_size", node.kernel_size)
         if pair("stride", node.stride) != kernel or pair("padding", node.padding) != (0, 0):
             raise ValueError(
-                f"windows must lie side by side without padding, got kernel_size {node.kernel_size}, "
+                f"pooling windows must not overlap or be padded, got kernel_size {node.kernel_size}, "
                 f"stride {node.stride}, padding {node.padding}"
             )
         self.shape = (self.shape[0], *windows(image_size(self.shape), kernel, kernel, (0, 0)))
@@ -217,19 +210,22 @@ class _Reader:
             return SpikePool2d(kernel, "average")
         scale = check_finite("scale", entries_of(node).get("scale", 1.0))
         if scale == 0:
-            raise ValueError("its metadata give it a scale of 0, which no weights can hold")
+            raise ValueError("its metadata have a scale of 0, which weights cannot include")
         self.scale *= scale
         return SpikePool2d(kernel, "sum", scale)
 
 
-def _layer(weights: _Weights, neurons: Neurons) -> SpikingLinear | SpikingConv2d:
+def _layer(
+    make: Callable[..., Any], weight: np.ndarray, bias: np.ndarray | None, dtype: torch.dtype, neurons: Neurons
+) -> nn.Module:
+    """The layer that ``make`` constructs, with these weights."""
     params = neurons.params if neurons.synapse else dataclasses.replace(neurons.params, tau_syn=1.0)
-    # Without storage, so that no initial weights are drawn from the user's random numbers.
+    # On the meta device, so that no initial weights are drawn from the global random number generator.
     with torch.device("meta"):
-        layer = weights.layer(params, bias=weights.bias is not None, rule=neurons.rule, **neurons.execution)
-    layer.weight = _parameter(weights.weight, neurons.gain, weights.dtype)
-    if weights.bias is not None:
-        layer.bias = _parameter(weights.bias, neurons.gain, weights.dtype)
+        layer = make(params, bias=bias is not None, rule=neurons.rule, **neurons.execution)
+    layer.weight = _parameter(weight, neurons.gain, dtype)
+    if bias is not None:
+        layer.bias = _parameter(bias, neurons.gain, dtype)
     return layer
 
 
@@ -251,5 +247,5 @@ def _padding(padding: Any, kernel: tuple[int, int], stride: tuple[int, int]) -> 
 def _shape(node: Any) -> tuple[int, ...]:
     (shape,) = node.input_type.values()
     if shape is None or len(shape) == 0:
-        raise ValueError("it must say the shape of one input")
+        raise ValueError("it must have the shape of one input")
     return tuple(int(extent) for extent in shape)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from tssl_triton._checks import check_count, check_finite, check_pair
+from tssl_triton._errors import UserError
 from tssl_triton.encoding import StaticInput, static
 from tssl_triton.functional import LIFState
 from tssl_triton.parameters import LIFParameters
@@ -40,7 +41,7 @@ INTEGRATE_AND_FIRE = LIFParameters(tau_mem=math.inf, tau_syn=1.0, threshold=1.0,
 LONGEST_WINDOW = 16
 
 
-class ConversionError(ValueError):
+class ConversionError(UserError, ValueError):
     """A network that cannot be converted."""
 
 

@@ -305,7 +305,8 @@ def _functional(
     if not isinstance(params, LIFParameters):
         raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
     result: PackedSpikes | Tensor
-    layer = Layer(product, Neuron(params, rule), spikes.steps, recompute)
+    autocast = Autocast.now(weight.device.type).dtype
+    layer = Layer(product, Neuron(params, rule), spikes.steps, recompute, autocast)
     if can_fuse(weight):
         result, after = run(layer, spikes, weight, bias, state, carry, dense=False)
     else:

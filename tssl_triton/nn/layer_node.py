@@ -48,12 +48,14 @@ class Layer(NamedTuple):
         neuron: constants and learning rule.
         steps: time steps T; the input has as many, or one that serves all.
         recompute: whether backward computes y again.
+        autocast: the type that autocast casts to in forward; None where it is off.
     """
 
     product: Product
     neuron: Neuron
     steps: int
     recompute: bool = False
+    autocast: torch.dtype | None = None
 
 
 def run_layer(
@@ -102,10 +104,8 @@ def run_layer(
 
 def product_dtype(weight: Tensor) -> torch.dtype:
     """The type of a product with ``weight``: autocast's, where it is on and the weight is not float64."""
-    device = weight.device.type
-    if weight.dtype == torch.float64 or not torch.is_autocast_enabled(device):
-        return weight.dtype
-    return torch.get_autocast_dtype(device)
+    autocast = Autocast.now(weight.device.type).dtype
+    return weight.dtype if autocast is None or weight.dtype == torch.float64 else autocast
 
 
 def _traced(
@@ -200,7 +200,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     again = y is None
     x = KeptInput(shape, dtype, tensors, recipe, twice=again)
     if again:
-        with Autocast(weight.device.type, ctx.autocast).restored():
+        with Autocast(weight.device.type, layer.autocast).restored():
             y = time_dense(layer.product.of(x, weight, bias))
         if layer.steps > WINDOW:
             checkpoints = run_forward(

@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from tssl_triton._checks import check_choice, check_count, check_finite
+from tssl_triton._errors import UserError
 from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import Rule, checked_rule
 
@@ -40,7 +41,7 @@ _POOLING = re.compile(r"P([0-9]+)")
 _NEURONS = re.compile(r"([0-9]+)")
 
 
-class ArchitectureError(ValueError):
+class ArchitectureError(UserError, ValueError):
     """An architecture string that cannot be built; the message underlines the token at fault.
 
     Attributes:
@@ -278,7 +279,7 @@ def checked_shape(in_shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def spiking_layers(network: nn.Module) -> dict[str, LIF]:
-    """The layers with neurons, from input to output: ``conv 1``, ``conv 2``, ``full 1``, ..., ``output``."""
+    """The spiking layers by name, from input to output: ``conv 1``, ``conv 2``, ``full 1``, ..., ``output``."""
     layers = [module for module in network.modules() if isinstance(module, LIF)]
     names: list[str] = []
     numbers = {"conv": 0, "full": 0, "neurons": 0}

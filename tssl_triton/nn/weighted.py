@@ -105,9 +105,10 @@ class _WeightedLIF(LIF):
 
     def _settings(self) -> Settings:
         """The layer as it is now, without the numbers of its weights."""
-        weight = self.weight
+        weight, autocast = self.weight, None
         device = weight.device
-        autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+        if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+            autocast = torch.get_autocast_dtype(device.type)
         choice = "never" if self.constants is not None else self.fused
         neuron = Neuron(self.params, self.rule)
         return Settings(self._product(), neuron, self.recompute, choice, weight.shape, weight.dtype, device, autocast)
@@ -196,7 +197,7 @@ def _planned(
     own.product.check(shape, own.shape)
     if dtype != own.dtype and own.autocast is None:
         raise TypeError(f"x must be {own.dtype} as the layer's weight is, got {dtype}; convert one of them")
-    layer = Layer(own.product, own.neuron, steps or shape[0], own.recompute)
+    layer = Layer(own.product, own.neuron, steps or shape[0], own.recompute, own.autocast)
     out = (layer.steps, *own.product.shape(shape, own.shape)[1:])
     return Plan(layer, packed and own.prefers_fused(shape), following is not None and following.takes_bits(out))
 

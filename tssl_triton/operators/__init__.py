@@ -17,7 +17,7 @@ Each takes the constants of the neurons and their learning rule as one string (`
 from tssl_triton.cpu import spike_product, spike_weight_gradient
 
 from .autocast import Autocast
-from .devices import has_fused_kernel, implementation, interpreting, launchers, takes_spikes
+from .devices import cpu_compiler, has_fused_kernel, implementation, interpreting, launchers, takes_spikes
 from .first_order import first_order, no_second_derivative
 from .fused import spike_weight_gradient as fused_weight_gradient
 from .fused import spike_weighted
@@ -38,6 +38,7 @@ __all__ = [
     "PackedSpikes",
     "Recipe",
     "SumPool",
+    "cpu_compiler",
     "differentiable",
     "first_order",
     "fused_weight_gradient",

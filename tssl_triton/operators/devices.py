@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -53,3 +54,11 @@ def takes_spikes(
 ) -> bool:
     """Whether a product of so many steps and samples with weights ``(out, in)`` may be taken from packed spikes."""
     return uses_loops(device) and cpu.takes_spikes(steps, batch, weight_shape, weight_dtype)
+
+
+def cpu_compiler() -> str:
+    """The command of the C++ compiler for the loops on a CPU, or the reason why there is none."""
+    try:
+        return shlex.join(cpu.compiler_command())
+    except cpu.CompileError as error:
+        return str(error)

@@ -1,7 +1,6 @@
 """Accuracy of a trained network after each time step of a presentation.
 
-What a spiking network has fired by step t does not depend on what comes later, so one pass over the test set reads the
-class after every step.
+Spikes up to step t do not depend on later steps, so one pass over the test set gives the prediction after every step.
 """
 
 from __future__ import annotations
@@ -12,26 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tssl_triton._files import write_text
 from tssl_triton.functional import psc
-from tssl_triton.training.checkpoint import write_atomically
-from tssl_triton.training.config import ConfigError
-from tssl_triton.training.run import load_trainer
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.training import ConfigError, Trainer, load_trainer
 
 from .trials import TrialResult
 
-#: Kept beside a trial's run, so that a report can be written again without a pass over the test set.
+#: Stored in a trial's run folder, so that a report can be rewritten without another pass over the test set.
 FILE = "accuracy_over_time.json"
 
 
 @torch.no_grad()
 def accuracy_over_time(trainer: Trainer) -> list[float]:
-    """Share of test samples that are classified correctly by what was fired in steps 1 to t, for t = 1..T.
+    """Share of test samples classified correctly from the spikes of steps 1 to t, for t = 1..T.
 
-    The class is read as in the test of a training: by spike count or by summed postsynaptic current.
+    The readout is that of the training: spike count or summed postsynaptic current.
 
     Raises:
-        ConfigError: for a network without time.
+        ConfigError: for rule ``"ann"``, which has no time steps.
     """
     config, images = trainer.config, trainer.images
     if config.rule == "ann":
@@ -48,24 +45,23 @@ def accuracy_over_time(trainer: Trainer) -> list[float]:
 
 
 def of_trial(result: TrialResult, placement: dict[str, Any]) -> list[float]:
-    """`accuracy_over_time` of a trial's last checkpoint, read where it was measured before.
+    """`accuracy_over_time` of a trial's last checkpoint, from its file if measured before.
 
     Args:
         result: the trial.
-        placement: settings of where it is computed, such as ``device``.
+        placement: settings of the test, such as ``device``.
 
     Raises:
-        Any of `tssl_triton.studies.trials.TRIAL_ERRORS`.
+        Any of `tssl_triton.studies.TRIAL_ERRORS`.
     """
     path = result.folder / FILE
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["epoch"] == len(result.history) and len(kept["accuracy"]) == result.trial.config.steps:
-            return [float(share) for share in kept["accuracy"]]
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["epoch"] == len(result.history) and len(stored["accuracy"]) == result.trial.config.steps:
+            return [float(share) for share in stored["accuracy"]]
     except (OSError, ValueError, TypeError, KeyError):
-        pass  # not measured yet, or not to be read: then it is measured again
+        pass  # missing or unreadable: measure
     trainer = load_trainer(result.folder, placement)
     accuracy = accuracy_over_time(trainer)
-    content = json.dumps({"epoch": trainer.epoch, "accuracy": accuracy}) + "\n"
-    write_atomically(path, lambda file: file.write(content.encode()))
+    write_text(path, json.dumps({"epoch": trainer.epoch, "accuracy": accuracy}) + "\n")
     return accuracy

@@ -1,4 +1,4 @@
-"""A trained ANN, converted and tested: accuracy of the spiking network after each of several numbers of time steps."""
+"""Conversion of a trained ANN: accuracy of the spiking network after several numbers of time steps."""
 
 from __future__ import annotations
 
@@ -13,38 +13,30 @@ import torch
 
 from tssl_triton._checks import check_count
 from tssl_triton._extras import require
+from tssl_triton._files import write_text
 from tssl_triton.data import epoch_order
-from tssl_triton.nn.ann import ANN
-from tssl_triton.nn.conversion import (
-    ConvertedNetwork,
-    activation_scales,
-    check_initial,
-    check_marks,
-    check_percentile,
-    convert,
-)
-from tssl_triton.training.checkpoint import write_atomically
-from tssl_triton.training.config import ConfigError
-from tssl_triton.training.trainer import Trainer
+from tssl_triton.nn import ANN, activation_scales, convert
+from tssl_triton.nn.conversion import ConvertedNetwork, check_initial, check_marks, check_percentile
+from tssl_triton.training import ConfigError, Trainer, new_figure, save_figure
 
 from .results import aligned, per_cent
 
-#: Numbers of time steps after which a converted network is tested, if no others are asked for.
+#: Default numbers of time steps after which a converted network is tested.
 MARKS = (5, 10, 20, 50, 100, 200, 400)
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """How well a converted network does; accuracies in [0, 1].
+    """Results of a converted network; accuracies in [0, 1].
 
     Args:
-        dataset: what it was trained on and is tested on.
-        arch: its architecture.
+        dataset: of training and test.
+        arch: architecture.
         epochs: complete epochs of the ANN's training.
-        percentile: of the activations that a rate of 1 stands for.
-        samples: training images over which it was taken.
+        percentile: of the activations that correspond to a firing rate of 1.
+        samples: number of training images over which it was measured.
         initial: membrane potential at the first step, as a share of the threshold.
-        scales: that percentile of each rectified layer.
+        scales: that percentile for each rectified layer.
         ann_accuracy: of the ANN itself.
         steps: numbers of time steps.
         accuracies: of the converted network after each of them.
@@ -62,7 +54,7 @@ class Conversion:
     accuracies: tuple[float, ...]
 
     def table(self) -> list[str]:
-        """Lines of a table: accuracy at each number of steps, and what is missing to the ANN's."""
+        """Lines of a table: accuracy after each number of steps, and its difference from the ANN's."""
         rows = [["time steps", "accuracy", "minus ANN"]]
         for steps, accuracy in zip(self.steps, self.accuracies, strict=True):
             rows.append([str(steps), per_cent(accuracy), f"{100 * (accuracy - self.ann_accuracy):+.2f}"])
@@ -84,9 +76,9 @@ def converted(
 
     Args:
         trainer: of a run with rule ``"ann"``.
-        percentile: see `tssl_triton.nn.conversion.activation_scales`.
-        samples: training images to take it over, drawn by the run's seed; all of them if there are fewer.
-        initial: see `tssl_triton.nn.conversion.convert`.
+        percentile: see `tssl_triton.nn.activation_scales`.
+        samples: training images over which to measure it, drawn by the run's seed; all of them if there are fewer.
+        initial: see `tssl_triton.convert`.
 
     Raises:
         ConfigError: for a network with spikes.
@@ -109,7 +101,7 @@ def measure(
     samples: int = 1000,
     initial: float = 0.0,
 ) -> Conversion:
-    """Convert the network of ``trainer`` and test it after each number of time steps in ``marks``, which rise.
+    """Convert the network of ``trainer`` and test it after each number of time steps in ``marks``, ascending.
 
     Raises:
         ConfigError: for a network with spikes, or an argument that is out of range.
@@ -151,28 +143,16 @@ def write(folder: Path, conversion: Conversion) -> None:
     """Write ``conversion.json`` and ``conversion.png`` into ``folder``, atomically.
 
     Raises:
-        MissingExtraError: if matplotlib is not installed; the JSON file is there then.
+        MissingExtraError: if matplotlib is not installed; the JSON file is written before.
     """
-    content = json.dumps(conversion.as_dict(), indent=1) + "\n"
-    write_atomically(folder / "conversion.json", lambda file: file.write(content.encode()))
-    draw(folder / "conversion.png", conversion)
-
-
-def draw(path: Path, conversion: Conversion) -> None:
-    """Draw accuracy over time steps, and the ANN's as a line, into the PNG file ``path``, atomically.
-
-    Raises:
-        MissingExtraError: if matplotlib is not installed.
-    """
-    figure_module = require("matplotlib.figure", "train", "the picture of the conversion")
-    ticker = require("matplotlib.ticker", "train", "the picture of the conversion")
-    figure = figure_module.Figure(figsize=(6, 4), layout="constrained")
+    write_text(folder / "conversion.json", json.dumps(conversion.as_dict(), indent=1) + "\n")
+    figure = new_figure("the figure of the conversion", 6, 4)
+    ticker = require("matplotlib.ticker", "train", "the figure of the conversion")
     axes = figure.subplots()
     axes.set_title(f"{conversion.dataset}  {conversion.arch}, converted after {conversion.epochs} epochs", fontsize=10)
-    axes.axhline(
-        100 * conversion.ann_accuracy, ls="--", color="tab:red", label=f"ANN, {per_cent(conversion.ann_accuracy)}"
-    )
-    label = f"spiking, percentile {conversion.percentile:g}, membranes start at {conversion.initial:g}"
+    ann = conversion.ann_accuracy
+    axes.axhline(100 * ann, ls="--", color="tab:red", label=f"ANN, {per_cent(ann)}")
+    label = f"spiking, percentile {conversion.percentile:g}, initial potential {conversion.initial:g}"
     axes.plot(conversion.steps, [100 * accuracy for accuracy in conversion.accuracies], "o-", label=label)
     axes.set_xscale("log")
     axes.set_xticks(conversion.steps)
@@ -182,4 +162,4 @@ def draw(path: Path, conversion: Conversion) -> None:
     axes.set_ylabel("test accuracy (%)")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize="small")
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    save_figure(folder / "conversion.png", figure)

@@ -1,22 +1,20 @@
-"""The paper's tables and figures, trained anew and set beside the printed numbers.
+"""Reproduction of the paper's tables and figures: trained again and compared with the printed numbers.
 
 A target is a table (``table1`` to ``table4``), a figure (``fig7``, ``fig8``) or a recipe: a name in
-`tssl_triton.training.recipes` or a TOML file. Trials go to ``OUT/<recipe>/seed-<k>`` (`tssl_triton.studies.trials`),
-so targets share
-them, and what was trained before is read. Each target's results go to a folder of its own:
+`tssl_triton.training.recipes` or a TOML file. Each target is a `Study` whose variants are recipes. Trials are in
+``OUT/<recipe>/seed-<k>``, so targets share them. Each target's results are in ``OUT/<target>``:
 
 =======================  ==============================================================================================
-``report.md``            the table, the paper's numbers beside ours, and what differs from the paper's conditions
+``report.md``            the table, the paper's numbers beside ours, and deviations from the paper's conditions
 ``report.json``          the same numbers, every trial's accuracy after each epoch, and all settings
-``learning_curves.png``  test accuracy over epochs: mean, and least to most over trials; the paper's mean as a line
-``sparsity.json, .png``  of a figure: how the first trial's network fires after its last epoch
+``learning_curves.png``  test accuracy over epochs: mean and range over trials; the paper's mean as a line
+``sparsity.json, .png``  figures only: firing of the first trial's network after its last epoch
 =======================  ==============================================================================================
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,18 +23,25 @@ from typing import Any
 
 from tssl_triton._extras import MissingExtraError
 from tssl_triton.inspection import sparsity
-from tssl_triton.training import recipes
-from tssl_triton.training.checkpoint import write_atomically
-from tssl_triton.training.config import ConfigError, TrainConfig
-from tssl_triton.training.display import Display
-from tssl_triton.training.recipes import Recipe
-from tssl_triton.training.run import load_trainer
+from tssl_triton.training import (
+    ConfigError,
+    Display,
+    RecipeError,
+    TrainConfig,
+    label_epochs,
+    load_trainer,
+    new_figure,
+    recipes,
+    save_figure,
+)
+from tssl_triton.training.recipes import Paper, Recipe
 
-from .reproduce_report import PAPER_TRIALS, Row, aligned, as_dict, draw_curves, markdown
-from .trials import TRIAL_ERRORS, Failure, Outcome, Trial, collect, repeated, run_trials
+from .results import aligned, per_cent, settings_as_dict
+from .study import Report, Row, Study, Variant, draw_accuracies, fit_accuracies, result_cells, run_study
+from .trials import TRIAL_ERRORS, Failure, Outcome
 
-#: The networks of the paper's firing-sparsity figures. The captions could not be looked up when this was written, so
-#: which number is which data set's is an assumption; the figures are named by their data sets everywhere else.
+#: The networks of the paper's firing-sparsity figures. Which number belongs to which data set is an assumption: the
+#: captions were not available. Everywhere else the figures are named by their data sets.
 FIGURES = {
     "fig7": ("firing sparsity on N-MNIST", "n-mnist-100"),
     "fig8": ("firing sparsity on CIFAR-10", "cifar10-cnn1"),
@@ -49,13 +54,16 @@ TABLES = {
     "table4": "CIFAR-10",
 }
 
+#: Number of trials over which the paper gives mean and deviation.
+PAPER_TRIALS = 5
+
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be reproduced.
+    """A table, figure or recipe to reproduce.
 
     Args:
-        name: as on the command line; of a recipe in a file, the file's name without its end.
+        name: as on the command line; for a recipe in a file, the file's name without suffix.
         title: heading of its report.
         recipes: its rows.
         table: number of the paper's table, whose rows of other methods are printed too; None for others.
@@ -73,7 +81,7 @@ def find_target(name: str) -> Target:
     """The target of a name.
 
     Raises:
-        RecipeError: for a name that is none, or a file that is no recipe.
+        RecipeError: for an unknown name, or a file that is not a recipe.
     """
     if name in TABLES:
         table = int(name.removeprefix("table"))
@@ -81,43 +89,15 @@ def find_target(name: str) -> Target:
     if name in FIGURES:
         title, recipe = FIGURES[name]
         return Target(name, f"Figure {name.removeprefix('fig')}: {title}", (recipes.read(recipe),), figure=True)
-    try:
-        recipe = recipes.read(name)
-    except recipes.RecipeError as error:
-        if name.endswith(".toml"):
-            raise
+    if not name.endswith(".toml") and name not in recipes.NAMES:
         known = ", ".join((*TABLES, *FIGURES, *recipes.NAMES))
-        raise recipes.RecipeError(f"unknown target {name!r}: known are {known}, and recipes in .toml files") from error
-    return Target(recipe.name, f"Recipe {recipe.name}", (recipe,))
+        raise RecipeError(f"unknown target {name!r}: known are {known}, and recipes in .toml files")
+    found = recipes.read(name)
+    return Target(found.name, f"Recipe {found.name}", (found,))
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The trials of some targets.
-
-    Args:
-        targets: what is to be reproduced.
-        out: folder of all results.
-        configs: settings by name of the recipe, with seed 0.
-        trials: number of trials of each recipe.
-    """
-
-    targets: tuple[Target, ...]
-    out: Path
-    configs: dict[str, TrainConfig]
-    trials: dict[str, int]
-
-    def of(self, recipe: str) -> list[Trial]:
-        """The trials of one recipe."""
-        return repeated(recipe, self.configs[recipe], self.trials[recipe])
-
-    def all(self) -> list[Trial]:
-        """Every trial, each once, whatever number of targets it serves."""
-        return [trial for recipe in self.configs for trial in self.of(recipe)]
-
-
-def plan(names: Sequence[str], out: Path, trials: int | None = None, **changes: Any) -> Plan:
-    """Work out which trials the targets need.
+def plan(names: Sequence[str], out: Path, trials: int | None = None, **changes: Any) -> list[ReproductionReport]:
+    """The studies of some targets, with their reports.
 
     Args:
         names: of the targets.
@@ -129,106 +109,56 @@ def plan(names: Sequence[str], out: Path, trials: int | None = None, **changes: 
     Raises:
         RecipeError, ConfigError: for a target, recipe or setting that is unknown or invalid.
     """
-    if trials is not None and trials < 1:
-        raise ConfigError(f"trials must be >= 1, got {trials}")
-    targets = tuple(find_target(name) for name in dict.fromkeys(names))
+    targets = [find_target(name) for name in dict.fromkeys(names)]
     configs: dict[str, TrainConfig] = {}
     counts: dict[str, int] = {}
     for target in targets:
         for recipe in target.recipes:
             config = recipe.config(**changes)
             if configs.setdefault(recipe.name, config) != config:
-                raise ConfigError(f"two recipes of different settings are named {recipe.name}")
-            wanted = trials if trials is not None else 1 if target.figure else PAPER_TRIALS
-            counts[recipe.name] = max(wanted, counts.get(recipe.name, 0))
+                raise ConfigError(f"two recipes with different settings are named {recipe.name}")
+            requested = trials if trials is not None else 1 if target.figure else PAPER_TRIALS
+            counts[recipe.name] = max(requested, counts.get(recipe.name, 0))
     for name, number in Counter(target.name for target in targets).items():
         if number > 1:
-            raise ConfigError(f"{number} targets are named {name}, and each would write its report over the other's")
-    return Plan(targets, out, configs, counts)
+            raise ConfigError(f"{number} targets are named {name}, and would overwrite each other's report")
+    reports = []
+    for target in targets:
+        base, number = configs[target.recipes[0].name], max(counts[recipe.name] for recipe in target.recipes)
+        variants = []
+        for recipe in target.recipes:
+            own = dataclasses.asdict(configs[recipe.name])
+            changes = {name: value for name, value in own.items() if value != getattr(base, name)}
+            variants.append(Variant(recipe.name, own["arch"], changes))
+        study = Study(f"{target.name}/report", target.title, out, base, tuple(variants), number)
+        reports.append(ReproductionReport(target, study))
+    return reports
 
 
 def reproduce(
-    planned: Plan,
+    reports: Sequence[ReproductionReport],
     *,
     train: bool = True,
     display: Display | None = None,
     say: Callable[[str], None] = print,
 ) -> Outcome:
-    """Train what is missing and write every target's report, after each trial anew; print the tables at the end.
+    """Train unfinished trials, write every target's report, and measure the firing sparsity of figures.
 
     Args:
-        planned: what to do.
-        train: whether to train; otherwise the reports tell what is there.
-        display: shows the epochs of a training.
-        say: prints a line to the user.
-
-    Returns:
-        Every trial with at least one epoch, and those that failed.
-
-    Raises:
-        ConfigError: if a trial's folder holds a run of other settings.
-        CheckpointError: if its files are damaged.
+        reports: from `plan`.
+        train, display, say: as for `tssl_triton.studies.run_study`, as are the errors and the result.
     """
-    trials = planned.all()
-    writer = _Writer(planned, say)
-    if train:
-        outcome = run_trials(planned.out, trials, display=display, say=say, after_each=writer.write)
-    else:
-        outcome = collect(planned.out, trials)
-    texts = writer.write(outcome)
-    for target, text in zip(planned.targets, texts, strict=True):
-        say(f"\n{text}")
-        if target.figure and not outcome.interrupted:
-            outcome = _measure(planned, target, outcome, say)
+    outcome = run_study(*reports, train=train, display=display, say=say)
+    for report in reports:
+        if report.target.figure and not outcome.interrupted:
+            outcome = _measure(report, outcome, say)
     return outcome
 
 
-class _Writer:
-    """Brings the reports of all targets up to date; without matplotlib there are no curves, which is said once."""
-
-    def __init__(self, planned: Plan, say: Callable[[str], None]) -> None:
-        self._planned = planned
-        self._say = say
-        self._draws = True
-
-    def write(self, outcome: Outcome) -> list[str]:
-        """Write every target's report; their texts."""
-        return [self._write(target, rows_of(self._planned, target, outcome)) for target in self._planned.targets]
-
-    def _write(self, target: Target, rows: list[Row]) -> str:
-        folder = self._planned.out / target.name
-        folder.mkdir(parents=True, exist_ok=True)
-        others = [] if target.table is None else recipes.comparisons(target.table)
-        text = markdown(target.title, rows, others)
-        pictures = ["learning_curves.png"]
-        content = json.dumps(as_dict(target.title, rows, others, self._planned.out), indent=1) + "\n"
-        write_atomically(folder / "report.json", lambda file: file.write(content.encode()))
-        try:
-            if self._draws:
-                draw_curves(folder / "learning_curves.png", target.title, rows)
-        except MissingExtraError as error:
-            self._say(f"no learning curves: {error}")
-            self._draws = False
-        pictures += ["sparsity.png"] if target.figure else []
-        shown = "".join(f"\n![{name}]({name})\n" for name in pictures if (folder / name).exists())
-        write_atomically(folder / "report.md", lambda file: file.write((text + shown).encode()))
-        return text
-
-
-def rows_of(planned: Plan, target: Target, outcome: Outcome) -> list[Row]:
-    """One row per recipe of the target, with the trials that there are."""
-    summaries = outcome.summaries()
-    rows = []
-    for recipe in target.recipes:
-        errors = dict.fromkeys(failure.error for failure in outcome.failures if failure.trial.name == recipe.name)
-        config, count = planned.configs[recipe.name], planned.trials[recipe.name]
-        rows.append(Row(recipe, config, count, summaries.get(recipe.name), tuple(errors)))
-    return rows
-
-
-def _measure(planned: Plan, target: Target, outcome: Outcome, say: Callable[[str], None]) -> Outcome:
-    """Measure the firing sparsity of a figure's first trial; an error joins the failures."""
-    trial = planned.of(target.recipes[0].name)[0]
+def _measure(report: ReproductionReport, outcome: Outcome, say: Callable[[str], None]) -> Outcome:
+    """Measure the firing sparsity of the first trial; an error is added to the failures."""
+    study = report.study
+    trial = study.all_trials()[0]
     result = next((result for result in outcome.results if result.trial == trial), None)
     if result is None:
         return outcome
@@ -237,10 +167,108 @@ def _measure(planned: Plan, target: Target, outcome: Outcome, say: Callable[[str
         measured = sparsity.measure(load_trainer(result.folder, placement))
         for line in aligned(measured.table()):
             say(line)
-        sparsity.write(planned.out / target.name, measured, f"{target.title}, after {measured.epochs} epochs")
+        title = f"{study.title}, after {measured.epochs} epochs"
+        sparsity.write(study.file(".md").parent, measured, title)
     except MissingExtraError as error:
         say(f"no figure: {error}")
     except TRIAL_ERRORS as error:
-        say(f"{target.name}: {error}")
+        say(f"{report.target.name}: {error}")
         return dataclasses.replace(outcome, failures=(*outcome.failures, Failure(trial, str(error))))
     return outcome
+
+
+class ReproductionReport(Report):
+    """The table of a target with the paper's numbers, and learning curves.
+
+    Args:
+        target: the target.
+        study: its trainings.
+    """
+
+    def __init__(self, target: Target, study: Study) -> None:
+        super().__init__(study)
+        self.target = target
+        self.pictures = ("learning_curves.png", *(("sparsity.png",) if target.figure else ()))
+        self._paper = {recipe.name: recipe.paper for recipe in target.recipes}
+        self._others = [] if target.table is None else recipes.comparisons(target.table)
+
+    def text(self, rows: Sequence[Row]) -> list[list[str]]:
+        """The results beside the paper's, every trial, and other methods in the paper's table."""
+        heading = ["recipe", "network", "T", "epochs", "trials", "mean ± std", "best", "last epoch"]
+        results = [[*heading, "paper: epochs", "mean ± std", "best"]]
+        trials = [["trial", "epochs", "best", "at epoch", "last"]]
+        for row in rows:
+            ours = [row.variant.name, row.config.arch, str(row.config.steps), *result_cells(row)]
+            results.append(ours + _paper_cells(self._paper[row.variant.name]))
+            for result in row.results:
+                epochs = f"{len(result.history)}" + ("" if result.complete else f" of {row.config.epochs}")
+                best = [per_cent(result.best), str(result.best_epoch)]
+                trials.append([str(result.trial), epochs, *best, per_cent(result.last)])
+        others = [["other methods in the paper's table", "network", "steps", "mean", "best"]]
+        for other in self._others:
+            printed = [str(other.get(key, "-")) for key in ("method", "network", "steps")]
+            others.append([*printed, *(_two_digits(other.get(key)) for key in ("mean", "best"))])
+        return [aligned(results), *(aligned(table) for table in (trials, others) if len(table) > 1)]
+
+    def numbers(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """The rows of other methods."""
+        return {"other_methods": self._others}
+
+    def row_numbers(self, row: Row) -> dict[str, Any]:
+        """The row's recipe, all its settings, and the paper's numbers."""
+        paper = self._paper[row.variant.name]
+        return {
+            "recipe": row.variant.name,
+            "settings": settings_as_dict(row.config),
+            "paper": None if paper is None else dataclasses.asdict(paper),
+        }
+
+    def remarks(self, row: Row) -> list[str]:
+        """The remarks of every study, and deviations from the paper's conditions."""
+        remarks = super().remarks(row)
+        paper, summary = self._paper[row.variant.name], row.summary
+        if paper is not None and summary is not None:
+            if summary.epochs < paper.epochs:
+                remarks.append(f"{_counted(summary.epochs, 'epoch')}, the paper has {paper.epochs}")
+            if paper.mean is not None and len(summary.counted) < PAPER_TRIALS:
+                remarks.append(f"{_counted(len(summary.counted), 'trial')}, the paper has {PAPER_TRIALS}")
+        if paper is not None and paper.note:
+            remarks.append(f"paper: {paper.note}")
+        return remarks
+
+    def draw(self, path: Path, rows: Sequence[Row]) -> None:
+        """Test accuracy over epochs, one panel per recipe with results."""
+        rows = [row for row in rows if row.results]
+        figure = new_figure("the learning curves", 6 * len(rows), 4)
+        figure.suptitle(self.study.title)
+        for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
+            summary, paper = row.summary, self._paper[row.variant.name]
+            assert summary is not None
+            several = len(summary.counted) > 1
+            best = f"mean of best epochs {per_cent(summary.mean)}" if several else f"best {per_cent(summary.best)}"
+            trials = ("" if len(row.results) == 1 else "mean of ") + _counted(len(row.results), "trial")
+            shown = draw_accuracies(axes, row.results, label=f"{trials}; {best}")
+            if paper is not None:
+                value, what = (paper.best, "best") if paper.mean is None else (paper.mean, "mean")
+                axes.axhline(value, ls="--", color="tab:red", lw=1, label=f"paper, {what} {value:.2f}")
+                shown.append(value)
+            fit_accuracies(axes, shown)
+            axes.set_title(f"{row.variant.name}: {row.config.arch}", fontsize="medium")
+            label_epochs(axes)
+            axes.legend(loc="lower right", fontsize="small")
+        save_figure(path, figure)
+
+
+def _paper_cells(paper: Paper | None) -> list[str]:
+    if paper is None:
+        return ["-", "-", "-"]
+    mean = _two_digits(paper.mean) + (f" ± {paper.std:.2f}" if paper.std is not None else "")
+    return [str(paper.epochs), mean, _two_digits(paper.best)]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _two_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,6 +1,6 @@
-"""How results of trials are written down: tables as text, and the same numbers as plain containers for JSON.
+"""Results of trials as text tables and as plain containers for JSON.
 
-Shares are in [0, 1] wherever they are computed and per cent wherever they are shown or written.
+Accuracies are computed as shares in [0, 1], and shown and written as per cent.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tssl_triton.training.config import MAY_CHANGE, TrainConfig
+from tssl_triton.training import MAY_CHANGE, TrainConfig
 
 from .trials import Summary, TrialResult
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table whose columns are aligned as text; the first row is its heading."""
+    """Lines of a Markdown table with padded cells; the first row is the heading."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
 
     def line(row: Sequence[str]) -> str:
@@ -28,7 +28,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def per_cent(share: float | None) -> str:
-    """A share as per cent with two digits, ``-`` where there is none."""
+    """A share as per cent with two digits, ``-`` for None."""
     return "-" if share is None else f"{100 * share:.2f}"
 
 
@@ -43,13 +43,13 @@ def times_100(share: float | None) -> float | None:
 
 
 def settings_as_dict(config: TrainConfig) -> dict[str, Any]:
-    """What is computed, not where and how; the seed is each trial's own."""
+    """The settings that affect the result, except the seed, which belongs to each trial."""
     kept = {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_CHANGE | {"seed"}}
     return {**kept, "epochs": config.epochs}
 
 
 def trial_as_dict(result: TrialResult, out: Path) -> dict[str, Any]:
-    """One trial's numbers; its folder is relative to ``out``."""
+    """The numbers of one trial; its folder is relative to ``out``."""
     return {
         "seed": result.trial.config.seed,
         "folder": Path(os.path.relpath(result.folder, out)).as_posix(),
@@ -64,13 +64,6 @@ def trial_as_dict(result: TrialResult, out: Path) -> dict[str, Any]:
 
 
 def summary_as_dict(summary: Summary | None) -> dict[str, float | None]:
-    """Mean, standard deviation and best of trials, of their best epochs and of their last ones."""
-    if summary is None:
-        return dict.fromkeys(("mean", "std", "best", "last_mean", "last_std"))
-    return {
-        "mean": 100 * summary.mean,
-        "std": times_100(summary.std),
-        "best": 100 * summary.best,
-        "last_mean": 100 * summary.last_mean,
-        "last_std": times_100(summary.last_std),
-    }
+    """Mean, standard deviation and best of the trials' best epochs, mean and standard deviation of their last."""
+    names = ("mean", "std", "best", "last_mean", "last_std")
+    return {name: None if summary is None else times_100(getattr(summary, name)) for name in names}

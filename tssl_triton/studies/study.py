@@ -1,14 +1,13 @@
-"""Studies: one training in several variants under equal settings, several trials of each, set side by side.
+"""Studies: one training in several variants with equal settings, several trials of each, compared in a report.
 
-`tssl_triton.studies.compare` and `tssl_triton.studies.ablate` say what the variants are and draw the results; here
-they are trained
-(`tssl_triton.studies.trials`: finished trials are read, half-done ones go on) and written to ``OUT``:
+`tssl_triton.studies.compare`, `ablate` and `reproduce` define the variants and draw the results. This module trains
+them (`tssl_triton.studies.trials`: finished trials are read, unfinished ones continue) and writes to ``OUT``:
 
 ======================  ==============================================================================================
 ``<variant>/seed-<k>``  the run folder of each trial, as ``tssl train`` makes it
-``<study>.md``          the table and what it says nothing of
-``<study>.json``        all settings, every trial's accuracy after each epoch, means and deviations, per cent
-``<study>.png``         the picture; needs matplotlib
+``<study>.md``          the tables and remarks
+``<study>.json``        all settings, every trial's accuracy after each epoch, means and deviations, in per cent
+``<study>.png``         the figure; needs matplotlib
 ======================  ==============================================================================================
 """
 
@@ -20,12 +19,11 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tssl_triton._extras import MissingExtraError
-from tssl_triton.training.checkpoint import write_atomically
-from tssl_triton.training.config import ConfigError, TrainConfig, check_known
-from tssl_triton.training.display import Display
+from tssl_triton._files import write_text
+from tssl_triton.training import ConfigError, Display, TrainConfig, check_known
 
 from .results import per_cent, settings_as_dict, spread, summary_as_dict, trial_as_dict
 from .trials import Outcome, Summary, Trial, TrialResult, collect, repeated, run_trials
@@ -37,8 +35,8 @@ class Variant:
 
     Args:
         name: of its folder.
-        text: what it is, for tables.
-        changes: settings in which it differs from the study's base.
+        text: a description, for tables.
+        changes: settings that differ from the study's base.
     """
 
     name: str
@@ -48,13 +46,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """What is to be trained.
+    """A set of trainings.
 
     Args:
-        name: of the files it writes.
+        name: of the files it writes, relative to ``out``, without their suffix.
         title: heading of its report.
         out: folder of all results.
-        base: settings that all variants share but for their changes; trials count seeds up from its seed.
+        base: settings of all variants, apart from their changes; trials count seeds up from its seed.
         variants: the rows.
         trials: trials of each variant, >= 1.
 
@@ -85,16 +83,20 @@ class Study:
         """The trials of every variant."""
         return [trial for v in self.variants for trial in repeated(v.name, self.config(v), self.trials)]
 
+    def file(self, suffix: str) -> Path:
+        """The study's file with this suffix, such as ``".md"``."""
+        return self.out / f"{self.name}{suffix}"
+
 
 @dataclass(frozen=True)
 class Row:
-    """A variant and what its trials gave.
+    """A variant and the results of its trials.
 
     Args:
         variant: the variant.
         config: its settings.
         summary: of the trials with at least one epoch; None if there are none.
-        errors: why trials failed, each reason once.
+        errors: error messages of failed trials, without duplicates.
     """
 
     variant: Variant
@@ -109,7 +111,7 @@ class Row:
 
 
 def rows_of(study: Study, outcome: Outcome) -> list[Row]:
-    """One row per variant, in their order, with the trials that there are."""
+    """One row per variant, in order, with the results that exist."""
     summaries = outcome.summaries()
     rows = []
     for variant in study.variants:
@@ -118,14 +120,38 @@ def rows_of(study: Study, outcome: Outcome) -> list[Row]:
     return rows
 
 
-class Report(Protocol):
-    """What a kind of study shows of its rows, in the order in which it is asked."""
+class Report:
+    """The report of a kind of study; subclasses provide tables, numbers and a figure.
+
+    Args:
+        study: the study.
+
+    Attributes:
+        pictures: files shown in the report, relative to it; `draw` writes the first.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.pictures: tuple[str, ...] = (study.file(".png").name,)
+        self._draws = True
 
     def text(self, rows: Sequence[Row]) -> list[list[str]]:
         """Blocks of lines of Markdown between heading and remarks, tables first."""
+        raise NotImplementedError
 
     def numbers(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """What joins the JSON file beside settings and rows."""
+        """Entries of the JSON file in addition to settings and rows."""
+        raise NotImplementedError
+
+    def row_numbers(self, row: Row) -> dict[str, Any]:
+        """Entries of a row of the JSON file in addition to its results."""
+        return {}
+
+    def remarks(self, row: Row) -> list[str]:
+        """Errors, and how the row's results differ from those requested."""
+        complete = sum(result.complete for result in row.results)
+        requested = self.study.trials
+        return [*row.errors, *([f"{complete} of {requested} trials are complete"] if complete < requested else [])]
 
     def draw(self, path: Path, rows: Sequence[Row]) -> None:
         """Draw the PNG file ``path``.
@@ -133,77 +159,31 @@ class Report(Protocol):
         Raises:
             MissingExtraError: if matplotlib is not installed.
         """
+        raise NotImplementedError
 
-
-def run_study(
-    study: Study,
-    report: Report,
-    *,
-    train: bool = True,
-    display: Display | None = None,
-    say: Callable[[str], None] = print,
-) -> Outcome:
-    """Train what is missing, write the report after each trial anew, and print it at the end.
-
-    Args:
-        study: what to do.
-        report: how it is shown.
-        train: whether to train; otherwise the report tells what is there.
-        display: shows the epochs of a training.
-        say: prints a line to the user.
-
-    Returns:
-        Every trial with at least one epoch, and those that failed.
-
-    Raises:
-        ConfigError: if a trial's folder holds a run of other settings.
-        CheckpointError: if its files are damaged.
-    """
-    trials = study.all_trials()
-    writer = _Writer(study, report, say)
-    if train:
-        outcome = run_trials(study.out, trials, display=display, say=say, after_each=writer.write)
-    else:
-        outcome = collect(study.out, trials)
-    say(f"\n{writer.write(outcome)}")
-    return outcome
-
-
-class _Writer:
-    """Brings a study's files up to date; without matplotlib there is no picture, which is said once."""
-
-    def __init__(self, study: Study, report: Report, say: Callable[[str], None]) -> None:
-        self._study = study
-        self._report = report
-        self._say = say
-        self._draws = True
-
-    def write(self, outcome: Outcome) -> str:
-        """Write the files; the report's text."""
-        study, rows = self._study, rows_of(self._study, outcome)
-        study.out.mkdir(parents=True, exist_ok=True)
-        text = self._markdown(rows)
-        content = json.dumps(self._as_dict(rows), indent=1) + "\n"
-        write_atomically(study.out / f"{study.name}.json", lambda file: file.write(content.encode()))
-        picture = study.out / f"{study.name}.png"
+    def write(self, outcome: Outcome, say: Callable[[str], None]) -> str:
+        """Write all files; returns the text. If matplotlib is missing, says so once and draws no figure."""
+        study, rows = self.study, rows_of(self.study, outcome)
+        folder = study.file(".md").parent
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(study.file(".json"), json.dumps(self._as_dict(rows), indent=1) + "\n")
         try:
             if self._draws and any(row.results for row in rows):
-                self._report.draw(picture, rows)
+                self.draw(folder / self.pictures[0], rows)
         except MissingExtraError as error:
-            self._say(f"no picture: {error}")
+            say(f"no figure: {error}")
             self._draws = False
-        shown = f"\n![{picture.name}]({picture.name})\n" if picture.exists() else ""
-        write_atomically(study.out / f"{study.name}.md", lambda file: file.write((text + shown).encode()))
+        text = self._markdown(rows)
+        shown = "".join(f"\n![{name}]({name})\n" for name in self.pictures if (folder / name).exists())
+        write_text(study.file(".md"), text + shown)
         return text
 
     def _markdown(self, rows: Sequence[Row]) -> str:
-        study, base = self._study, self._study.base
-        blocks = [[f"# {study.title}"], *self._report.text(rows)]
-        remarks = [f"* {row.variant.name}: {remark}" for row in rows for remark in _remarks(row, study.trials)]
+        blocks = [[f"# {self.study.title}"], *self.text(rows)]
+        remarks = [f"* {row.variant.name}: {remark}" for row in rows for remark in self.remarks(row)]
         blocks += [remarks] if remarks else []
         blocks.append(
             [
-                f"{base.dataset}, {base.arch}, {base.steps} steps, {base.epochs} epochs.",
                 "Accuracies are per cent of the test set: of each trial's best epoch and of its last one; mean and",
                 "sample standard deviation are over trials.",
             ]
@@ -211,29 +191,95 @@ class _Writer:
         return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
     def _as_dict(self, rows: Sequence[Row]) -> dict[str, Any]:
-        study = self._study
-
-        def plain(row: Row) -> dict[str, Any]:
-            return {
-                "name": row.variant.name,
-                "text": row.variant.text,
-                "changes": dict(row.variant.changes),
-                **summary_as_dict(row.summary),
-                "trials": [trial_as_dict(result, study.out) for result in row.results],
-                "remarks": _remarks(row, study.trials),
-            }
-
+        study = self.study
         return {
             "title": study.title,
             "settings": settings_as_dict(study.base),
             "trials_asked_for": study.trials,
-            "rows": [plain(row) for row in rows],
-            **self._report.numbers(rows),
+            "rows": [
+                {
+                    "name": row.variant.name,
+                    "text": row.variant.text,
+                    "changes": dict(row.variant.changes),
+                    **self.row_numbers(row),
+                    **summary_as_dict(row.summary),
+                    "trials": [trial_as_dict(result, study.out) for result in row.results],
+                    "remarks": self.remarks(row),
+                }
+                for row in rows
+            ],
+            **self.numbers(rows),
         }
 
 
+def run_study(
+    *reports: Report,
+    train: bool = True,
+    display: Display | None = None,
+    say: Callable[[str], None] = print,
+) -> Outcome:
+    """Train unfinished trials, update the reports after each trial, and print them at the end.
+
+    Args:
+        reports: of the studies to train; their studies have one output folder, and may share trials.
+        train: whether to train; otherwise the reports contain the existing results.
+        display: shows the epochs of a training.
+        say: prints a line to the user.
+
+    Returns:
+        Every trial with at least one epoch, and those that failed.
+
+    Raises:
+        ConfigError: if a trial's folder contains a run with other settings.
+        CheckpointError: if its files are damaged.
+    """
+    out = reports[0].study.out
+    trials = list(dict.fromkeys(trial for report in reports for trial in report.study.all_trials()))
+
+    def write(outcome: Outcome) -> list[str]:
+        return [report.write(outcome, say) for report in reports]
+
+    outcome = run_trials(out, trials, display=display, say=say, after_each=write) if train else collect(out, trials)
+    for text in write(outcome):
+        say(f"\n{text}")
+    return outcome
+
+
+def draw_accuracies(axes: Any, results: Sequence[TrialResult], **line: Any) -> list[float]:
+    """Draw test accuracy over epochs: mean over trials as a line, their range as a band.
+
+    Returns:
+        Accuracies to fit the y axis to: without the first tenth of the epochs, where accuracy rises steeply.
+    """
+    curves = [[100 * accuracy for accuracy in result.accuracies] for result in results]
+    at_epoch = [[curve[k] for curve in curves if len(curve) > k] for k in range(max(map(len, curves)))]
+    epochs = range(1, len(at_epoch) + 1)
+    means = [statistics.fmean(values) for values in at_epoch]
+    (drawn,) = axes.plot(epochs, means, "o-" if len(epochs) <= 10 else "-", markersize=3, **line)
+    if len(curves) > 1:
+        lowest, highest = [min(values) for values in at_epoch], [max(values) for values in at_epoch]
+        axes.fill_between(epochs, lowest, highest, color=drawn.get_color(), alpha=0.2, lw=0)
+    axes.set_ylabel("test accuracy (%)")
+    axes.grid(alpha=0.3)
+    return [accuracy for values in at_epoch[len(at_epoch) // 10 :] for accuracy in values]
+
+
+def fit_accuracies(axes: Any, accuracies: Sequence[float]) -> None:
+    """Set the limits of the y axis to the range of ``accuracies``, with a margin."""
+    margin = 0.08 * max(max(accuracies) - min(accuracies), 0.1)
+    axes.set_ylim(min(accuracies) - margin, max(accuracies) + margin)
+
+
+def settings_line(config: TrainConfig) -> str:
+    """The settings that a reader needs first, as a sentence."""
+    return f"{config.dataset}, {config.arch}, {config.steps} steps, {config.epochs} epochs."
+
+
+RESULT_HEADING = ["epochs", "trials", "mean ± std", "best", "last epoch"]
+
+
 def result_cells(row: Row) -> list[str]:
-    """Cells for epochs, trials, mean of best epochs, best epoch of all, and mean of last epochs."""
+    """Cells for `RESULT_HEADING`: epochs, trials, mean of best epochs, best epoch of all, mean of last epochs."""
     summary = row.summary
     if summary is None:
         return ["0", "0", "-", "-", "-"]
@@ -242,20 +288,11 @@ def result_cells(row: Row) -> list[str]:
     return [*counts, *figures, spread(summary.last_mean, summary.last_std)]
 
 
-RESULT_HEADING = ["epochs", "trials", "mean ± std", "best", "last epoch"]
-
-
 def difference(row: Row, other: Row) -> float | None:
-    """By how much the best epochs of a row are better than another row's, on average over the seeds that both have."""
+    """Mean difference between the best epochs of two rows, over the seeds that both have."""
     ours, theirs = (
         {} if each.summary is None else {result.trial.config.seed: result.best for result in each.summary.counted}
         for each in (row, other)
     )
     common = ours.keys() & theirs.keys()
     return statistics.fmean(ours[seed] - theirs[seed] for seed in common) if common else None
-
-
-def _remarks(row: Row, trials: int) -> list[str]:
-    complete = sum(result.complete for result in row.results)
-    unfinished = [f"{complete} of {trials} trials are complete"] if complete < trials else []
-    return [*row.errors, *unfinished]

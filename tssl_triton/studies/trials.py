@@ -1,9 +1,8 @@
-"""Several trainings under one folder: run, resumed, spread over devices, and summed up.
+"""Several trainings in one folder: trained, resumed, distributed over devices, and summarised.
 
-A trial is an ordinary run folder, ``OUT/<name>/seed-<k>``, as ``tssl train --run-dir`` makes it
-(`tssl_triton.training.run`).
-So a folder that was made that way with the same settings counts as the trial, a finished trial is only read, a
-half-done one goes on where its checkpoint is, and the command that was interrupted is also the one that goes on.
+A trial is an ordinary run folder, ``OUT/<name>/seed-<k>``, as ``tssl train --run-dir`` makes it. So a folder made that
+way with the same settings counts as the trial; a finished trial is only read; an unfinished one continues from its
+checkpoint; and running the same command again continues after an interruption.
 
     outcome = run_trials(Path("trials"), [*repeated("wide", wide, 5), *repeated("narrow", narrow, 5)])
     for name, summary in outcome.summaries().items():
@@ -14,7 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import queue
 import statistics
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,29 +26,39 @@ from typing import Any
 
 import torch
 
-from tssl_triton._extras import MissingExtraError
+from tssl_triton._errors import UserError
 from tssl_triton.data import DataError
-from tssl_triton.training.checkpoint import CheckpointError
-from tssl_triton.training.config import MAY_CHANGE, ConfigError, TrainConfig, read_toml
-from tssl_triton.training.display import Display, Lines
-from tssl_triton.training.recipes import FOLDER_NAME, FOLDER_NAME_WORDS
-from tssl_triton.training.run import Run, resuming
-from tssl_triton.training.trainer import TrainingError
+from tssl_triton.training import (
+    MAY_CHANGE,
+    CheckpointError,
+    ConfigError,
+    Display,
+    Lines,
+    Run,
+    StopRequest,
+    TrainConfig,
+    read_toml,
+    resuming,
+)
+from tssl_triton.training.recipes import FOLDER_NAME, FOLDER_NAME_RULE
 
-#: What can go wrong with one trial while the others may well succeed.
-TRIAL_ERRORS = (CheckpointError, ConfigError, DataError, MissingExtraError, OSError, TrainingError)
+#: Errors that end one trial; the others continue.
+TRIAL_ERRORS = (UserError, OSError)
+
+#: Called with a trial that has ended, and its error if it failed.
+Ended = Callable[["Trial", "str | None"], None]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training to be done: settings, and the name under which trials that differ by their seed are summed up.
+    """One training: its settings, and the name under which trials that differ only by seed are summarised.
 
     Args:
         name: a folder name: letters, digits and ``. _ = + -``.
-        config: all settings; the seed is in it.
+        config: all settings, including the seed.
 
     Raises:
-        ValueError: for a name that is no folder name.
+        ValueError: for an invalid folder name.
     """
 
     name: str
@@ -52,24 +66,28 @@ class Trial:
 
     def __post_init__(self) -> None:
         if not FOLDER_NAME.fullmatch(self.name):
-            raise ValueError(f"name must be {FOLDER_NAME_WORDS}; got {self.name!r}")
+            raise ValueError(f"name must be {FOLDER_NAME_RULE}; got {self.name!r}")
 
     def folder(self, out: Path) -> Path:
-        """Where the trial's run is kept."""
+        """The trial's run folder."""
         return out / self.name / f"seed-{self.config.seed}"
+
+    def on_device(self, device: str) -> Trial:
+        """The same trial on another device."""
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, device=device))
 
     def __str__(self) -> str:
         return f"{self.name}, seed {self.config.seed}"
 
 
 def repeated(name: str, config: TrainConfig, trials: int) -> list[Trial]:
-    """``trials`` trials of one name that differ by their seeds: that of ``config`` and the ones after it."""
+    """``trials`` trials of one name whose seeds count up from that of ``config``."""
     return [Trial(name, dataclasses.replace(config, seed=config.seed + k)) for k in range(trials)]
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial gave so far.
+    """The results of a trial so far.
 
     Args:
         trial: the trial.
@@ -83,7 +101,7 @@ class TrialResult:
 
     @property
     def complete(self) -> bool:
-        """Whether all its epochs are done."""
+        """Whether all epochs are complete."""
         return len(self.history) >= self.trial.config.epochs
 
     @property
@@ -93,7 +111,7 @@ class TrialResult:
 
     @property
     def best(self) -> float:
-        """Test accuracy of the best epoch; this is what papers of the field report."""
+        """Test accuracy of the best epoch, which papers of the field report."""
         return max(self.accuracies)
 
     @property
@@ -109,7 +127,7 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Summary:
-    """Trials of one name, summed up; accuracies in [0, 1].
+    """Statistics over the trials of one name; accuracies in [0, 1].
 
     Args:
         name: of the trials.
@@ -121,17 +139,17 @@ class Summary:
 
     @property
     def counted(self) -> tuple[TrialResult, ...]:
-        """Trials that means and deviations are of: the complete ones; where there is none, those under way."""
+        """Trials that enter means and deviations: the complete ones, or all if none is complete."""
         return tuple(result for result in self.results if result.complete) or self.results
 
     @property
     def mean(self) -> float:
-        """Mean over trials of the accuracy of each one's best epoch."""
+        """Mean over trials of each trial's best accuracy."""
         return statistics.fmean(result.best for result in self.counted)
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation (divisor n - 1) of the same; None for one trial, which has none."""
+        """Sample standard deviation (divisor n - 1) of the same; None for one trial."""
         return _deviation([result.best for result in self.counted])
 
     @property
@@ -151,18 +169,18 @@ class Summary:
 
     @property
     def epochs(self) -> int:
-        """Epochs that every counted trial has done."""
+        """Number of epochs that every counted trial has completed."""
         return min(len(result.history) for result in self.counted)
 
     @property
     def seconds_per_epoch(self) -> float:
-        """Mean training time of an epoch, the test left out."""
+        """Mean training time of an epoch, without the test."""
         return statistics.fmean(metrics["seconds"] for result in self.results for metrics in result.history)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A trial that could not be done, and why."""
+    """A trial that failed, and the error message."""
 
     trial: Trial
     error: str
@@ -170,12 +188,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that is known about a list of trials at some moment.
+    """The current results of a list of trials.
 
     Args:
         results: of the trials with at least one complete epoch, in the order of the trials.
         failures: trials that ended with an error.
-        interrupted: whether the user stopped it.
+        interrupted: whether the user interrupted the training.
     """
 
     results: tuple[TrialResult, ...]
@@ -197,28 +215,28 @@ def run_trials(
     say: Callable[[str], None] = print,
     after_each: Callable[[Outcome], object] = lambda outcome: None,
 ) -> Outcome:
-    """Train every trial that is not finished, one after another or one per device.
+    """Train every unfinished trial, one after another or one per device.
 
-    Ctrl-C (or SIGTERM) saves the trials under way and returns; calling again goes on with them. A trial that fails,
-    for want of its data set for instance, is recorded and the others go on.
+    Ctrl-C (or SIGTERM) saves the current trials and returns; calling again continues them. If a trial fails, for
+    example because its data set is missing, the failure is recorded and the other trials continue.
 
     Args:
         out: folder of all trials.
-        trials: what to train.
-        devices: devices to spread the trials over, one process each, whatever device their settings name. If not
-            given: all GPUs where there are several and every trial's device is ``auto``; otherwise the trials run
-            in this process, on their own device.
+        trials: the trials.
+        devices: devices to distribute the trials over, one process each, overriding the trials' own. If not given:
+            all GPUs if there are several and every trial's device is ``auto``; otherwise the trials run in this
+            process, on their own device.
         display: shows the epochs of a training in this process; one line per epoch if not given. With several
             devices it is always lines.
         say: prints a line to the user.
-        after_each: told the state of things whenever a trial ends.
+        after_each: receives the current results whenever a trial ends.
 
     Returns:
-        Every trial with its metrics, those that were finished before included.
+        Every trial with its metrics, including those that were already finished.
 
     Raises:
         ValueError: if two trials share a folder.
-        ConfigError: if a trial's folder holds a run with other settings; nothing was trained then.
+        ConfigError: if a trial's folder contains a run with other settings; nothing was trained then.
     """
     folders = [trial.folder(out) for trial in trials]
     if len(set(folders)) < len(folders):
@@ -234,24 +252,22 @@ def run_trials(
         after_each(dataclasses.replace(collect(out, trials), failures=tuple(failures)))
 
     if finished:
-        say(f"{len(finished)} of {len(trials)} trials are finished already")
+        say(f"{len(finished)} of {len(trials)} trials are already finished")
     devices = _devices_for(waiting) if devices is None else tuple(devices)
     if len(devices) > 1 and len(waiting) > 1:
-        from .parallel import run_in_processes
-
-        complete = run_in_processes(out, waiting, devices, say, ended)
+        complete = _run_in_processes(out, waiting, devices, say, ended)
     else:
         display = Lines(say) if display is None else display
-        placed = [on_device(trial, devices[0]) for trial in waiting] if devices else waiting
+        placed = [trial.on_device(devices[0]) for trial in waiting] if devices else waiting
         complete = _run_in_turn(out, placed, display, say, ended)
     return dataclasses.replace(collect(out, trials), failures=tuple(failures), interrupted=not complete)
 
 
 def collect(out: Path, trials: Sequence[Trial]) -> Outcome:
-    """What the folders of ``trials`` hold now, finished or not; nothing is trained and nothing written.
+    """Read the current results in the folders of ``trials``; trains and writes nothing.
 
     Raises:
-        ConfigError: if a folder holds a run with other settings, naming the setting.
+        ConfigError: if a folder contains a run with other settings, naming the setting.
         CheckpointError: if its metrics cannot be read.
     """
     results = []
@@ -266,15 +282,14 @@ def collect(out: Path, trials: Sequence[Trial]) -> Outcome:
 
 
 def train_trial(out: Path, trial: Trial, display: Display, say: Callable[[str], None] = print) -> bool:
-    """Train one trial in this process, from its beginning or on; whether it reached its last epoch.
+    """Train one trial in this process, from scratch or from its checkpoint; returns whether it is complete.
 
     Raises:
         Any of `TRIAL_ERRORS`.
     """
     folder = trial.folder(out)
     if folder.exists():
-        placement = {name: getattr(trial.config, name) for name in MAY_CHANGE}
-        run = Run.resume(folder, placement, say)
+        run = Run.resume(folder, {name: getattr(trial.config, name) for name in MAY_CHANGE}, say)
         say(f"{trial}: resuming after {run.trainer.epoch} epochs and {run.trainer.batch} batches")
     else:
         run = Run.create(folder, trial.config, say)
@@ -297,28 +312,49 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         raise CheckpointError(f"no metrics at {path}: {folder} is not the folder of a run") from error
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"metrics {path} are damaged: {error}; the checkpoint has them too, written anew by: {resuming(folder)}"
+            f"metrics {path} are damaged: {error}; restore them from the checkpoint with: {resuming(folder)}"
         ) from error
     return history
 
 
-def on_device(trial: Trial, device: str) -> Trial:
-    """The same trial on another device."""
-    return dataclasses.replace(trial, config=dataclasses.replace(trial.config, device=device))
+def _devices_for(trials: Sequence[Trial]) -> tuple[str, ...]:
+    if any(trial.config.device != "auto" for trial in trials):
+        return ()
+    count = torch.cuda.device_count()
+    return tuple(f"cuda:{index}" for index in range(count)) if count > 1 else ()
+
+
+def _check_same(trial: Trial, folder: Path) -> None:
+    """Raise ConfigError unless the run in ``folder`` has the trial's settings."""
+    saved = TrainConfig(**read_toml(folder / "config.toml"))
+    wanted = trial.config
+    for field in dataclasses.fields(TrainConfig):
+        before, now = getattr(saved, field.name), getattr(wanted, field.name)
+        if before != now and field.name not in MAY_CHANGE:
+            raise ConfigError(
+                f"{folder} contains a run with {field.name} {before!r}, the trial has {now!r}: "
+                "choose another output folder, or move that one away"
+            )
+    # Under a schedule that ends with the run, the number of epochs determines the learning rate of each.
+    if saved.epochs != wanted.epochs and (saved.schedule != "constant" or wanted.epochs < len(read_metrics(folder))):
+        raise ConfigError(
+            f"{folder} contains a run of {saved.epochs} epochs with schedule {saved.schedule!r}, the trial has "
+            f"{wanted.epochs} epochs: set epochs to {saved.epochs}, or choose another output folder"
+        )
+
+
+def _deviation(values: list[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _run_in_turn(
-    out: Path,
-    trials: Sequence[Trial],
-    display: Display,
-    say: Callable[[str], None],
-    ended: Callable[[Trial, str | None], None],
+    out: Path, trials: Sequence[Trial], display: Display, say: Callable[[str], None], ended: Ended
 ) -> bool:
-    """Train the trials one after another in this process; False once the user interrupts one."""
+    """Train the trials one after another in this process; False if the user interrupts one."""
     missing: dict[tuple[str, str], str] = {}
     for number, trial in enumerate(trials, 1):
         say(f"[{number}/{len(trials)}] {trial}")
-        # What one trial found missing the next one with the same data need not look for, or download, again.
+        # A data set that one trial could not load is not searched or downloaded again for the next.
         source = trial.config.dataset, trial.config.data_root
         try:
             if source in missing:
@@ -334,31 +370,83 @@ def _run_in_turn(
     return True
 
 
-def _devices_for(trials: Sequence[Trial]) -> tuple[str, ...]:
-    if any(trial.config.device != "auto" for trial in trials):
-        return ()
-    count = torch.cuda.device_count()
-    return tuple(f"cuda:{index}" for index in range(count)) if count > 1 else ()
+def _run_in_processes(
+    out: Path, trials: Sequence[Trial], devices: Sequence[str], say: Callable[[str], None], ended: Ended
+) -> bool:
+    """Train the trials from a common queue, one process per device; False if the user interrupts them.
+
+    A device may be named several times.
+    """
+    # A forked process cannot use CUDA if its parent has.
+    context = multiprocessing.get_context("spawn")
+    tasks = context.SimpleQueue()
+    for number in (*range(len(trials)), *(None for _ in devices)):
+        tasks.put(number)
+    messages = context.Queue()
+    workers = [
+        context.Process(target=_work, args=(out, list(trials), device, tasks, messages), name=device)
+        for device in devices[: len(trials)]
+    ]
+    pending = dict(enumerate(trials))
+    terminated = False
+    with StopRequest("stopping after the current batches; press Ctrl-C again to quit immediately") as stop:
+        for worker in workers:
+            worker.start()
+        while any(worker.is_alive() for worker in workers) or not messages.empty():
+            if stop.requested and not terminated:
+                terminated = True
+                for worker in workers:
+                    worker.terminate()  # the first SIGTERM makes a training save and stop
+            try:
+                event, *content = messages.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if event == "line":
+                say(*content)
+            elif event == "begin":
+                number, device = content
+                say(f"[{number + 1}/{len(trials)}] {trials[number]}, on {device}")
+            else:
+                number, error = content
+                ended(pending.pop(number), error)
+    if terminated:
+        return False
+    # A worker that crashed has printed its traceback; its trials are recorded as failures.
+    deaths = ", ".join(f"{worker.name} {worker.exitcode}" for worker in workers if worker.exitcode)
+    for trial in pending.values():
+        ended(trial, f"the process that was to train it died; exit codes: {deaths}")
+    return True
 
 
-def _check_same(trial: Trial, folder: Path) -> None:
-    """Raise ConfigError unless the run in ``folder`` is one of the trial's settings."""
-    saved = TrainConfig(**read_toml(folder / "config.toml"))
-    wanted = trial.config
-    for field in dataclasses.fields(TrainConfig):
-        before, now = getattr(saved, field.name), getattr(wanted, field.name)
-        if before != now and field.name not in MAY_CHANGE:
-            raise ConfigError(
-                f"{folder} holds a run with {field.name} {before!r}, the trial has {now!r}: "
-                "name another output folder, or move that one away"
-            )
-    # Under a schedule that ends with the run, the number of epochs decides the learning rate of each of them.
-    if saved.epochs != wanted.epochs and (saved.schedule != "constant" or wanted.epochs < len(read_metrics(folder))):
-        raise ConfigError(
-            f"{folder} holds a run of {saved.epochs} epochs with schedule {saved.schedule!r}, the trial has "
-            f"{wanted.epochs} epochs: ask for {saved.epochs}, or name another output folder"
-        )
+def _work(out: Path, trials: list[Trial], device: str, tasks: Any, messages: Any) -> None:
+    """A worker process: train trials on ``device`` until none is left or one is interrupted."""
+    # Ctrl-C reaches every process of the terminal's session. In its own session a worker receives one SIGTERM, from
+    # its parent; a second signal would end it before it has saved.
+    if hasattr(os, "setsid"):
+        os.setsid()
+    _die_with_parent()
+
+    def say(line: str) -> None:
+        messages.put(("line", f"{device}: {line}"))
+
+    while (number := tasks.get()) is not None:
+        messages.put(("begin", number, device))
+        try:
+            if not train_trial(out, trials[number].on_device(device), Lines(say), say):
+                return
+        except TRIAL_ERRORS as error:
+            messages.put(("end", number, str(error)))
+        else:
+            messages.put(("end", number, None))
 
 
-def _deviation(values: list[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
+def _die_with_parent() -> None:
+    """End this process when its parent ends, so that a killed command leaves no training behind."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            multiprocessing.connection.wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

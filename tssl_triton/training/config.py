@@ -1,4 +1,4 @@
-"""What a training run is: one flat record, read from flags, a TOML file and defaults."""
+"""The settings of a training run: one flat record, its checks, and TOML, both ways."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ import difflib
 import json
 import math
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
 import torch
 
 from tssl_triton import data
+from tssl_triton._errors import UserError
 from tssl_triton.encoding import PATTERNS, pattern_steps
+from tssl_triton.functional import LIFConstants
 from tssl_triton.losses import Readout
-from tssl_triton.nn.learnable import PER, checked_learn
-from tssl_triton.nn.network import ArchitectureError, Padding, Pool, parse_architecture
+from tssl_triton.nn import parse_architecture
 from tssl_triton.parameters import LIFParameters, Reset, Variant, WarmUp
 from tssl_triton.rules import RULES, SLAYER, STBP, WINDOWS, ResetGradient, Rule, checked_rule
 
-from .presets import DATASET_DEFAULTS
-from .toml import tomllib
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
-SURROGATE_HELP = "slope of a spike in rules stbp and slayer; auto is rectangular for stbp, exponential for slayer"
 LOSSES = ("van-rossum", "spike-train", "count", "softmax")
-OPTIMIZERS = ("adamw", "adam")
-SCHEDULES = ("constant", "cosine")
-ACCEPTED_DEVICES = "auto, cpu, cuda or cuda:N"
+_DEVICES = "auto, cpu, cuda or cuda:N"
+_SURROGATES = "rules stbp and slayer; auto is rectangular for stbp, exponential for slayer"
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A setting that is unknown, of the wrong type or out of range."""
 
 
@@ -43,108 +45,101 @@ class TrainConfig:
     """All settings of a training run; each field is a key of the TOML file and a flag of ``tssl train``.
 
     Raises:
-        ConfigError: (a ValueError) naming the setting, what was given and what is accepted.
+        ConfigError: (a ValueError) naming the setting, the value and what is accepted.
     """
 
-    dataset: str = _setting("digits", "data set to learn", tuple(data.LOADERS))
-    data_root: str = _setting("data", "folder under which data sets are kept, as docs/datasets.md says")
-    download: bool = _setting(True, "download files of the data set that are not there")
+    dataset: str = _setting("digits", "data set", tuple(data.LOADERS))
+    data_root: str = _setting("data", "folder of the data sets; docs/datasets.md lists the files")
+    download: bool = _setting(True, "download missing files of the data set")
     augment: bool = _setting(False, "crop and mirror training images at random; cifar10 only")
     bin_ms: float = _setting(3.0, "event sets: milliseconds per time step")
-    downsample: int = _setting(1, "event sets: side of the square of pixels that become one; divides the sensor's")
+    downsample: int = _setting(1, "event sets: side of the square of pixels merged into one; divides the sensor's")
 
     arch: str = _setting("400-400", "architecture, such as 15C5-P2-40C5-P2-300")
-    padding: str = _setting("0", "zeros around convolution inputs: a number, 'same', or one per convolution: 1,0")
-    pool: str = _setting("sum", "what pooling does", get_args(Pool))
-    dropout: float = _setting(0.0, "share of inputs dropped before each weighted layer but the first")
+    padding: str = _setting("0", "zero padding of the convolutions: a number, 'same', or one per convolution: 1,0")
+    pool: str = _setting("sum", "pooling operation", ("sum", "average", "max"))
+    dropout: float = _setting(0.0, "share of inputs dropped before each weighted layer except the first")
     weight_scale: float = _setting(1.0, "factor on the initial weights")
-    conv_weight_scale: float = _setting(1.0, "one more such factor, for convolutions")
+    conv_weight_scale: float = _setting(1.0, "additional factor on the initial weights of convolutions")
     rule: str = _setting("tssl", "learning rule; ann is the same network without spikes and time", (*RULES, "ann"))
-    surrogate: str = _setting("auto", SURROGATE_HELP, ("auto", *WINDOWS))
+    surrogate: str = _setting("auto", f"surrogate derivative of {_SURROGATES}", ("auto", *WINDOWS))
     surrogate_width: float = _setting(1.0, "width of the surrogate, in units of membrane potential")
-    reset_gradient: str = _setting(
-        "full", "rule stbp: whether the reset's spike is learnt through", get_args(ResetGradient)
-    )
+    reset_gradient: str = _setting("full", "rule stbp: gradient through the reset", get_args(ResetGradient))
     fused: str = _setting("auto", "which layers run as one kernel, on GPUs", ("auto", "always", "never"))
-    recompute: bool = _setting(False, "keep bits only and work the rest out again in backward: less memory, more time")
+    recompute: bool = _setting(False, "store only spike bits, recompute the rest in backward: less memory, more time")
 
     tau_mem: float = _setting(5.0, "membrane time constant, in time steps; inf for no leak")
     tau_syn: float = _setting(3.0, "synaptic time constant, in time steps")
     threshold: float = _setting(1.0, "firing threshold")
-    reset: str = _setting("zero", "what a spike does to the membrane", get_args(Reset))
+    reset: str = _setting("zero", "reset of the membrane after a spike", get_args(Reset))
     max_slope: float = _setting(8.0, "bound on the slope of spike time against membrane potential")
-    warmup: str = _setting("psc", "where the surrogate gradient takes over", get_args(WarmUp))
+    warmup: str = _setting("psc", "which neurons use the warm-up surrogate gradient", get_args(WarmUp))
     variant: str = _setting("released", "reading of eq. (14)", get_args(Variant))
-    learn: str = _setting("", "constants that layers learn from their values above: tau_mem,tau_syn,threshold or some")
-    per: str = _setting("layer", "what has a value of each learnt constant: a layer, or every neuron", PER)
+    learn: str = _setting("", "neuron constants to learn, initialised above: some of tau_mem,tau_syn,threshold")
+    per: str = _setting("layer", "one value of each learnt constant per layer or per neuron", ("layer", "neuron"))
 
     steps: int = _setting(5, "time steps per image")
-    loss: str = _setting("van-rossum", "what the output spikes are compared with", LOSSES)
-    reduction: str = _setting("sum", "loss of a batch from the losses of its images", ("sum", "mean"))
+    loss: str = _setting("van-rossum", "loss on the output spikes", LOSSES)
+    reduction: str = _setting("sum", "reduction of the loss over a batch", ("sum", "mean"))
     pattern: str = _setting("three-spikes", f"target spikes: {', '.join(PATTERNS)}, or digits such as 01011")
     count: str = _setting("psc", "loss 'count': what is counted, postsynaptic current or spikes", ("psc", "spikes"))
-    desired_count: float = _setting(4.0, "loss 'count': wanted spikes of the labelled class")
-    undesired_count: float = _setting(1.0, "loss 'count': spikes that other classes may fire")
-    readout: str = _setting("psc", "class by most spikes or by largest summed current", get_args(Readout))
+    desired_count: float = _setting(4.0, "loss 'count': target count of the labelled class")
+    undesired_count: float = _setting(1.0, "loss 'count': largest count of other classes without a loss")
+    readout: str = _setting("psc", "predicted class: most spikes or largest summed current", get_args(Readout))
 
-    optimizer: str = _setting("adamw", "optimizer", OPTIMIZERS)
+    optimizer: str = _setting("adamw", "optimizer", ("adamw", "adam"))
     lr: float = _setting(1e-3, "learning rate")
-    schedule: str = _setting("cosine", "learning rate over the run: as it is, or falling to 0 at its end", SCHEDULES)
+    schedule: str = _setting("cosine", "learning rate: constant, or falling to 0", ("constant", "cosine"))
     weight_decay: float = _setting(0.01, "weight decay")
     clip_norm: float = _setting(1.0, "bound on the norm of the whole gradient; 0 for none")
-    clip_weight: float = _setting(4.0, "bound on the size of every weight; 0 for none")
+    clip_weight: float = _setting(4.0, "bound on the absolute value of every weight; 0 for none")
     epochs: int = _setting(10, "passes over the training images")
     batch_size: int = _setting(50, "training images per step")
     test_batch_size: int = _setting(500, "images per step of the test")
 
     seed: int = _setting(0, "seed of the weights, the data order and the dropout masks")
     tensorboard: bool = _setting(False, "log metrics of each epoch for TensorBoard, in the run's folder")
-    device: str = _setting("auto", f"{ACCEPTED_DEVICES}; auto takes a GPU where there is one")
+    device: str = _setting("auto", f"{_DEVICES}; auto is the GPU if there is one")
 
     def __post_init__(self) -> None:
         for name, expected in FIELD_TYPES.items():
             object.__setattr__(self, name, _typed(name, getattr(self, name), expected))
         for field in dataclasses.fields(self):
             choices = field.metadata["choices"]
-            if choices and getattr(self, field.name) not in choices:
-                accepted = ", ".join(choices)
-                raise ConfigError(f"{field.name} must be one of {accepted}, got {getattr(self, field.name)!r}")
+            if choices:
+                self._require(field.name, getattr(self, field.name) in choices, f"one of {', '.join(choices)}")
         for name in ("steps", "batch_size", "test_batch_size", "downsample"):
             self._require(name, getattr(self, name) >= 1, ">= 1")
         for name in ("epochs", "seed", "weight_decay", "clip_norm", "clip_weight", "undesired_count"):
             self._require(name, getattr(self, name) >= 0, ">= 0")
+        for name in ("lr", "bin_ms", "surrogate_width", "weight_scale", "conv_weight_scale"):
+            self._require(name, getattr(self, name) > 0, "> 0")
         self._require("seed", self.seed < 2**63, "below 2**63")
-        self._require("lr", self.lr > 0, "> 0")
-        self._require("bin_ms", self.bin_ms > 0, "> 0")
+        self._require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
         if self.augment and self.dataset not in data.AUGMENTED:
             raise ConfigError(f"augment must be false for {self.dataset}; {', '.join(data.AUGMENTED)} can be augmented")
-        self._require("surrogate_width", self.surrogate_width > 0, "> 0")
-        self._require("weight_scale", self.weight_scale > 0, "> 0")
-        self._require("conv_weight_scale", self.conv_weight_scale > 0, "> 0")
-        self._require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
         if self.loss == "count":
             bounds = f"undesired_count <= desired_count <= steps ({self.undesired_count:g}, {self.steps})"
             self._require("desired_count", self.undesired_count <= self.desired_count <= self.steps, bounds)
         try:
             self.neuron()
             self.learning_rule()
-            checked_learn(self.learnt())
             pattern_steps(self.pattern)
             parse_architecture(self.arch)
-            if self.device != "auto" and torch.device(self.device).type not in ("cpu", "cuda"):
-                raise ConfigError(f"device must be {ACCEPTED_DEVICES}, got {self.device!r}")
-        except (ArchitectureError, ConfigError):
+        except UserError:
             raise
         except (ValueError, TypeError) as error:
             raise ConfigError(str(error)) from error
-        except RuntimeError as error:
-            raise ConfigError(f"device must be {ACCEPTED_DEVICES}, got {self.device!r}") from error
+        self._check_device()
         self.paddings()
-        if self.learn:
+        names = self.learnt()
+        known = LIFConstants._fields
+        distinct = len(set(names)) == len(names) and set(names) <= set(known)
+        self._require("learn", distinct, f"names among {', '.join(known)}, each at most once")
+        if names:
             self._require("learn", self.rule != "ann", "empty for rule ann")
-            self._require(
-                "learn", not self.recompute and self.fused != "always", "empty with recompute or fused always"
-            )
+            dense = not self.recompute and self.fused != "always"
+            self._require("learn", dense, "empty with recompute or fused always")
 
     def neuron(self) -> LIFParameters:
         """The constants of every neuron."""
@@ -167,17 +162,20 @@ class TrainConfig:
             return SLAYER(self.surrogate_width)
         return checked_rule(self.rule)
 
-    def paddings(self) -> Padding:
-        """``padding`` as `tssl_triton.nn.network.build_network` takes it."""
-        entries: list[Any] = []
-        for entry in self.padding.split(","):
-            word = entry.strip()
-            if word != "same" and not word.isdecimal():
-                raise ConfigError(
-                    f"padding must be a number, 'same', or one of these per convolution as in 1,0; got {self.padding!r}"
-                )
-            entries.append(word if word == "same" else int(word))
+    def paddings(self) -> Any:
+        """``padding`` as `tssl_triton.build_network` takes it: a number, ``"same"``, or a list of these."""
+        words = [word.strip() for word in self.padding.split(",")]
+        valid = all(word == "same" or word.isdecimal() for word in words)
+        self._require("padding", valid, "a number, 'same', or one of these per convolution such as 1,0")
+        entries = [word if word == "same" else int(word) for word in words]
         return entries[0] if len(entries) == 1 else entries
+
+    def _check_device(self) -> None:
+        try:
+            valid = self.device == "auto" or torch.device(self.device).type in ("cpu", "cuda")
+        except RuntimeError:
+            valid = False
+        self._require("device", valid, _DEVICES)
 
     def _require(self, name: str, holds: bool, accepted: str) -> None:
         if not holds:
@@ -186,26 +184,12 @@ class TrainConfig:
 
 FIELD_TYPES: dict[str, type] = get_type_hints(TrainConfig)
 
-#: Settings that say where and how a run is computed, not what is computed: a resumed run may change them.
+#: Settings that a resumed run may change, because they do not affect the result of a step.
 MAY_CHANGE = frozenset({"epochs", "device", "data_root", "download", "test_batch_size", "recompute", "tensorboard"})
 
 
-def resolve(flags: dict[str, Any], file: dict[str, Any]) -> TrainConfig:
-    """Settings from ``flags``, else from the ``file``, else the data set's default, else the general default.
-
-    Raises:
-        ConfigError: for an unknown or invalid setting.
-    """
-    given = {**file, **flags}
-    for name in given:
-        check_known(name)
-    dataset = given.get("dataset", TrainConfig.dataset)
-    defaults = DATASET_DEFAULTS.get(dataset, {}) if isinstance(dataset, str) else {}
-    return TrainConfig(**{**defaults, **given})
-
-
 def check_known(name: str, source: str = "") -> None:
-    """Raise ConfigError for a name that is no setting, with the nearest one that is."""
+    """Raise ConfigError unless ``name`` is a setting; the message suggests the nearest one."""
     if name in FIELD_TYPES:
         return
     near = difflib.get_close_matches(name.replace("-", "_"), FIELD_TYPES, n=1, cutoff=0.5)
@@ -213,19 +197,24 @@ def check_known(name: str, source: str = "") -> None:
     raise ConfigError(f"unknown setting {name!r}{source}{hint}")
 
 
+def parse_toml(path: str | os.PathLike[str], noun: str, error_class: type[UserError]) -> dict[str, Any]:
+    """The content of a TOML file; errors are of ``error_class`` and call the file a ``noun``."""
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise error_class(f"cannot read {noun} {os.fspath(path)}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise error_class(f"{noun} {os.fspath(path)} is not valid TOML: {error}") from error
+
+
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings in a TOML file, checked for unknown names; a recipe's table ``[paper]`` is no setting.
+    """The settings in a TOML file, checked for unknown names; a recipe's table ``[paper]`` is skipped.
 
     Raises:
         ConfigError: if the file is missing, is not TOML or names an unknown setting.
     """
-    try:
-        with open(path, "rb") as file:
-            settings = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"cannot read configuration file {os.fspath(path)}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {os.fspath(path)} is not valid TOML: {error}") from error
+    settings = parse_toml(path, "configuration file", ConfigError)
     if isinstance(settings.get("paper"), dict):
         del settings["paper"]
     for name in settings:
@@ -234,7 +223,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_toml(config: TrainConfig) -> str:
-    """The configuration as TOML, one line per setting; `read_toml` and `resolve` give it back unchanged."""
+    """The configuration as TOML, one line per setting; `read_toml` and `resolve` return it unchanged."""
     # Strings and booleans of JSON are strings and booleans of TOML; repr of a float is a TOML float.
     lines = (
         f"{name} = {json.dumps(value, ensure_ascii=False) if isinstance(value, (str, bool)) else repr(value)}"
@@ -244,22 +233,22 @@ def write_toml(config: TrainConfig) -> str:
 
 
 def _typed(name: str, value: Any, expected: type[Any]) -> Any:
-    """``value`` as ``expected``, where nothing is lost by it."""
+    """``value`` as ``expected``, where the conversion is lossless."""
     if name in ("pattern", "padding", "learn"):
-        value = _spelled_out(name, value)
+        value = _list_as_text(name, value)
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**1000 else math.inf
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
         words = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
         raise ConfigError(f"{name} must be {words[expected]}, got {value!r}")
-    # A membrane may keep its potential for ever; nothing else may be infinite.
+    # Only tau_mem may be infinite: a membrane without leak.
     if expected is float and not math.isfinite(value) and (name, value) != ("tau_mem", math.inf):
         raise ConfigError(f"{name} must be finite, got {value!r}")
     return value
 
 
-def _spelled_out(name: str, value: Any) -> Any:
-    """A pattern, padding or names that a TOML file gives as a list, in the spelling of a flag."""
+def _list_as_text(name: str, value: Any) -> Any:
+    """A pattern, padding or names given as a list, as the text that a flag would have."""
     joint = "" if name == "pattern" else ","
     if isinstance(value, (list, tuple)) and (value or name == "learn"):
         return joint.join(str(entry) for entry in value)

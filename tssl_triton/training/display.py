@@ -1,37 +1,37 @@
-"""Telling the user how a training goes: a progress bar, lines, and the learning curve."""
+"""Progress of a training for the user: a progress bar, lines, and figures."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from tssl_triton._extras import MissingExtraError, require
+from tssl_triton._files import write_atomically
 
-from .checkpoint import write_atomically
 from .trainer import Reading
 
 Item = TypeVar("Item")
 
 
-class Display(Protocol):
-    """What is shown of a training, in the order in which a run calls it."""
+class Display:
+    """Shows a training; a run calls the methods in this order. This class shows nothing."""
 
     def begin(self, epoch: int, epochs: int, batch: int, batches: int) -> None:
-        """An epoch begins, or goes on, with ``batch`` of its ``batches`` done."""
+        """An epoch starts or continues, with ``batch`` of its ``batches`` complete."""
 
     def update(self, reading: Reading) -> None:
-        """The epoch got as far as ``reading``."""
+        """The epoch has reached ``reading``."""
 
     def close(self) -> None:
-        """The epoch ended or was broken off."""
+        """The epoch ended or was interrupted."""
 
     def end(self, metrics: dict[str, Any], epochs: int) -> None:
         """The epoch is complete and saved."""
 
 
-class Lines:
+class Lines(Display):
     """One line per complete epoch, for files and pipes.
 
     Args:
@@ -40,15 +40,6 @@ class Lines:
 
     def __init__(self, say: Callable[[str], None] = print) -> None:
         self._say = say
-
-    def begin(self, epoch: int, epochs: int, batch: int, batches: int) -> None:
-        """Nothing: a line is printed when there is a result."""
-
-    def update(self, reading: Reading) -> None:
-        """Nothing, for the same reason."""
-
-    def close(self) -> None:
-        """Nothing, for the same reason."""
 
     def end(self, metrics: dict[str, Any], epochs: int) -> None:
         """Print the epoch's metrics."""
@@ -60,7 +51,7 @@ class Lines:
 
 
 class Bar(Lines):
-    """A progress bar per epoch, with loss, accuracy, images per second and time left; then the epoch's line.
+    """A progress bar per epoch, with loss, accuracy, images per second and remaining time; then the epoch's line.
 
     Raises:
         MissingExtraError: if tqdm is not installed.
@@ -84,7 +75,7 @@ class Bar(Lines):
         )
 
     def update(self, reading: Reading) -> None:
-        """Move the bar on to the reading's batch."""
+        """Advance the bar to the reading's batch."""
         self._bar.set_postfix_str(
             f"loss {reading.loss:.4f}, accuracy {reading.accuracy:.2%}, {reading.images_per_second:.0f} images/s",
             refresh=False,
@@ -93,34 +84,34 @@ class Bar(Lines):
         self._bar.refresh()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.close()
 
 
 def choose_display(progress: str, say: Callable[[str], None] = print) -> Display:
-    """The display of a name.
+    """The display for a value of ``--progress``.
 
     Args:
-        progress: ``"bar"``, ``"lines"``, or ``"auto"``: a bar where standard error is a terminal.
+        progress: ``"bar"``, ``"lines"``, or ``"auto"``: a bar if standard error is a terminal.
         say: prints a line.
 
     Raises:
-        MissingExtraError: if a bar was asked for by name and tqdm is not installed.
+        MissingExtraError: for ``"bar"`` if tqdm is not installed.
     """
     return Bar(say) if _shows_bar(progress, say) else Lines(say)
 
 
-#: What passes items on, one after the other, and shows how many are done; the text says of what.
+#: Passes items on one by one and shows how many are done; the text describes them.
 Tracker = Callable[[Sequence[Item], str], Iterable[Item]]
 
 
 def untracked(items: Sequence[Item], text: str) -> Iterable[Item]:
-    """The items, with nothing shown."""
+    """The items, without output."""
     return items
 
 
 def choose_tracker(progress: str, say: Callable[[str], None] = print) -> Tracker[Any]:
-    """What shows the progress of work that is no training: a bar that goes away when it is done, or nothing.
+    """The progress bar of work other than training, removed when the work is done; `untracked` if there is none.
 
     Args, and Raises: as `choose_display`.
     """
@@ -143,6 +134,28 @@ def _shows_bar(progress: str, say: Callable[[str], None]) -> bool:
     return True
 
 
+def new_figure(purpose: str, width: float, height: float) -> Any:
+    """An empty matplotlib ``Figure``, created without pyplot: no window system, no global state.
+
+    Raises:
+        MissingExtraError: if matplotlib, which ``purpose`` needs, is not installed.
+    """
+    module = require("matplotlib.figure", "train", purpose)
+    return module.Figure(figsize=(width, height), layout="constrained")
+
+
+def label_epochs(axes: Any) -> None:
+    """Label the x axis "epoch", with ticks at whole numbers only."""
+    ticker = require("matplotlib.ticker", "train", "a figure")
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def save_figure(path: Path, figure: Any) -> None:
+    """Write ``figure`` to the PNG file ``path``, atomically."""
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+
+
 def draw_learning_curve(path: Path, history: list[dict[str, Any]], title: str) -> None:
     """Draw loss and accuracy over the epochs into the PNG file ``path``, atomically.
 
@@ -154,12 +167,8 @@ def draw_learning_curve(path: Path, history: list[dict[str, Any]], title: str) -
     Raises:
         MissingExtraError: if matplotlib is not installed.
     """
-    figure_module = require("matplotlib.figure", "train", "the learning curve")
-    ticker = require("matplotlib.ticker", "train", "the learning curve")
+    figure = new_figure("the learning curve", 9, 3.6)
     epochs = [metrics["epoch"] for metrics in history]
-
-    # A Figure of its own, without pyplot: no window system is touched and nothing global is changed.
-    figure = figure_module.Figure(figsize=(9, 3.6), layout="constrained")
     figure.suptitle(title)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     loss_axes.plot(epochs, [metrics["loss"] for metrics in history], "o-", color="tab:blue")
@@ -171,9 +180,8 @@ def draw_learning_curve(path: Path, history: list[dict[str, Any]], title: str) -
     accuracy_axes.set_ylabel("accuracy (%)")
     accuracy_axes.legend(loc="lower right")
     for axes in (loss_axes, accuracy_axes):
-        axes.set_xlabel("epoch")
+        label_epochs(axes)
         axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.margins(y=0.1)
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    save_figure(path, figure)

@@ -1,9 +1,9 @@
 """Training on several processes, as ``torchrun`` starts them: each learns from its share of every batch.
 
-What a training computes is a function of the whole batches, so their number of processes is no setting, and a
-checkpoint does not know it. Gradients are added up over the processes, as those of the images of one batch are; the
-norm that clips them is that of the sum. Data go from device to device; what the hosts must agree on, when to stop and
-when to report, goes from host to host, so that no device is waited for.
+The result is a function of the whole batches, so the number of processes is not a setting and is not stored in a
+checkpoint. Gradients are summed over the processes, as they are over the images of one batch, and clipped by the norm
+of the sum. Tensors are exchanged between devices. Decisions of the hosts (when to stop, when to report) are exchanged
+between hosts, so that no host waits for a device.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,16 +20,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .config import ConfigError
 
-Value = TypeVar("Value")
-
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that train together, and which of them this one is.
+    """The processes that train together, seen from one of them.
 
     Args:
         rank: number of this process, from 0.
-        count: how many there are. What they do together costs nothing where there is one.
+        count: number of processes. With 1, every method is a no-op.
     """
 
     rank: int = 0
@@ -38,27 +35,27 @@ class Processes:
 
     @classmethod
     def now(cls) -> Processes:
-        """Those of PyTorch's default process group; this one alone where there is none."""
+        """The processes of PyTorch's default group; this process alone if there is no group."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that speaks and writes."""
+        """Whether this is the process that prints and writes files."""
         return self.rank == 0
 
     def share(self, samples: int) -> slice:
-        """This process's part of a batch: the parts follow one another, and their sizes differ by one at most."""
+        """This process's part of a batch: parts are contiguous, and their sizes differ by at most one."""
         each, more = divmod(samples, self.count)
         start = self.rank * each + min(self.rank, more)
         return slice(start, start + each + (self.rank < more))
 
     def own(self, device: torch.device) -> torch.device:
-        """The device of this process: where GPUs are meant, that of its number on its machine.
+        """The device of this process: for ``cuda``, the GPU of its local rank.
 
         Raises:
-            ConfigError: if one GPU was named for all processes, or there are too few.
+            ConfigError: if one GPU was named for all processes, or the machine has too few.
         """
         if self.count == 1 or device.type != "cuda":
             return device
@@ -71,31 +68,31 @@ class Processes:
         return torch.device("cuda", local)
 
     def parallel(self, network: nn.Module) -> nn.Module:
-        """``network`` as it is to be called in training: with the first one's weights, adding up all gradients."""
+        """``network`` wrapped for training: starts from the first process's weights and sums gradients."""
         if self.count == 1:
             return network
         parallel = DistributedDataParallel(network)
-        parallel.register_comm_hook(None, _added_up)
+        parallel.register_comm_hook(None, _sum_gradients)
         return parallel
 
     def reseed(self, *numbers: int) -> None:
-        """Give each process but the first random numbers of its own, a function of its rank and ``numbers``.
+        """Seed every process but the first with a function of its rank and ``numbers``.
 
-        The first one goes on with the generators it has, as a process alone does.
+        The first process keeps its generators, and so draws what a single process would.
         """
         if not self.first:
             (seed,) = np.random.SeedSequence([*numbers, self.rank]).generate_state(1, np.uint64)
             torch.manual_seed(int(seed))
 
     def total(self, sums: Tensor) -> Tensor:
-        """``sums``, on this process's device, added up over the processes."""
+        """``sums``, on this process's device, summed over the processes."""
         if self.count > 1:
             sums = sums.clone()
             dist.all_reduce(sums)
         return sums
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag whether it is set in any process."""
+        """For each flag, whether it is set in any process."""
         if self.count == 1:
             return list(flags)
         seen = torch.tensor(flags, dtype=torch.int32)
@@ -104,7 +101,7 @@ class Processes:
 
     @contextlib.contextmanager
     def one_ahead(self) -> Iterator[None]:
-        """A block that one process of each machine goes through before the others do, to prepare files for them."""
+        """A block that one process per machine executes before the others, to prepare files for them."""
         ahead = self.count == 1 or dist.get_node_local_rank(self.rank) == 0
         if not ahead:
             self.any(False)
@@ -115,8 +112,8 @@ class Processes:
                 self.any(False)
 
 
-def _added_up(state: None, bucket):  # annotated with strings it would be refused
-    """Communication hook: the sum of the processes' gradients, of which DistributedDataParallel would take the mean."""
+def _sum_gradients(state: None, bucket):  # string annotations would be rejected by register_comm_hook
+    """Communication hook: sum the gradients over processes, where DistributedDataParallel would average them."""
     return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
 
 
@@ -127,7 +124,7 @@ def launched() -> bool:
 
 @contextlib.contextmanager
 def joined() -> Iterator[Processes]:
-    """A block in which the processes that ``torchrun`` started are a group; any other process is alone in it."""
+    """Join the processes that ``torchrun`` started into a group for this block; without it, one process."""
     if not launched():
         yield Processes()
         return

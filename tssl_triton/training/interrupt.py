@@ -1,21 +1,21 @@
-"""Stopping at a good moment: a signal asks, the training loop answers between two batches."""
+"""Stopping between two batches: a signal sets a flag, which the training loop checks."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 
 
 class StopRequest:
-    """Turns the first Ctrl-C (SIGINT) or SIGTERM into a request; a second one ends the process at once.
+    """Turns the first Ctrl-C (SIGINT) or SIGTERM into a request; the second one ends the process immediately.
 
-    A context manager; the former handlers are back in place when it is left. Outside the main thread, where Python
-    cannot set handlers, it changes nothing and nothing is ever requested through it.
+    A context manager, which restores the previous handlers on exit. Outside the main thread, where Python cannot set
+    handlers, it has no effect and ``requested`` stays False.
 
     Args:
-        notice: written to standard error when the request comes; nothing is, if it is empty.
+        notice: written to standard error on the first signal, unless empty.
     """
 
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -31,9 +31,7 @@ class StopRequest:
                 self._former[number] = signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -42,5 +40,5 @@ class StopRequest:
         for other in self.signals:
             signal.signal(other, signal.SIG_DFL)
         if self._notice:
-            # Not print(): a handler may run in the middle of one, and buffered streams refuse to be re-entered.
+            # Not print(): a handler may interrupt one, and buffered streams cannot be re-entered.
             os.write(2, f"\n{self._notice}\n".encode())

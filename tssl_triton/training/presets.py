@@ -1,4 +1,4 @@
-"""Named settings: the paper's networks and data sets, and this package's defaults for each data set."""
+"""Presets: the paper's networks, this package's defaults for each data set, and settings resolved from them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import recipes
+from .config import TrainConfig, check_known
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One network of the paper with the settings it was trained with.
+    """One network of the paper with the settings that it was trained with.
 
     Args:
-        architecture: as `tssl_triton.nn.network.build_network` reads it, output layer left out.
+        architecture: as `tssl_triton.build_network` reads it, without the output layer.
         in_shape: shape of one input.
-        padding: zeros around the input of the convolutions, as `build_network` takes them.
+        padding: zero padding of the convolutions, as `build_network` takes it.
         steps: number of time steps T.
         tau_mem: membrane time constant in time steps.
         tau_syn: synaptic time constant in time steps.
-        loss: name of the loss, as in `tssl_triton.training.config.TrainConfig`.
+        loss: name of the loss, as in `tssl_triton.training.TrainConfig`.
         pattern: target spike train of the labelled class, for losses on spike trains.
         counts: desired and undesired count, for the count loss.
     """
@@ -45,7 +46,7 @@ IN_SHAPES: dict[str, tuple[int, int, int]] = {
 
 
 def experiment(recipe: str) -> Experiment:
-    """What a recipe (`tssl_triton.training.recipes`) says of network, neurons and loss."""
+    """Network, neurons and loss of a recipe (`tssl_triton.training.recipes`)."""
     settings = recipes.read(recipe).settings
     padding = tuple(int(entry) for entry in settings["padding"].split(","))
     return Experiment(
@@ -61,7 +62,7 @@ def experiment(recipe: str) -> Experiment:
     )
 
 
-#: Networks of Zhang & Li, NeurIPS 2020, section 4, as benchmarks and tests name them.
+#: Networks of Zhang & Li, NeurIPS 2020, section 4, by the names that benchmarks and tests use.
 EXPERIMENTS: dict[str, Experiment] = {
     "mnist": experiment("mnist"),
     "n-mnist": experiment("n-mnist-30"),
@@ -71,27 +72,41 @@ EXPERIMENTS: dict[str, Experiment] = {
     "cifar10-cnn2": experiment("cifar10-cnn2"),
 }
 
-#: Settings that the recipes of CIFAR-10 and the event sets have and that differ from the general defaults.
-_OWN = (
+#: Settings in which the recipes of CIFAR-10 and the event sets differ from the general defaults.
+_FROM_RECIPES = (
     *("arch", "padding", "dropout", "conv_weight_scale", "tau_mem", "tau_syn", "steps", "bin_ms", "downsample"),
     *("augment", "loss", "pattern", "desired_count", "undesired_count", "lr", "schedule", "batch_size"),
     "test_batch_size",
 )
 
 
-def _of_recipe(recipe: str, **changes: Any) -> dict[str, Any]:
+def _from_recipe(recipe: str, **changes: Any) -> dict[str, Any]:
     settings = recipes.read(recipe).settings
-    return {name: settings[name] for name in _OWN if name in settings} | changes
+    return {name: settings[name] for name in _FROM_RECIPES if name in settings} | changes
 
 
-#: What `tssl train` uses for a data set where neither a flag nor the configuration file says otherwise.
+#: Settings of `tssl train` for a data set, unless a flag or the configuration file overrides them.
 DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"arch": "16C3-P2-32C3-128", "padding": "same", "epochs": 20, "lr": 2e-3},
     "mnist": {"arch": EXPERIMENTS["mnist"].architecture, "padding": "0", "epochs": 2},
-    # Padding serves the convolutions of 32C5-P2-64C5-P2-1024; the default network has none.
+    # Padding is for the convolutions of 32C5-P2-64C5-P2-1024; the default network has none.
     "fashion-mnist": {"arch": EXPERIMENTS["fashion-mnist"].architecture, "padding": "2", "epochs": 3},
-    # The sets below are learnt with the settings of their recipes, in fewer epochs.
-    "cifar10": _of_recipe("cifar10-cnn1", epochs=100),
-    "n-mnist": _of_recipe("n-mnist-30", epochs=10, test_batch_size=200),
-    "dvs-gesture": _of_recipe("dvs-gesture", epochs=50),
+    # The sets below use the settings of their recipes, with fewer epochs.
+    "cifar10": _from_recipe("cifar10-cnn1", epochs=100),
+    "n-mnist": _from_recipe("n-mnist-30", epochs=10, test_batch_size=200),
+    "dvs-gesture": _from_recipe("dvs-gesture", epochs=50),
 }
+
+
+def resolve(flags: dict[str, Any], file: dict[str, Any]) -> TrainConfig:
+    """Each setting from ``flags``, else the ``file``, else the data set's default, else the general default.
+
+    Raises:
+        ConfigError: for an unknown or invalid setting.
+    """
+    given = {**file, **flags}
+    for name in given:
+        check_known(name)
+    dataset = given.get("dataset", TrainConfig.dataset)
+    defaults = DATASET_DEFAULTS.get(dataset, {}) if isinstance(dataset, str) else {}
+    return TrainConfig(**{**defaults, **given})

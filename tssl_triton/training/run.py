@@ -1,12 +1,12 @@
-"""A run: a folder with all that is known about one training, and the loop that fills it.
+"""A run: a folder with everything about one training, and the loop that fills it.
 
-===================  ==========================================================================================
-``config.toml``      the settings, every one of them; ``tssl train --config`` reads it
-``checkpoint.pt``    see `tssl_triton.training.checkpoint`; replaced after each epoch and when the run is interrupted
-``metrics.jsonl``    one line of JSON per complete epoch, written anew from the checkpoint each time
+======================  ==========================================================================================
+``config.toml``         all settings; ``tssl train --config`` reads it
+``checkpoint.pt``       see `tssl_triton.training.checkpoint`; replaced after each epoch and on interruption
+``metrics.jsonl``       one line of JSON per complete epoch, rewritten from the checkpoint each time
 ``learning_curve.png``  loss and accuracy over the epochs; needs matplotlib
-``tensorboard``      event files, where the setting of that name is on; see `tssl_triton.training.tensorboard`
-===================  ==========================================================================================
+``tensorboard``         event files, if the setting ``tensorboard`` is on; see `tssl_triton.training.tensorboard`
+======================  ==========================================================================================
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ import torch
 
 from tssl_triton import data
 from tssl_triton._extras import MissingExtraError
-from tssl_triton.inspection.sparsity import spiking_layers
+from tssl_triton._files import write_text
+from tssl_triton.nn import spiking_layers
 
-from . import checkpoint
-from . import tensorboard as scalars
-from .checkpoint import CheckpointError, write_atomically
+from . import checkpoint, tensorboard
+from .checkpoint import CheckpointError
 from .config import MAY_CHANGE, ConfigError, TrainConfig, check_known, write_toml
 from .display import Display, draw_learning_curve
 from .distributed import Processes
@@ -41,13 +41,13 @@ from .trainer import Trainer
 
 
 class Run:
-    """A trainer and the folder its progress is kept in; made by `create` or `resume`.
+    """A trainer and the folder that stores its progress; made by `create` or `resume`.
 
-    Where several processes train together each has a run, and the first one's writes the folder.
+    If several processes train together, each has a run, and the first one writes the folder.
 
     Attributes:
         folder: the run's folder.
-        trainer: the training itself.
+        trainer: the trainer.
         say: prints a line to the user.
     """
 
@@ -57,19 +57,19 @@ class Run:
         self.say = say
         self._draws = True
         if trainer.config.tensorboard:
-            scalars.writer()  # rather than fail after the first epoch
+            tensorboard.writer()  # fail now rather than after the first epoch
 
     @classmethod
     def create(cls, folder: Path | None, config: TrainConfig, say: Callable[[str], None] = print) -> Run:
-        """Start a run in a new folder; None is one under ``runs``, named after data set and time.
+        """Start a run in a new folder; None is a folder under ``runs``, named after data set and time.
 
         Raises:
-            ConfigError: if the folder exists already, or a setting does not fit.
-            DataError, MissingExtraError: if the data set cannot be loaded, or tensorboard where it is to be used.
+            ConfigError: if the folder exists, or a setting does not fit.
+            DataError, MissingExtraError: if the data set or tensorboard cannot be loaded.
         """
         places = [folder] if folder is not None else _default_folders(config)
-        if folder is not None and _is_there(folder):
-            raise _exists_already(folder)
+        if folder is not None and _exists(folder):
+            raise _already_exists(folder)
         trainer = Trainer(config, load_data(config))
         run = cls(places[0], trainer, say)
         state = trainer.state()
@@ -77,56 +77,53 @@ class Run:
             return run
         parent = places[0].parent
         parent.mkdir(parents=True, exist_ok=True)
-        # Filled beside its place and then renamed: from its first moment the folder can be resumed.
-        nursery = Path(tempfile.mkdtemp(prefix=f".{places[0].name}.", dir=parent))
+        # Filled under a temporary name, then renamed: the folder can be resumed from the moment that it exists.
+        temporary = Path(tempfile.mkdtemp(prefix=f".{places[0].name}.", dir=parent))
         try:
-            nursery.chmod(0o755)
-            run._write(nursery, state)
-            run.folder = _renamed(nursery, places)
+            temporary.chmod(0o755)
+            run._write(temporary, state)
+            run.folder = _rename(temporary, places)
         finally:
-            shutil.rmtree(nursery, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         return run
 
     @classmethod
     def resume(cls, folder: Path, flags: dict[str, Any], say: Callable[[str], None] = print) -> Run:
-        """Take up a run where its checkpoint left it.
+        """Continue a run from its checkpoint.
 
         Args:
             folder: the run's folder.
-            flags: settings given anew; those that say what is computed must be as they were.
+            flags: new values of settings; only those in `MAY_CHANGE` may differ from the run's.
             say: prints a line to the user.
 
         Raises:
-            CheckpointError: if the checkpoint is missing, damaged or not one of this package.
+            CheckpointError: if the checkpoint is missing, damaged or from another program.
             ConfigError: if ``flags`` contradict the run.
             DataError, MissingExtraError: if the data set cannot be loaded.
         """
-        path = folder / "checkpoint.pt"
-        state = checkpoint.load(path)
-        saved = saved_config(path, state)
-        config = _with_flags(saved, flags, folder)
+        config, state = _read(folder, flags)
         if config.epochs < state["epoch"]:
             raise ConfigError(f"epochs must be >= {state['epoch']}, the epochs of {folder} so far; got {config.epochs}")
         trainer = Trainer(config, load_data(config))
-        trainer.load_state(state, path)
+        trainer.load_state(state, folder / "checkpoint.pt")
         for name, now in trainer.environment().items():
             before = state["environment"].get(name)
             if before != now:
-                say(f"note: {name} was {before}, is {now}: results may differ in their last bits")
+                say(f"note: {name} was {before} and is now {now}: results may differ in their last bits")
         run = cls(folder, trainer, say)
         run.save()
         return run
 
     def train(self, display: Display) -> bool:
-        """Train until the last epoch or until interrupted; whether it reached the last epoch.
+        """Train until the last epoch or an interruption; returns whether the last epoch was reached.
 
-        The first Ctrl-C (or SIGTERM) stops after the batch under way and saves; the second ends the process at once.
+        The first Ctrl-C (or SIGTERM) stops after the current batch and saves; the second ends the process immediately.
 
         Raises:
-            TrainingError: if a number is no longer finite; the last checkpoint stays as it was.
+            TrainingError: if a number is no longer finite; the last checkpoint is kept.
         """
         trainer = self.trainer
-        notice = "stopping after this batch; press Ctrl-C again to leave at once"
+        notice = "stopping after this batch; press Ctrl-C again to quit immediately"
         notice = notice if trainer.processes.first else ""
         with StopRequest(notice) as stop, _repeatable(), self._scalars() as log:
             while trainer.epoch < trainer.config.epochs:
@@ -136,7 +133,7 @@ class Run:
                 finally:
                     display.close()
                 if not complete:
-                    trainer.read()  # raises before numbers that are not finite reach the checkpoint
+                    trainer.read()  # raises if a number is not finite, before it reaches the checkpoint
                     self.save()
                     return False
                 self.save()
@@ -145,14 +142,15 @@ class Run:
         return True
 
     def _scalars(self) -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
-        """What logs an epoch's metrics: for TensorBoard, or nowhere."""
+        """A function that logs an epoch's metrics for TensorBoard, if the setting is on."""
         trainer = self.trainer
         if not (trainer.config.tensorboard and trainer.processes.first):
             return contextlib.nullcontext(lambda metrics: None)
-        return scalars.scalar_log(self.folder / "tensorboard", trainer.history, list(spiking_layers(trainer.network)))
+        layers = list(spiking_layers(trainer.network))
+        return tensorboard.scalar_log(self.folder / "tensorboard", trainer.history, layers)
 
     def save(self) -> None:
-        """Bring every file of the folder up to date, the checkpoint first."""
+        """Update every file of the folder, the checkpoint first."""
         state = self.trainer.state()
         if self.trainer.processes.first:
             self._write(self.folder, state)
@@ -161,8 +159,8 @@ class Run:
         trainer = self.trainer
         checkpoint.save(folder / "checkpoint.pt", {"config": dataclasses.asdict(trainer.config), **state})
         lines = "".join(json.dumps(epoch) + "\n" for epoch in trainer.history)
-        write_atomically(folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
-        write_atomically(folder / "config.toml", lambda file: file.write(write_toml(trainer.config).encode()))
+        write_text(folder / "metrics.jsonl", lines)
+        write_text(folder / "config.toml", write_toml(trainer.config))
         if trainer.history and self._draws:
             title = f"{trainer.config.dataset}  {trainer.config.arch}"
             try:
@@ -173,10 +171,10 @@ class Run:
 
 
 def load_data(config: TrainConfig) -> data.DataSet:
-    """The data set of a run; where several processes train, one downloads and prepares it for the others.
+    """The data set of a run; with several processes, one per machine downloads and prepares it for the others.
 
     Raises:
-        ConfigError: if a setting does not fit the set.
+        ConfigError: if a setting does not fit the data set.
         DataError, MissingExtraError: if it cannot be loaded.
     """
     options = {name: getattr(config, name) for name in ("augment", "steps", "bin_ms", "downsample")}
@@ -189,7 +187,7 @@ def load_data(config: TrainConfig) -> data.DataSet:
 
 @contextlib.contextmanager
 def _repeatable() -> Iterator[None]:
-    """Keep cuDNN to convolutions that add in the same order each time: a resumed run needs the same bits."""
+    """Restrict cuDNN to deterministic convolutions, so that a resumed run computes the same bits."""
     cudnn = torch.backends.cudnn
     former = cudnn.deterministic, cudnn.benchmark
     cudnn.deterministic, cudnn.benchmark = True, False
@@ -199,75 +197,62 @@ def _repeatable() -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark = former
 
 
-def saved_config(path: Path, state: dict[str, Any]) -> TrainConfig:
-    """The settings in a checkpoint's ``state``; ``path`` is named in errors.
-
-    Raises:
-        CheckpointError: if they are not the settings of a run.
-    """
+def _read(folder: Path, flags: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
+    """The settings of a run, changed by ``flags``, and the content of its checkpoint."""
+    path = folder / "checkpoint.pt"
+    state = checkpoint.load(path)
     try:
         for name in state["config"]:
             check_known(name)
-        return TrainConfig(**state["config"])
+        saved = TrainConfig(**state["config"])
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {path} holds settings that cannot be used: {error}") from error
-
-
-def load_trainer(folder: Path, flags: dict[str, Any]) -> Trainer:
-    """The trained network of a run, to be tested: nothing in the folder is changed.
-
-    Raises:
-        As `Run.resume`.
-    """
-    path = folder / "checkpoint.pt"
-    state = checkpoint.load(path)
-    config = _with_flags(saved_config(path, state), flags, folder)
-    trainer = Trainer(config, load_data(config))
-    trainer.load_state(state, path)
-    return trainer
-
-
-def _default_folders(config: TrainConfig) -> list[Path]:
-    """Folders under ``runs``, named after data set and time; the first that is not there is to be taken."""
-    stem = f"{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return [Path("runs") / stem, *(Path("runs") / f"{stem}-{number}" for number in range(2, 1000))]
-
-
-def _renamed(folder: Path, places: Sequence[Path]) -> Path:
-    """The first of ``places`` that is free, which ``folder`` then has: another run may take one at any moment."""
-    for place in places:
-        if _is_there(place):
-            continue
-        try:
-            return folder.rename(place)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-    raise _exists_already(places[-1])
-
-
-def _is_there(folder: Path) -> bool:
-    return folder.exists() or folder.is_symlink()
-
-
-def resuming(folder: Path, program: str = "tssl") -> str:
-    """The command that goes on with the run in ``folder``, as a shell takes it."""
-    return f"{program} train --resume {shlex.quote(str(folder))}"
-
-
-def _exists_already(folder: Path) -> ConfigError:
-    go_on = ""
-    if (folder / "checkpoint.pt").exists():
-        go_on = f"go on with: {resuming(folder)}; or "
-    return ConfigError(f"run folder {folder} exists already; {go_on}name another one")
-
-
-def _with_flags(saved: TrainConfig, flags: dict[str, Any], folder: Path) -> TrainConfig:
+        raise CheckpointError(f"checkpoint {path} contains invalid settings: {error}") from error
     for name in flags:
         check_known(name)
     config = dataclasses.replace(saved, **flags)
     for name in flags:
         before, now = getattr(saved, name), getattr(config, name)
         if name not in MAY_CHANGE and before != now:
-            raise ConfigError(f"{name} of the run {folder} is {before!r} and cannot become {now!r} when it is resumed")
-    return config
+            raise ConfigError(f"{name} of the run {folder} is {before!r} and cannot be changed to {now!r}")
+    return config, state
+
+
+def load_trainer(folder: Path, flags: dict[str, Any]) -> Trainer:
+    """The trainer of a run, for testing its network; the folder is not changed. Raises the errors of `Run.resume`."""
+    config, state = _read(folder, flags)
+    trainer = Trainer(config, load_data(config))
+    trainer.load_state(state, folder / "checkpoint.pt")
+    return trainer
+
+
+def _default_folders(config: TrainConfig) -> list[Path]:
+    """Folders under ``runs``, named after data set and time, in the order in which to try them."""
+    stem = f"{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return [Path("runs") / stem, *(Path("runs") / f"{stem}-{number}" for number in range(2, 1000))]
+
+
+def _rename(folder: Path, places: Sequence[Path]) -> Path:
+    """Rename ``folder`` to the first free one of ``places``; other runs may take one concurrently."""
+    for place in places:
+        if _exists(place):
+            continue
+        try:
+            return folder.rename(place)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+    raise _already_exists(places[-1])
+
+
+def _exists(folder: Path) -> bool:
+    return folder.exists() or folder.is_symlink()
+
+
+def resuming(folder: Path, program: str = "tssl") -> str:
+    """The shell command that continues the run in ``folder``."""
+    return f"{program} train --resume {shlex.quote(str(folder))}"
+
+
+def _already_exists(folder: Path) -> ConfigError:
+    resume = f"continue it with: {resuming(folder)}; or " if (folder / "checkpoint.pt").exists() else ""
+    return ConfigError(f"run folder {folder} already exists; {resume}choose another one")

@@ -1,9 +1,9 @@
-"""Metrics of a run as scalars that TensorBoard draws, one step per epoch.
+"""Metrics of a run as TensorBoard scalars, one step per epoch.
 
-The metrics in the checkpoint are the truth, as they are for ``metrics.jsonl``. Whenever a training begins or is taken
-up again, event files that hold its first epochs, each once and in order, are kept, and what they lack is added in a new
-file. If they hold anything else, as they may where a run was killed while it logged, they give way to a file with all
-epochs. So no epoch is lost and none is there twice.
+The history in the checkpoint is authoritative, as it is for ``metrics.jsonl``. When a training starts or resumes, event
+files that hold its first epochs, each once and in order, are kept, and missing epochs are added in a new file. Event
+files with any other content, as a killed run may leave them, are replaced by one file with all epochs. So every epoch
+is logged exactly once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tssl_triton._extras import require
 
 PURPOSE = "logging for TensorBoard"
 
-#: Tags of the metrics of an epoch; firing rates have one per layer, ``firing_rate/LAYER``.
+#: Tags of an epoch's metrics; each layer's firing rate has the tag ``firing_rate/LAYER``.
 TAGS = {
     "loss": "loss/train",
     "train_accuracy": "accuracy/train",
@@ -30,19 +30,19 @@ TAGS = {
 
 
 def writer() -> Any:
-    """The class ``SummaryWriter`` of PyTorch.
+    """PyTorch's class ``SummaryWriter``.
 
     Raises:
         MissingExtraError: if tensorboard is not installed.
     """
-    require("tensorboard", "tensorboard", PURPOSE)  # PyTorch's module is there without it, and fails
+    require("tensorboard", "tensorboard", PURPOSE)  # torch.utils.tensorboard exists without it, and fails later
     return require("torch.utils.tensorboard", "tensorboard", PURPOSE).SummaryWriter
 
 
-def _wait_for_a_later_name(former: Sequence[Path]) -> None:
-    """Let the second end in which the last of the ``former`` files was begun.
+def _wait_for_later_name(former: Sequence[Path]) -> None:
+    """Wait until the clock has passed the second in which the last of the ``former`` files was created.
 
-    TensorBoard reads files in the order of their names. These begin with the second; what follows puts 10 before 9.
+    TensorBoard reads files in the order of their names. Names start with the second; the rest sorts 10 before 9.
     """
     begun = max((int(path.name.split(".")[3]) for path in former), default=0)
     if begun == int(time.time()):
@@ -53,12 +53,12 @@ def _wait_for_a_later_name(former: Sequence[Path]) -> None:
 def scalar_log(
     folder: Path, history: Sequence[dict[str, Any]], layers: Sequence[str]
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """What logs the metrics of one more epoch, those in ``history`` being logged already.
+    """A function that logs the metrics of the next epoch; epochs in ``history`` are logged first if missing.
 
     Args:
-        folder: of event files, which belong to this log alone.
+        folder: of the event files; used for nothing else.
         history: metrics of the complete epochs.
-        layers: names of the layers whose firing rates the metrics hold.
+        layers: names of the layers whose firing rates are in the metrics.
 
     Raises:
         MissingExtraError: if tensorboard is not installed.
@@ -66,12 +66,12 @@ def scalar_log(
     summary_writer = writer()
     tags = [*TAGS.values(), *(f"firing_rate/{layer.replace(' ', '_')}" for layer in layers)]
     former = sorted(folder.glob("events.out.tfevents.*"))
-    held = _scalars(former)
-    done = len(held) // len(tags)
-    sound = done <= len(history) and held == [(tag, epoch + 1) for epoch in range(done) for tag in tags]
-    missing = history[done if sound else 0 :]
-    _wait_for_a_later_name(former)
-    events = summary_writer(str(folder), purge_step=None if sound else 0)
+    logged = _scalars(former)
+    done = len(logged) // len(tags)
+    valid = done <= len(history) and logged == [(tag, epoch + 1) for epoch in range(done) for tag in tags]
+    missing = history[done if valid else 0 :]
+    _wait_for_later_name(former)
+    events = summary_writer(str(folder), purge_step=None if valid else 0)
 
     def log(metrics: dict[str, Any], at: float | None = None) -> None:
         values = [*(metrics[name] for name in TAGS), *metrics["firing_rates"]]
@@ -80,12 +80,12 @@ def scalar_log(
         events.flush()
 
     try:
-        # Epochs that are logged late get times that are as far apart as they took, for the axis of relative time.
+        # Times of epochs that are logged late are spaced by their durations, for TensorBoard's relative time axis.
         at = time.time() - sum(metrics["seconds"] for metrics in missing)
         for metrics in missing:
             at += metrics["seconds"]
             log(metrics, at)
-        if not sound:
+        if not valid:
             for path in former:
                 path.unlink()
         yield log
@@ -94,7 +94,7 @@ def scalar_log(
 
 
 def _scalars(paths: Sequence[Path]) -> list[tuple[str, int]]:
-    """Tag and step of every scalar in event files, in their order; a record that breaks off ends its file."""
+    """Tag and step of every scalar in event files, in order; a truncated record ends its file."""
     loader = require("tensorboard.backend.event_processing.event_file_loader", "tensorboard", PURPOSE)
     return [
         (value.tag, event.step)

@@ -1,11 +1,10 @@
-"""Training a network and testing it, in steps that can be interrupted and taken up again bit for bit.
+"""Training and testing a network, interruptible between steps and resumable bit for bit.
 
-Everything that the next step depends on is in `Trainer.state`: weights, optimizer, random number generators, the
-place in the epoch and the running sums. The order of the images and how they are varied are functions of seed and epoch
-(`tssl_triton.data.epoch_order`), so they need no state of their own.
+`Trainer.state` contains everything that the next step depends on: weights, optimizer, random number generators, the
+position in the epoch and the running sums. The order and augmentation of the images are functions of seed and epoch
+(`tssl_triton.data.epoch_order`), so they need no state.
 
-Where several processes train together (`tssl_triton.training.distributed`), each has a trainer of its own and all
-call the same
+If several processes train together (`tssl_triton.training.distributed`), each has a trainer and all call the same
 methods: each learns from its share of every batch, and the results are those of the whole batches.
 """
 
@@ -25,37 +24,35 @@ import torch
 from torch import Tensor, nn
 
 from tssl_triton import losses
+from tssl_triton._errors import UserError
 from tssl_triton.data import DataSet, Prefetcher, epoch_order
 from tssl_triton.data.base import Batch
 from tssl_triton.encoding import target_pattern
 from tssl_triton.functional import implementation
-from tssl_triton.nn.ann import build_ann
-from tssl_triton.nn.learnable import LearnableConstants
-from tssl_triton.nn.network import build_network
-from tssl_triton.nn.weighted import SpikingConv2d, SpikingLinear
+from tssl_triton.nn import LearnableConstants, SpikingConv2d, SpikingLinear, build_ann, build_network
 
 from .checkpoint import CheckpointError
 from .config import ConfigError, TrainConfig
 from .distributed import Processes
 
-#: Reading a sum from a GPU waits for all work queued there, so it is done this seldom, in seconds.
+#: Seconds between readings of the running sums: each waits for all work queued on the GPU.
 READING_INTERVAL = 0.5
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on, because a number is no longer finite."""
+class TrainingError(UserError, RuntimeError):
+    """Training cannot continue, because a number is no longer finite."""
 
 
 @dataclass
 class Totals:
-    """Sums over the batches of an epoch, on the device until they are read.
+    """Sums over the batches of an epoch, kept on the device.
 
     Args:
         loss: sum of the losses of this process's images.
-        correct: number of them classified correctly, before the step that learnt from them.
+        correct: number of them classified correctly before the step that learnt from them.
         norm: sum over batches of the gradient's norm before clipping.
-        seen: number of all images.
-        seconds: time taken.
+        seen: number of images, of all processes.
+        seconds: training time.
     """
 
     loss: Tensor
@@ -66,20 +63,18 @@ class Totals:
 
     @classmethod
     def zero(cls, device: torch.device) -> Totals:
-        def number(dtype: torch.dtype) -> Tensor:
-            return torch.zeros((), dtype=dtype, device=device)
-
-        return cls(number(torch.float64), number(torch.int64), number(torch.float64))
+        loss, norm = torch.zeros(2, dtype=torch.float64, device=device).unbind()
+        return cls(loss, torch.zeros((), dtype=torch.int64, device=device), norm)
 
     def over(self, processes: Processes) -> Totals:
-        """The same, of the images of all processes."""
+        """The same, over the images of all processes."""
         loss, correct = processes.total(torch.stack((self.loss, self.correct.double()))).unbind()
         return dataclasses.replace(self, loss=loss, correct=correct.long())
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How an epoch is going: means over the ``seen`` images so far."""
+    """Progress of an epoch: means over the ``seen`` images so far."""
 
     epoch: int
     batch: int
@@ -91,15 +86,15 @@ class Reading:
 
     @property
     def images_per_second(self) -> float:
-        """Training speed, the first batch's compilation included."""
+        """Training speed, including compilation in the first batch."""
         return self.seen / self.seconds if self.seconds > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class TestResult:
-    """Accuracy on the test images, and the mean spikes per neuron and step of each layer (none without spikes)."""
+    """Accuracy on the test images, and each layer's mean spikes per neuron and step (empty without spikes)."""
 
-    __test__ = False  # not a test class, whatever its name suggests to pytest
+    __test__ = False  # pytest would collect it by its name
 
     correct: int
     images: int
@@ -114,20 +109,19 @@ class TestResult:
 class Trainer:
     """A network, its optimizer and its data, trained one epoch at a time.
 
-    Within a process group of PyTorch's it trains one network with the others of the group.
+    In a PyTorch process group, the trainers of all processes train one network.
 
     Args:
         config: all settings.
         images: the data set, on any device: images or recordings.
-        prefetch: whether a thread makes batches ahead of their use, where they cost something. The numbers are the
-            same either way.
+        prefetch: whether a thread prepares costly batches in advance. The results are the same.
 
     Attributes:
         network: the network being trained.
-        processes: those that train it.
+        processes: the processes that train it.
         epoch: number of complete epochs.
-        batch: number of complete batches of the epoch under way.
-        history: metrics of the complete epochs, as they are written to ``metrics.jsonl``.
+        batch: number of complete batches of the current epoch.
+        history: metrics of the complete epochs, as in ``metrics.jsonl``.
 
     Raises:
         ConfigError, ArchitectureError: if the settings do not fit the data or the machine.
@@ -146,12 +140,12 @@ class Trainer:
             raise ConfigError(str(error)) from error
         self.network = network.to(self.device)
         self._parallel = self.processes.parallel(self.network)
-        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+        optimizer_class = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
         self._weights, constants = weights_and_constants(self.network)
         groups: list[dict[str, Any]] = [{"params": self._weights}]
-        if constants:  # to decay them would be to draw time constants to 2 and thresholds to 1
+        if constants:  # weight decay would pull time constants towards 2 and thresholds towards 1
             groups.append({"params": constants, "weight_decay": 0.0})
-        self.optimizer = kind(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.optimizer = optimizer_class(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.epoch = 0
         self.batch = 0
         self.history: list[dict[str, Any]] = []
@@ -162,14 +156,10 @@ class Trainer:
         """Number of batches in an epoch; the last one may be smaller."""
         return math.ceil(len(self.images.train_labels) / self.config.batch_size)
 
-    def batch_images(self, batch: int) -> int:
-        """Number of images in a batch of an epoch, those of all processes."""
-        return min(self.config.batch_size, len(self.images.train_labels) - batch * self.config.batch_size)
-
     def loss(self, spikes: Tensor, labels: Tensor) -> Tensor:
         """The configured loss of output ``spikes`` ``(T, B, classes)`` against ``labels`` ``(B,)``, one per image.
 
-        Without spikes the output is logits ``(B, classes)``, and the loss their cross entropy.
+        For rule ``ann`` the output is logits ``(B, classes)``, and the loss is cross entropy.
         """
         config = self.config
         if config.rule == "ann":
@@ -186,17 +176,17 @@ class Trainer:
         return losses.van_rossum_loss(spikes, target, config.tau_syn, reduction="none")
 
     def step(self, indices: Tensor) -> None:
-        """Learn from the training images at ``indices`` ``(B,)``, of which each process takes its share."""
+        """Learn from the training images at ``indices`` ``(B,)``; each process takes its share."""
         share = indices[self.processes.share(len(indices))]
         self.learn(*self.images.training(self.config.seed, self.epoch)(share), images=len(indices))
 
     def learn(self, values: Tensor, labels: Tensor, images: int | None = None) -> None:
-        """Learn from a batch of the data set; nothing is read back from the device.
+        """Learn from a batch of the data set, without waiting for the device.
 
         Args:
-            values: of this process's share of the batch.
-            labels: of the same.
-            images: number of images in the whole batch; that of ``labels`` if not given.
+            values: this process's share of the batch.
+            labels: labels of the same.
+            images: number of images in the whole batch; the number of ``labels`` if not given.
         """
         config = self.config
         images = len(labels) if images is None else images
@@ -221,7 +211,7 @@ class Trainer:
         self.batch += 1
 
     def learning_rate(self, batch: int) -> float:
-        """Learning rate of a step of the epoch under way."""
+        """Learning rate of a step of the current epoch."""
         if self.config.schedule == "constant":
             return self.config.lr
         progress = (self.epoch + batch / self.batches) / self.config.epochs
@@ -232,11 +222,11 @@ class Trainer:
         stop: Callable[[], bool] = lambda: False,
         report: Callable[[Reading], None] = lambda reading: None,
     ) -> bool:
-        """Train on what is left of the epoch under way, then test; the epoch's metrics join ``history``.
+        """Train on the rest of the current epoch, then test; the epoch's metrics are appended to ``history``.
 
         Args:
-            stop: asked between batches; when it says yes, in any process, the trainer stays where it is, to go on.
-            report: told how it goes, about twice a second and after the last batch.
+            stop: called between batches; if it returns True in any process, training stops and can continue later.
+            report: called with the progress about twice a second and after the last batch.
 
         Returns:
             Whether the epoch was completed.
@@ -247,6 +237,7 @@ class Trainer:
         self.network.train()
         last_reading = time.perf_counter()
         started = last_reading - self.totals.seconds
+        size, count = self.config.batch_size, len(self.images.train_labels)
         with self.training_batches() as batches:
             for batch in range(self.batch, self.batches):
                 due = time.perf_counter() - last_reading >= READING_INTERVAL
@@ -256,7 +247,7 @@ class Trainer:
                     last_reading = time.perf_counter()
                 if stopped:
                     return False
-                self.learn(*next(batches), images=self.batch_images(batch))
+                self.learn(*next(batches), images=min(size, count - batch * size))
                 self.totals.seconds = time.perf_counter() - started
         trained = self.read()
         report(trained)
@@ -282,7 +273,7 @@ class Trainer:
         return True
 
     def training_batches(self) -> AbstractContextManager[Iterator[Batch]]:
-        """This process's share of what is left of the epoch under way, batch by batch."""
+        """This process's share of the rest of the current epoch, batch by batch."""
         config, images = self.config, self.images
         make = images.training(config.seed, self.epoch)
         order = epoch_order(len(images.train_labels), config.seed, self.epoch).to(images.train_labels.device)
@@ -293,11 +284,11 @@ class Trainer:
         return Prefetcher(batches) if self.prefetch and self.images.costly else nullcontext(iter(batches))
 
     def read(self) -> Reading:
-        """The running sums as means, read from the device; with several processes all of them must ask.
+        """The running sums as means, read from the device. All processes must call it.
 
         Raises:
-            TrainingError: if the loss or the gradient is no longer finite. A network of NaN weights is silent and
-                its loss is finite, so the loss alone would not show it.
+            TrainingError: if the loss or the gradient is no longer finite. The gradient is needed: a network with NaN
+                weights does not fire, and its loss is finite.
         """
         totals = self.totals.over(self.processes)
         loss, norm, correct = totals.loss.item(), totals.norm.item(), totals.correct.item()
@@ -305,22 +296,15 @@ class Trainer:
             if not math.isfinite(value):
                 raise TrainingError(
                     f"the {name} is no longer finite in epoch {self.epoch + 1}, at or before batch {self.batch}; "
-                    "the last checkpoint is from before that. Try a smaller learning rate or weight scale"
+                    "the last checkpoint is older. Try a smaller learning rate or weight scale"
                 )
         seen = max(totals.seen, 1)
-        return Reading(
-            self.epoch + 1,
-            self.batch,
-            loss / seen,
-            correct / seen,
-            norm / max(self.batch, 1),
-            totals.seen,
-            totals.seconds,
-        )
+        means = loss / seen, correct / seen, norm / max(self.batch, 1)
+        return Reading(self.epoch + 1, self.batch, *means, totals.seen, totals.seconds)
 
     @torch.no_grad()
     def test(self, stop: Callable[[], bool] = lambda: False) -> TestResult | None:
-        """Classify every test image; None if ``stop`` said so between batches, in any process."""
+        """Classify every test image; None if ``stop`` returned True between batches, in any process."""
         size = self.config.test_batch_size
         count = len(self.images.test_labels)
         correct = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -332,13 +316,13 @@ class Trainer:
                 if any(self.processes.any(stop())):
                     return None
                 values, labels = next(batches)
-                # Rates are for the eye; the first batch says enough and costs the others nothing.
+                # Firing rates are for display only; one batch is enough.
                 hooks = self._record_firing(firing) if start == 0 else []
                 spikes = self.network(self.images.present(values, self.config.steps))
                 for hook in hooks:
                     hook.remove()
                 correct += (self._predict(spikes) == labels).sum()
-        # Counts: float64 holds each of them exactly.
+        # Counts are exact in float64.
         counts = self.processes.total(torch.cat([correct.double(), *firing])).tolist()
         rates = [spikes / places for spikes, places in zip(counts[1::2], counts[2::2], strict=True)]
         return TestResult(round(counts[0]), count, rates)
@@ -349,7 +333,7 @@ class Trainer:
         return self.images.test_batch(start + share.start, start + share.stop)
 
     def _record_firing(self, firing: list[Tensor]) -> list[torch.utils.hooks.RemovableHandle]:
-        """Hooks that append each layer's number of spikes, and of neurons times steps, ``(2,)`` float64."""
+        """Hooks that append each layer's number of spikes and number of neurons times steps, ``(2,)`` float64."""
 
         def record(module: nn.Module, args: Any, spikes: Tensor) -> None:
             counted = spikes.sum(dtype=torch.float64)
@@ -364,7 +348,7 @@ class Trainer:
         return losses.predict(spikes.detach(), self.config.readout, self.config.tau_syn)  # type: ignore[arg-type]
 
     def environment(self) -> dict[str, str | int]:
-        """What the last bits of a result may depend on."""
+        """Versions and hardware that may affect the last bits of a result."""
         return {
             "tssl-triton": importlib.metadata.version("tssl-triton"),
             "torch": str(torch.__version__),
@@ -374,21 +358,14 @@ class Trainer:
         }
 
     def state(self) -> dict[str, Any]:
-        """All that the rest of the training depends on, as `tssl_triton.training.checkpoint` stores it.
+        """The state that the rest of the training depends on, as `tssl_triton.training.checkpoint` stores it.
 
-        With several processes all of them must ask; the first one's answer is that of the training.
+        All processes must call it; the first one's result is to be saved.
         """
-        totals = self.totals.over(self.processes)
         return {
             "epoch": self.epoch,
             "batch": self.batch,
-            "totals": {
-                "loss": totals.loss,
-                "correct": totals.correct,
-                "norm": totals.norm,
-                "seen": totals.seen,
-                "seconds": totals.seconds,
-            },
+            "totals": dict(vars(self.totals.over(self.processes))),
             "history": self.history,
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -400,7 +377,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any], path: Path) -> None:
-        """Go back to a state that `state` gave; ``path`` is named in errors.
+        """Restore a state from `state`; ``path`` is named in errors.
 
         Raises:
             CheckpointError: if the state does not fit the network of ``config``.
@@ -410,7 +387,7 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             sums = {name: state["totals"][name].to(self.device) for name in ("loss", "correct", "norm")}
             self.totals = Totals(**sums, seen=state["totals"]["seen"], seconds=state["totals"]["seconds"])
-            if not self.processes.first:  # the sums are those of all processes, and to be counted once
+            if not self.processes.first:  # the sums are over all processes: count them once
                 none = Totals.zero(self.device)
                 self.totals = dataclasses.replace(self.totals, loss=none.loss, correct=none.correct)
             torch.set_rng_state(state["rng"]["cpu"])
@@ -425,7 +402,7 @@ class Trainer:
 
 
 def weights_and_constants(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters of a network: its weights, and what its neurons' learnt constants are made of."""
+    """The parameters of a network: its weights, and those of its neurons' learnt constants."""
     layers = [module for module in network.modules() if isinstance(module, LearnableConstants)]
     constants = [parameter for layer in layers for parameter in layer.parameters()]
     known = {id(parameter) for parameter in constants}
@@ -434,13 +411,8 @@ def weights_and_constants(network: nn.Module) -> tuple[list[nn.Parameter], list[
 
 def _build(config: TrainConfig, images: DataSet) -> nn.Module:
     """The untrained network of a run."""
-    options: dict[str, Any] = {
-        "padding": config.paddings(),
-        "pool": config.pool,
-        "dropout": config.dropout,
-        "weight_scale": config.weight_scale,
-        "conv_weight_scale": config.conv_weight_scale,
-    }
+    names = ("pool", "dropout", "weight_scale", "conv_weight_scale")
+    options: dict[str, Any] = {"padding": config.paddings(), **{name: getattr(config, name) for name in names}}
     rule = config.learning_rule()
     if rule is None:
         return build_ann(config.arch, images.in_shape, images.classes, **options)
@@ -450,10 +422,10 @@ def _build(config: TrainConfig, images: DataSet) -> nn.Module:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name: ``auto`` is the GPU where torch sees one, else the CPU.
+    """The device of a name; ``auto`` is the GPU if torch sees one, else the CPU.
 
     Raises:
-        ConfigError: if there is no such device.
+        ConfigError: if the device does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -461,5 +433,5 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise ConfigError(f"device {name!r} is not there: torch sees {count} GPUs")
+            raise ConfigError(f"device {name!r} does not exist: torch sees {count} GPUs")
     return device

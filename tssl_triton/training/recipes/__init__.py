@@ -1,8 +1,7 @@
-"""Recipes: the settings of each row of the paper's tables, one TOML file each, with what the paper reports.
+"""Recipes: the settings of each row of the paper's tables, one TOML file each, with the paper's results.
 
-A recipe holds settings of `tssl_triton.training.config.TrainConfig` and a table ``[paper]``; comments say where each
-setting
-comes from. ``tssl reproduce NAME`` trains it, and ``tssl train --config FILE`` takes the file as it is. The rows of
+A recipe contains settings of `tssl_triton.training.TrainConfig` and a table ``[paper]``; comments give the source of
+each setting. ``tssl reproduce NAME`` trains it, and ``tssl train --config FILE`` accepts the file. The results of
 other methods, which are only printed, are in ``comparisons.toml``.
 
 Source of the printed numbers: W. Zhang and P. Li, "Temporal Spike Sequence Learning via Backpropagation for Deep
@@ -16,16 +15,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tssl_triton.training.toml import tomllib
+from tssl_triton._errors import UserError
 
-if TYPE_CHECKING:
-    from tssl_triton.training.config import TrainConfig
+from ..config import ConfigError, TrainConfig, check_known, parse_toml
 
 FOLDER = Path(__file__).parent
 
-#: Every recipe, in the order of the tables; the last is not the paper's.
+#: Every recipe, in the order of the tables; the last is not from the paper.
 NAMES = (
     "mnist",
     "n-mnist-100",
@@ -39,28 +37,27 @@ NAMES = (
 
 TABLES = (1, 2, 3, 4)
 
-
-#: What results are filed under.
+#: Names of recipes and trials, which are also names of folders.
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
-FOLDER_NAME_WORDS = "letters, digits and . _ = + -, beginning with one of the former two"
+FOLDER_NAME_RULE = "letters, digits and . _ = + -, starting with a letter or digit"
 
 
-class RecipeError(ValueError):
+class RecipeError(UserError, ValueError):
     """A recipe that is unknown or cannot be read; the message names it."""
 
 
 @dataclass(frozen=True)
 class Paper:
-    """What the paper reports for a row of its tables. Accuracies are per cent of the test set.
+    """The paper's results for a row of its tables. Accuracies are per cent of the test set.
 
     Args:
         table: number of the table.
         steps: time steps T.
         epochs: epochs of training.
         best: best epoch of the best trial.
-        mean: mean over trials of each one's best epoch; None where the paper has a single trial.
+        mean: mean over trials of each trial's best epoch; None if the paper has a single trial.
         std: standard deviation of the same.
-        note: what else is known about the numbers.
+        note: a remark about the numbers.
     """
 
     table: int
@@ -79,7 +76,7 @@ class Recipe:
     Args:
         name: of the recipe.
         settings: values of fields of `TrainConfig`.
-        paper: what the paper reports for it; None for a recipe that is not the paper's.
+        paper: the paper's results; None for a recipe that is not from the paper.
     """
 
     name: str
@@ -87,13 +84,11 @@ class Recipe:
     paper: Paper | None
 
     def config(self, **changes: Any) -> TrainConfig:
-        """The settings as a training takes them, with ``changes`` to them.
+        """The settings as a training takes them, with ``changes`` applied.
 
         Raises:
             ConfigError: (a ValueError) for a setting that is unknown or invalid.
         """
-        from tssl_triton.training.config import ConfigError, TrainConfig, check_known
-
         settings = {**self.settings, **changes}
         for setting in settings:
             check_known(setting, f" in recipe {self.name}")
@@ -104,10 +99,10 @@ class Recipe:
 
 
 def read(name: str) -> Recipe:
-    """The recipe of a name in `NAMES`, or that in the file ``name``, which ends in ``.toml``.
+    """The recipe of a name in `NAMES`, or in a file whose name ends in ``.toml``.
 
     Raises:
-        RecipeError: for an unknown name, or a file that is missing or no recipe.
+        RecipeError: for an unknown name, or a file that is missing or not a recipe.
     """
     if name.endswith(".toml"):
         path = Path(name)
@@ -116,8 +111,8 @@ def read(name: str) -> Recipe:
     else:
         raise RecipeError(f"unknown recipe {name!r}: known are {', '.join(NAMES)}, and files that end in .toml")
     if not FOLDER_NAME.fullmatch(path.stem):
-        raise RecipeError(f"the name of recipe {path} is that of a folder too: it must be {FOLDER_NAME_WORDS}")
-    settings = _parse(path)
+        raise RecipeError(f"the name of recipe {path} is also that of a folder: it must be {FOLDER_NAME_RULE}")
+    settings = parse_toml(path, "recipe", RecipeError)
     paper = settings.pop("paper", None)
     try:
         return Recipe(path.stem, settings, None if paper is None else Paper(**paper))
@@ -133,16 +128,6 @@ def of_table(table: int) -> list[Recipe]:
 
 
 def comparisons(table: int) -> list[dict[str, Any]]:
-    """Rows of other methods in a table of the paper: ``method``, ``network``, ``best`` and what else is certain."""
-    rows: list[dict[str, Any]] = _parse(FOLDER / "comparisons.toml")["row"]
+    """Other methods in a table of the paper: ``method``, ``network``, ``best`` and further confirmed numbers."""
+    rows: list[dict[str, Any]] = parse_toml(FOLDER / "comparisons.toml", "recipe", RecipeError)["row"]
     return [row for row in rows if row["table"] == table]
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {path} is not valid TOML: {error}") from error
