@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast, get_args
 
 Reset = Literal["zero", "subtract"]
 WarmUp = Literal["psc", "silent", "off", "always"]
@@ -14,8 +14,23 @@ CONSTANTS = ("tau_mem", "tau_syn", "threshold")
 """Constants that can be learnt, in the order of the rows of a tensor of constants."""
 
 
+class Settings:
+    """A frozen dataclass of numbers and options, which is also known as text.
+
+    Attributes:
+        text: ``"name=value"`` for each field; numbers are written with ``repr``, so that none loses a digit.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        values = ((field.name, getattr(self, field.name)) for field in fields(cast(Any, self)))
+        text = " ".join(f"{name}={value if isinstance(value, str) else repr(value)}" for name, value in values)
+        object.__setattr__(self, "text", text)
+
+
 @dataclass(frozen=True)
-class LIFParameters:
+class LIFParameters(Settings):
     """Constants of a leaky integrate-and-fire neuron with a first-order synapse, and of its TSSL-BP gradient.
 
     Args:
@@ -56,6 +71,7 @@ class LIFParameters:
             object.__setattr__(self, name, checked_positive(name, getattr(self, name)))
         for name, accepted in (("reset", Reset), ("warmup", WarmUp), ("variant", Variant)):
             checked_option(name, getattr(self, name), get_args(accepted))
+        super().__post_init__()
 
     @property
     def alpha(self) -> float:

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, get_args
 
-from tssl_triton.parameters import checked_option, checked_positive
+from tssl_triton.parameters import Settings, checked_option, checked_positive
 
 Window = Literal["rectangular", "triangular", "arctan", "sigmoid", "fast-sigmoid", "exponential"]
 ResetGradient = Literal["full", "detached"]
@@ -47,7 +47,7 @@ class Surrogate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TSSL:
+class TSSL(Settings):
     """TSSL-BP, Zhang & Li (NeurIPS 2020): see `tssl_triton.functional.lif` and `LIFParameters`."""
 
     name: ClassVar[str] = "tssl"
@@ -59,7 +59,7 @@ class TSSL:
 
 
 @dataclass(frozen=True)
-class STBP:
+class STBP(Settings):
     """Backpropagation through time with a surrogate for the derivative of a spike. ::
 
         delta[t] = f(u[t]) (G[t] - r[t] alpha delta[t+1]) + k[t] alpha delta[t+1]
@@ -99,6 +99,7 @@ class STBP:
         checked_option("surrogate", self.surrogate, WINDOWS)
         object.__setattr__(self, "width", checked_positive("width", self.width))
         checked_option("reset_gradient", self.reset_gradient, get_args(ResetGradient))
+        super().__post_init__()
 
     @property
     def surrogate_gradient(self) -> Surrogate | None:
@@ -107,7 +108,7 @@ class STBP:
 
 
 @dataclass(frozen=True)
-class SLAYER:
+class SLAYER(Settings):
     """Spike layer error reassignment in time. ::
 
         delta[t] = rho[t] G[t] + alpha delta[t+1],   rho[t] = scale / width exp(-abs(u[t] - threshold) / width)
@@ -135,6 +136,7 @@ class SLAYER:
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", checked_positive("width", self.width))
         object.__setattr__(self, "scale", checked_positive("scale", self.scale))
+        super().__post_init__()
 
     @property
     def surrogate_gradient(self) -> Surrogate | None:

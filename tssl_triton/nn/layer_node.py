@@ -174,9 +174,6 @@ class _LayerNode(torch.autograd.Function):
         tensors, recipe = ((x,), None) if isinstance(x, Tensor) else (x.tensors, x.recipe)
         ctx.save_for_backward(weight, bias, constants, start, run.words, *saved, *tensors)
         ctx.layer, ctx.input = layer, (link.shape, link.dtype, recipe)
-        ctx.autocast = (
-            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device := link.device.type) else None
-        )
         ctx.set_materialize_grads(False)
         return spikes
 
