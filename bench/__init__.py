@@ -1,7 +1,7 @@
-"""Measurements. ``python -m bench`` lists them; none is installed with the package."""
+"""Measurements, which are not installed with the package; ``python -m bench --help`` lists them."""
 
 import os
 
-# Fresh memory for tensors of many megabytes comes in huge pages. In small ones the kernel's clearing of pages would be
-# most of what is measured, for every contender. PyTorch reads this when it first allocates.
+# Allocate large tensors in huge pages; otherwise clearing small pages would dominate the times of all contenders.
+# PyTorch reads this at its first allocation.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

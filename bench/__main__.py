@@ -1,29 +1,27 @@
-"""``python -m bench NAME``: run one measurement."""
+"""``python -m bench COMMAND``: run one measurement."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+import bench.gpu.command
+import bench.static.command
+import bench.sweep.command
 from bench import latency, launches, loading, precision, products
-from bench.gpu import command as gpu
-from bench.static import command as static
-from bench.sweep import command as sweep
 from tssl_triton._errors import UserError
+
+COMMANDS = (
+    bench.sweep.command, launches, latency, loading, precision, products, bench.static.command, bench.gpu.command
+)  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: one subcommand for each measurement."""
+    """The command line, with one subcommand for each measurement."""
     whole = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = whole.add_subparsers(dest="command", required=True)
-    sweep.add_to(commands)
-    launches.add_to(commands)
-    latency.add_to(commands)
-    loading.add_to(commands)
-    precision.add_to(commands)
-    products.add_to(commands)
-    static.add_to(commands)
-    gpu.add_to(commands)
+    for command in COMMANDS:
+        command.add_to(commands)
     return whole
 
 

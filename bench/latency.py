@@ -1,8 +1,7 @@
-"""``python -m bench latency``: how long the first training step of a process takes on a CPU, compiling included.
+"""``python -m bench latency``: time of a process's first training step on a CPU, compilation included.
 
-Each network's step runs in a process of its own: first with an empty cache, where every loop is written,
-compiled and linked; then with what that process left, as every later run of a user finds it. The time counts from the
-end of the imports; theirs stands beside it. The cache is a temporary folder, so that the user's own is not touched.
+Each network runs in two new processes: the first compiles all loops into an empty cache, the second finds them there,
+like any later run of a user. The time of the imports is listed separately. The cache is a temporary folder.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ CACHE = "TSSL_CACHE_DIR"
 
 @dataclass(frozen=True)
 class Row:
-    """One process: seconds of the imports, of the first step, and of the second.
+    """Seconds of the imports, the first step and the second step of one process.
 
     Args:
         network: a key of `tssl_triton.training.presets.EXPERIMENTS`.
-        cached: whether an earlier process had compiled the same.
+        cached: whether an earlier process has filled the cache.
     """
 
     network: str
@@ -45,7 +44,7 @@ class Row:
 
 
 def measured(network: str, batch: int, started: float) -> dict[str, float]:
-    """What one process measures of itself, ``started`` by the clock of `time.perf_counter` before its imports."""
+    """Measure this process; ``started`` is `time.perf_counter` before its imports."""
     from bench.common.steps import TrainingStep
 
     imported = time.perf_counter()
@@ -53,11 +52,7 @@ def measured(network: str, batch: int, started: float) -> dict[str, float]:
     step()
     first = time.perf_counter()
     step()
-    return {
-        "imports": imported - started,
-        "first": first - imported,
-        "second": time.perf_counter() - first,
-    }
+    return {"imports": imported - started, "first": first - imported, "second": time.perf_counter() - first}
 
 
 def in_a_new_process(network: str, batch: int, cache: str) -> dict[str, float]:
@@ -73,12 +68,12 @@ def in_a_new_process(network: str, batch: int, cache: str) -> dict[str, float]:
 
 
 def rows(networks: Sequence[str], batch: int) -> list[Row]:
-    """Two rows of each network."""
+    """Two rows per network."""
     found = []
     for network in networks:
         with tempfile.TemporaryDirectory() as cache:
             for cached in (False, True):
-                print(f"{network}, {'cached' if cached else 'nothing cached'}", file=sys.stderr)
+                print(f"{network}, {'cached' if cached else 'empty cache'}", file=sys.stderr)
                 found.append(Row(network, cached, **in_a_new_process(network, batch, cache)))
     return found
 
@@ -86,7 +81,7 @@ def rows(networks: Sequence[str], batch: int) -> list[Row]:
 def table(found: Sequence[Row]) -> str:
     heads = ["", "cache", "imports", "first step", "second step"]
     lines = [
-        [row.network, "there" if row.cached else "empty", f"{row.imports:.1f} s", f"{row.first:.1f} s",
+        [row.network, "filled" if row.cached else "empty", f"{row.imports:.1f} s", f"{row.first:.1f} s",
          f"{1e3 * row.second:.0f} ms"]
         for row in found
     ]  # fmt: skip
@@ -106,7 +101,7 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("latency", help=__doc__.splitlines()[0], description=__doc__)
     parser.add_argument(
         "--networks", nargs="+", choices=EXPERIMENTS, default=["mnist", "fashion-mnist"], metavar="NAME",
-        help=f"of {', '.join(EXPERIMENTS)} (default: mnist fashion-mnist)",
+        help=f"any of {', '.join(EXPERIMENTS)} (default: mnist fashion-mnist)",
     )  # fmt: skip
     parser.add_argument("--batch", type=count, default=50)
     parser.add_argument("--json", type=file, metavar="FILE", help="also write the rows to FILE")

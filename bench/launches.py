@@ -1,12 +1,10 @@
-"""``python -m bench launches``: launches of one training step of each of the paper's networks, counted without a GPU.
+"""``python -m bench launches``: kernel launches of a training step of the paper's networks, counted without a GPU.
 
-One layer of neurons is one launch forward and one backward, whatever T. "product" is matrix products and convolutions,
-"other" elementwise operators, reductions and the optimizer. Kernels of PyTorch's own are counted as operators: each is
-at least one launch. A step is network, loss, gradient and AdamW; the first one, which also sets up the optimizer, is
-not the one counted.
+A layer of neurons is one launch forward and one backward, for any T. "product" counts matrix products and convolutions,
+"other" elementwise operators, reductions and the optimizer. An operator of PyTorch counts as one launch; it may take
+more. A step is network, loss, gradient and AdamW; the first step, which sets up the optimizer, is not counted.
 
-A second table has the same networks with every layer fused that can be: those whose input is a spike train as bits,
-which is any layer but the first and those behind pooling.
+A second table has every layer fused whose input is packed spikes: all but the first and those after pooling.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ class Row:
 
 
 def trace(name: str, batch: int = 2, fused: str = "auto") -> tuple[TrainingStep, Record]:
-    """A network's second training step, as the device would see it."""
+    """A network's second training step, recorded as on a GPU."""
     with pretending():
         step = TrainingStep(name, batch, DEVICE, fused=fused)
         step()
@@ -46,8 +44,7 @@ def trace(name: str, batch: int = 2, fused: str = "auto") -> tuple[TrainingStep,
 def count(name: str, batch: int = 2, fused: str = "auto") -> Row:
     """Launches of one training step of experiment ``name``.
 
-    They do not depend on ``batch``, but for the sums of fused layers' weight gradients: a batch of very few pixels is
-    not split into shares that would have to be summed.
+    ``batch`` matters only for fused layers' weight gradients: with very few pixels there are no partial sums to add up.
     """
     step, seen = trace(name, batch, fused)
     return Row(name, len(spiking_layers(step.network)), seen.launches())
@@ -59,7 +56,7 @@ def table(rows: list[Row]) -> str:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    print("launches per training step (network, loss, gradient, AdamW); operators of PyTorch count as one each")
+    print("launches per training step (network, loss, gradient, AdamW); an operator of PyTorch counts as one")
     print(table([count(name) for name in arguments.networks]))
     print('\nthe same with fused="always"')
     print(table([count(name, BATCH, "always") for name in arguments.networks]))

@@ -1,11 +1,9 @@
-"""``python -m bench precision``: how near gradients in 32 and 16 bits come to float64, and how many spikes flip.
+"""``python -m bench precision``: gradients in float32, float16 and bfloat16 compared with float64, and flipped spikes.
 
-The judge is the NumPy reference in float64. It is given the same numbers, weights and input as 16 bits hold them: what
-is measured is arithmetic, not the rounding of weights, which is the user's choice. Nothing else is given to it; the
-weighted input y that 16 bits round again in every layer, and the errors that they round on the way back, are what is
-measured. A y that is rounded may carry a membrane over the threshold: a spike flips, and the neurons behind it see
-another input. Such samples (neurons, for the operator alone) are counted and left out, for the gradient of another
-spike train is no error of rounding.
+The NumPy reference computes in float64 from the same rounded weights and inputs, so that the error is that of the
+arithmetic: rounding of the weighted input y in every layer, and of gradients in backward. A rounded y may move a
+membrane across the threshold, which flips a spike and changes the input of the layers after it. Such samples (neurons,
+for the operator alone) are counted and left out, since the gradient of another spike train is not a rounding error.
 """
 
 from __future__ import annotations
@@ -35,11 +33,11 @@ class Row:
     """One measurement.
 
     Args:
-        what: the operator or a network.
-        dtype: of the tensors, or of autocast over float32 weights.
-        error: relative L2 error of the gradient, of the worst weight for a network.
-        flipped: neuron-steps whose spike differs from float64's, as a share.
-        left_out: neurons or samples in which any does, as a share.
+        what: "operator", or a network.
+        dtype: of the tensors, or autocast of float32 weights.
+        error: relative L2 error of the gradient; for a network, of the weight with the largest.
+        flipped: fraction of neuron-steps whose spike differs from float64.
+        left_out: fraction of neurons or samples with such a spike.
     """
 
     what: str
@@ -50,7 +48,7 @@ class Row:
 
 
 def operator(dtype: torch.dtype, steps: int = 20, neurons: int = 2000, seed: int = 0) -> Row:
-    """The neuron alone, given the same y and the same upstream gradient."""
+    """The neurons alone, for the same y and upstream gradient."""
     generator = torch.Generator().manual_seed(seed)
     y = (1.5 * torch.randn((steps, 1, neurons), generator=generator)).to(dtype).requires_grad_()
     grad = torch.randn((steps, 1, neurons), generator=generator).to(dtype)
@@ -65,31 +63,31 @@ def operator(dtype: torch.dtype, steps: int = 20, neurons: int = 2000, seed: int
 
 
 def network(architecture: str, dtype: torch.dtype, autocast: bool = False, samples: int = 100, seed: int = 0) -> Row:
-    """A network's weight gradients, summed over the samples in which no spike of any layer flips."""
+    """A network's weight gradients, summed over the samples without flipped spikes."""
     torch.manual_seed(seed)
     net = build_network(architecture, NETWORKS[architecture], CLASSES, weight_scale=1.5)
     x = 2.0 * torch.randn(5, samples, *NETWORKS[architecture])
     target = (torch.rand(5, samples, CLASSES) < 0.5).float()
-    # Rounded to 16 bits, and back again where autocast is to round them.
+    # Rounded to 16 bits; for autocast, back to float32.
     x, net = x.to(dtype), net.to(dtype)
     if autocast:
         x, net = x.float(), net.float()
 
     ours, _ = _train(net, x, target, dtype, autocast)
-    differ = [got != trace.spikes for got, trace in zip(ours, _judge(net, x, target).traces, strict=True)]
+    differ = [got != trace.spikes for got, trace in zip(ours, _reference(net, x, target).traces, strict=True)]
     flipped = sum(int(layer.sum()) for layer in differ) / sum(layer.size for layer in differ)
     clear = ~np.any([layer.swapaxes(0, 1).reshape(samples, -1).any(axis=1) for layer in differ], axis=0)
 
     x, target = x[:, torch.from_numpy(clear)], target[:, torch.from_numpy(clear)]
     _, gradients = _train(net, x, target, dtype, autocast)
-    wanted = _judge(net, x, target).weight_grads
+    wanted = _reference(net, x, target).weight_grads
     error = max(relative_l2(got, want) for got, want in zip(gradients, wanted, strict=True))
     name = f"autocast {_name(dtype)}" if autocast else _name(dtype)
     return Row(f"{architecture}-{CLASSES}", name, error, flipped, float(np.mean(~clear)))
 
 
 def rows() -> Iterator[Row]:
-    """Every measurement that the command prints."""
+    """The rows of the report."""
     for dtype in DTYPES.values():
         yield operator(dtype)
     for architecture in NETWORKS:
@@ -105,7 +103,7 @@ def relative_l2(got: np.ndarray, want: np.ndarray) -> float:
 def _train(
     net: SpikingSequential, x: Tensor, target: Tensor, dtype: torch.dtype, autocast: bool
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Each layer's spikes, and the gradient of each weight; the loss is taken in float32."""
+    """Each layer's spikes, and the gradient of each weight; the loss is float32."""
     net.zero_grad()
     spikes: list[Tensor] = []
     signal = x
@@ -117,8 +115,8 @@ def _train(
     return [_array(s) for s in spikes], [_array(p.grad) for p in net.parameters() if p.grad is not None]
 
 
-def _judge(net: SpikingSequential, x: Tensor, target: Tensor) -> NetworkResult:
-    """The reference, in float64, on the values that the weights and the input hold."""
+def _reference(net: SpikingSequential, x: Tensor, target: Tensor) -> NetworkResult:
+    """The float64 reference for the same weights and input."""
     layers: list[Linear | Conv2d] = []
     for layer in net:
         assert isinstance(layer, (SpikingLinear, SpikingConv2d))

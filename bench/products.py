@@ -1,8 +1,8 @@
-"""``python -m bench products``: what products of spikes from their bits take on a CPU, beside dense ones.
+"""``python -m bench products``: times of matrix products from packed spikes on a CPU, compared with dense products.
 
-A layer's spikes are drawn so that a given share of its neurons fires at all in a window of time, each of these at
-every other step. Then both ways take the same two products in turns: that of forward, spikes times weights, and
-the weights' gradient, which the dense way first makes dense spikes for, as a layer's backward does.
+Spikes are random: in each window of time a given share of neurons fires, each at about every other step. Both variants
+compute the forward product (spikes times weights) and the weight gradient, interleaved. The dense gradient includes
+unpacking the spikes, as in a layer's backward.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from tssl_triton.kernels.layout import WINDOW, cdiv, word_dtype
 from bench.common import options
 from bench.common.tables import aligned, write_json
 from bench.common.timing import interleaved, machine
-from tssl_triton import pack_spikes
-from tssl_triton.cpu.spike_products import busy, may_take, product, weight_gradient
-from tssl_triton.operators.records import Packed
+from tssl_triton import pack_spikes, unpack_spikes
+from tssl_triton.cpu import busy, spike_product, spike_weight_gradient, takes_spikes
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds of each product at one share of neurons that fire, from bits and dense."""
+    """Seconds of each product at one share of firing neurons, from packed spikes and dense."""
 
     share: float
     product: float
@@ -40,31 +39,31 @@ class Row:
 
 
 def drawn(share: float, steps: int, batch: int, inputs: int) -> torch.Tensor:
-    """Spikes ``(T, B, inputs)`` of which in each window that share of neurons fires, at every other step or so."""
+    """Spikes ``(T, B, inputs)``: in each window that share of neurons fires, at about every other step."""
     generator = torch.Generator().manual_seed(0)
     windows = cdiv(steps, WINDOW)
     fires = torch.rand(windows, 1, batch, inputs, generator=generator) < share
     spikes = torch.rand(windows, WINDOW, batch, inputs, generator=generator) < 0.5
-    spikes[:, 0] |= ~spikes.any(1)  # who is to fire does
+    spikes[:, 0] |= ~spikes.any(1)  # at least once per window
     return (spikes & fires).flatten(0, 1)[:steps].float()
 
 
 def cases(share: float, steps: int, batch: int, inputs: int, outputs: int) -> dict[str, Callable[[], object]]:
-    """The four products, by the names of `Row`."""
+    """The four products, by the fields of `Row`."""
     spikes = drawn(share, steps, batch, inputs)
-    packed = Packed(pack_spikes(spikes, word_dtype(steps)), steps)
+    words = pack_spikes(spikes, word_dtype(steps))
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(outputs, inputs, generator=generator)
     grad = torch.randn(steps, batch, outputs, generator=generator)
 
     def dense_gradient() -> torch.Tensor:
-        dense = packed.rebuild(packed.tensors(), weight.dtype)
+        dense = unpack_spikes(words, steps, weight.dtype)
         return grad.flatten(0, 1).t() @ dense.flatten(0, 1)
 
     return {
-        "product": lambda: product(packed, weight, None, most=1.0),
+        "product": lambda: spike_product(words, steps, None, weight, None, most=1.0),
         "dense_product": lambda: F.linear(spikes, weight),
-        "gradient": lambda: weight_gradient(grad, packed, weight, most=1.0),
+        "gradient": lambda: spike_weight_gradient(grad, words, steps, None, weight, most=1.0),
         "dense_gradient": dense_gradient,
     }
 
@@ -90,7 +89,7 @@ def table(found: Sequence[Row]) -> str:
 
 
 def draw(found: Sequence[Row], most: float, title: str, path: Path) -> None:
-    """A PNG: both products over the share of neurons that fire, of which layers take ``most`` from bits."""
+    """A PNG: both products over the share of firing neurons. Layers use packed spikes up to ``most``."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.5, 3.8), layout="constrained")
@@ -112,7 +111,7 @@ def draw(found: Sequence[Row], most: float, title: str, path: Path) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     weight = torch.empty(arguments.outputs, arguments.inputs)
-    if not may_take(arguments.steps, arguments.batch, weight):
+    if not takes_spikes(arguments.steps, arguments.batch, weight.shape, weight.dtype):
         sys.exit("these sizes are left to dense products: see tssl_triton/cpu/spike_products.py for the least ones")
     size = f"{arguments.inputs} inputs, {arguments.outputs} outputs, T = {arguments.steps}, batch {arguments.batch}"
     print(f"{size}, fp32; medians of {arguments.rounds} interleaved rounds on {machine()}")
@@ -144,9 +143,9 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--batch", type=count, default=100, metavar="B")
     parser.add_argument(
         "--shares", type=share, nargs="+", default=SHARES, metavar="S",
-        help="shares of the inputs' neurons that fire in a window (default: 0.05 to 0.8)",
+        help="shares of input neurons that fire in a window (default: 0.05 to 0.8)",
     )  # fmt: skip
     parser.add_argument("--rounds", type=count, default=21)
     parser.add_argument("--json", type=file, metavar="FILE", help="also write the rows to FILE")
-    parser.add_argument("--png", type=file, metavar="FILE", help="also draw them to FILE")
+    parser.add_argument("--png", type=file, metavar="FILE", help="also plot the rows to FILE")
     parser.set_defaults(run=run)

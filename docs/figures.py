@@ -109,7 +109,7 @@ def slopes(u: np.ndarray, before: float, warmup: str = "off") -> np.ndarray:
     params = LIFParameters(warmup=warmup)
     state = LIFState(*(torch.full((1, len(u)), value, dtype=torch.float64) for value in (0.0, before, 0.0)))
     current = torch.tensor(u - params.alpha * before).reshape(1, 1, -1).requires_grad_()
-    lif(current, params, state, synapse=False).sum().backward()
+    lif(current, params, state=state, synapse=False).sum().backward()
     assert current.grad is not None
     return current.grad.numpy().ravel()
 

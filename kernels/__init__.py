@@ -21,9 +21,9 @@
 ``plan``, ``launch``
     how many neurons and warps a program has, and all launchers under one name.
 
-The neuron's launchers work on two-dimensional views ``(T, N)`` whose neurons are contiguous, and write into outputs
-that the caller has allocated. They know nothing of autograd, modules or shapes beyond that;
-`tssl_triton.operators.neuron` does.
+The neuron's launchers take tensors ``(T, *)`` whose steps are dense and in one memory order, ``(T, N)`` for short, and
+write into outputs that the caller has allocated. They know nothing of autograd, modules or shapes beyond that;
+`tssl_triton.operators.neuron` does. On a CPU `tssl_triton.cpu` has launchers of the same names.
 Importing a kernel file needs Triton but no GPU; this package itself needs neither.
 """
 

@@ -44,6 +44,11 @@ def checkpoint_rows(steps: int) -> int:
     return 3 * (cdiv(steps, WINDOW) - 1)
 
 
+def size_of(x: torch.Tensor) -> tuple[int, int]:
+    """Steps T, and neurons N of each, of a tensor ``(T, *)`` whose steps are dense."""
+    return len(x), x.numel() // len(x)
+
+
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type that state is held and arithmetic done in: float32, or float64 for float64 tensors."""
     return torch.float64 if dtype == torch.float64 else torch.float32

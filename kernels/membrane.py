@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .layout import WINDOW, WORD, cdiv
+from .layout import WINDOW, WORD, cdiv, size_of
 from .plan import Launch, plan_neurons
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -249,7 +249,7 @@ def backward_launch(
     grad_spikes: Tensor,
     current: Tensor,
     words: Tensor,
-    checkpoints: Tensor,
+    checkpoints: Tensor | None,
     state: Tensor | None,
     grad_current: Tensor,
     *,
@@ -261,13 +261,13 @@ def backward_launch(
     carry: Tensor | None,
 ) -> Launch:
     """The launch of a backward kernel, whose own arguments are ``settings``."""
-    steps, neurons = grad_spikes.shape
+    steps, neurons = size_of(grad_spikes)
     plan = plan_neurons(neurons, current.dtype, constants is not None)
     arguments = {
         "grad_spikes_ptr": grad_spikes,
         "current_ptr": current,
         "words_ptr": words,
-        "checkpoints_ptr": checkpoints if len(checkpoints) else None,
+        "checkpoints_ptr": checkpoints if checkpoints is not None and len(checkpoints) else None,
         "state_ptr": state,
         "grad_current_ptr": grad_current,
         "constants_ptr": constants,

@@ -34,7 +34,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .layout import WINDOW
+from .layout import WINDOW, size_of
 from .membrane import (
     LOG2E,
     NeuronConstants,
@@ -493,7 +493,7 @@ def lif_forward_launch(
     constants: Tensor | None = None,
 ) -> Launch:
     """The launch of `lif_forward`."""
-    steps, neurons = spikes.shape
+    steps, neurons = size_of(spikes)
     plan = plan_neurons(neurons, current.dtype, constants is not None)
     arguments = {
         "current_ptr": current,
@@ -521,7 +521,7 @@ def lif_backward(
     grad_spikes: Tensor,
     current: Tensor,
     words: Tensor,
-    checkpoints: Tensor,
+    checkpoints: Tensor | None,
     state: Tensor | None,
     grad_current: Tensor,
     *,
@@ -546,7 +546,7 @@ def lif_backward_launch(
     grad_spikes: Tensor,
     current: Tensor,
     words: Tensor,
-    checkpoints: Tensor,
+    checkpoints: Tensor | None,
     state: Tensor | None,
     grad_current: Tensor,
     *,

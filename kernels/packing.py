@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .layout import WORD
+from .layout import WORD, size_of
 from .plan import Launch, plan_neurons
 
 
@@ -81,7 +81,7 @@ def unpack_launch(words: Tensor, spikes: Tensor) -> Launch:
 
 
 def _launch(kernel: Any, spikes: Tensor, words: Tensor) -> Launch:
-    steps, neurons = spikes.shape
+    steps, neurons = size_of(spikes)
     plan = plan_neurons(neurons, spikes.dtype)
     arguments = {
         "spikes_ptr": spikes,

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .layout import size_of
 from .membrane import filter_step
 from .plan import Launch, plan_neurons
 
@@ -74,7 +75,7 @@ def psc_launch(
     inputs: Tensor, outputs: Tensor, state: Tensor | None, new_state: Tensor | None, *, tau_syn: float, reverse: bool
 ) -> Launch:
     """The launch of `psc`."""
-    steps, neurons = inputs.shape
+    steps, neurons = size_of(inputs)
     plan = plan_neurons(neurons, inputs.dtype)
     arguments = {
         "inputs_ptr": inputs,

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 INTERPRETED = {"TRITON_INTERPRET": "1"}
 INTERPRETED_FILES = [
-    *(f"tests/nn/test_{name}.py" for name in ("layers", "fused", "recurrent", "rules", "recompute_interpreted")),
+    *(f"tests/nn/test_{name}.py" for name in ("layers", "fused", "recurrent", "rules", "layer_node")),
     *(f"tests/bench/test_{name}.py" for name in ("counting", "gpu_fused", "hardware", "report", "traffic")),
     "tests/gpu/test_fused_device_checks.py",
 ]

@@ -51,7 +51,7 @@ def test_pattern_steps(pattern, expected):
         (
             "five-spikes",
             ValueError,
-            "'three-spikes', 'four-spikes' or zeros and ones such as '01011', got 'five-spikes'",
+            "'three-spikes', 'four-spikes' or zeros and ones such as '01011', .*; got 'five-spikes'",
         ),
         ("", ValueError, "pattern must be .* got ''"),
         ("01021", ValueError, "pattern must be .* got '01021'"),

@@ -17,14 +17,21 @@ def check_sequence(name: str, x: object, lowest_rank: int = 2) -> Tensor:
     """Check for a floating-point tensor ``(T, B, *)`` with T >= 1 on a supported device."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor (T, B, *), got {type(x).__name__}")
-    check_rank(name, x, lowest_rank)
-    if x.dtype not in FLOATING:
-        accepted = ", ".join(str(dtype) for dtype in FLOATING)
-        raise TypeError(f"{name} must be one of {accepted}, got {x.dtype}")
-    check_device(name, x.device)
-    if x.shape[0] == 0:
-        raise ValueError(f"{name} must hold at least one time step, got T = 0 in shape {tuple(x.shape)}")
+    check_input(name, x.shape, x.dtype, x.device, lowest_rank)
     return x
+
+
+def check_input(
+    name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device, lowest_rank: int = 2
+) -> None:
+    """Shape, type and device of a floating tensor ``(T, B, *)`` with T >= 1, on a device with an implementation."""
+    check_rank(name, shape, lowest_rank)
+    if dtype not in FLOATING:
+        accepted = ", ".join(map(str, FLOATING))
+        raise TypeError(f"{name} must be one of {accepted}, got {dtype}")
+    check_device(name, device)
+    if shape[0] == 0:
+        raise ValueError(f"{name} must hold at least one time step, got T = 0 in shape {tuple(shape)}")
 
 
 def check_same_dtype(name: str, x: Tensor, weight: Tensor) -> None:
@@ -33,11 +40,11 @@ def check_same_dtype(name: str, x: Tensor, weight: Tensor) -> None:
         raise TypeError(f"{name} must be {weight.dtype} as the layer's weight is, got {x.dtype}; convert one of them")
 
 
-def check_rank(name: str, x: Tensor, lowest_rank: int) -> None:
-    if x.dim() < lowest_rank:
+def check_rank(name: str, shape: Sequence[int], lowest_rank: int) -> None:
+    if len(shape) < lowest_rank:
         axes = ", ".join(("T", "B", "features", "...")[:lowest_rank])
         raise ValueError(
-            f"{name} must be time-major with at least {lowest_rank} axes ({axes}), got shape {tuple(x.shape)}; "
+            f"{name} must be time-major with at least {lowest_rank} axes ({axes}), got shape {tuple(shape)}; "
             "add a time axis with x.unsqueeze(0), or present an image with tssl_triton.encoding.static(x, steps)"
         )
 

@@ -60,16 +60,12 @@ def pattern_steps(pattern: str | Sequence[int]) -> tuple[int, ...]:
     """
     if isinstance(pattern, str) and pattern in PATTERNS:
         return PATTERNS[pattern]
-    accepted = f"{', '.join(map(repr, PATTERNS))} or zeros and ones such as '01011'"
-    if isinstance(pattern, str):
-        if not pattern or set(pattern) - {"0", "1"}:
-            raise ValueError(f"pattern must be {accepted}, got {pattern!r}")
-        return tuple(int(digit) for digit in pattern)
+    accepted = f"{', '.join(map(repr, PATTERNS))} or zeros and ones such as '01011', or a sequence of 0 and 1"
     if not isinstance(pattern, Sequence):
-        raise TypeError(f"pattern must be {accepted}, or a sequence of 0 and 1, got {pattern!r}")
-    if not pattern or any(entry not in (0, 1) for entry in pattern):
-        raise ValueError(f"pattern must be {accepted}, or a sequence of 0 and 1, got {pattern!r}")
-    return tuple(int(entry) for entry in pattern)
+        raise TypeError(f"pattern must be {accepted}; got {pattern!r}")
+    if not pattern or any(entry not in (("0", "1") if isinstance(pattern, str) else (0, 1)) for entry in pattern):
+        raise ValueError(f"pattern must be {accepted}; got {pattern!r}")
+    return tuple(map(int, pattern))
 
 
 def target_pattern(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -17,32 +17,36 @@ from tssl_triton._checks import (
     check_rank,
     check_sequence,
 )
-from tssl_triton.cpu.learnt import CONSTANTS
 from tssl_triton.encoding import StaticInput
 from tssl_triton.kernels.layout import WORD, arithmetic_dtype, word_count
-from tssl_triton.operators import learnt as _learnt_ops
-from tssl_triton.operators import neuron as _ops
-from tssl_triton.operators import records as _packed
-from tssl_triton.operators.layout import time_dense
-from tssl_triton.operators.neuron import implementation
-from tssl_triton.operators.registration import differentiable
-from tssl_triton.parameters import LIFParameters, checked_time_constant
-from tssl_triton.rules import DEFAULT, Rule, checked_rule
+from tssl_triton.operators import (
+    cpu_compiler,
+    differentiable,
+    implementation,
+    lif_forward,
+    pack,
+    psc_filter,
+    time_dense,
+    unpack,
+    write_settings,
+)
+from tssl_triton.parameters import CONSTANTS, LIFParameters, checked_time_constant
+from tssl_triton.rules import Rule, checked_rule
 
-__all__ = ["LIFConstants", "LIFState", "implementation", "lif", "pack_spikes", "psc", "unpack_spikes"]
+__all__ = ["LIFConstants", "LIFState", "cpu_compiler", "implementation", "lif", "pack_spikes", "psc", "unpack_spikes"]
 
 _DEFAULTS = LIFParameters()
 
 
 class LIFState(NamedTuple):
-    """What a layer of neurons carries from one window of time to the next; each ``(B, *features)``, float32.
+    """The state of a layer of neurons between two windows of time; each ``(B, *features)``, float32.
 
-    (float64 for a float64 input.)
+    It is float64 for a float64 input.
 
     Args:
         current: synaptic current i after the last step.
         membrane: membrane potential v after the last step and its reset.
-        psc: postsynaptic current a that the neurons' own spikes have left; it decides where warm-up applies.
+        psc: postsynaptic current a of the neurons' own spikes; it decides where warm-up applies.
     """
 
     current: Tensor
@@ -51,14 +55,14 @@ class LIFState(NamedTuple):
 
 
 class LIFConstants(NamedTuple):
-    """Constants of neurons as tensors that gradients go to; each broadcasts to ``(B, *features)``.
+    """Constants of neurons as tensors that receive gradients; each broadcasts to ``(B, *features)``.
 
     Args:
-        tau_mem: membrane time constants in time steps, >= 1; None takes that of the `LIFParameters`, as below.
+        tau_mem: membrane time constants in time steps, >= 1; None, here and below, takes that of the `LIFParameters`.
         tau_syn: synaptic time constants in time steps, >= 1.
         threshold: firing thresholds, > 0.
 
-    Ranges are not checked: to look at a tensor's values is to wait for the device. `LearnableConstants` keeps to them.
+    Ranges are not checked, as reading values would wait for the device. `LearnableConstants` stays within them.
     """
 
     tau_mem: Tensor | None = None
@@ -70,6 +74,7 @@ class LIFConstants(NamedTuple):
 def lif(
     current: Tensor | StaticInput,
     params: LIFParameters = ...,
+    *,
     state: LIFState | None = ...,
     synapse: bool = ...,
     return_state: Literal[False] = ...,
@@ -81,28 +86,18 @@ def lif(
 def lif(
     current: Tensor | StaticInput,
     params: LIFParameters = ...,
+    *,
     state: LIFState | None = ...,
     synapse: bool = ...,
-    *,
-    return_state: Literal[True],
-    rule: Rule | str = ...,
-    learnt: LIFConstants | None = ...,
-    dtype: torch.dtype | None = ...,
-) -> tuple[Tensor, LIFState]: ...
-@overload
-def lif(
-    current: Tensor | StaticInput,
-    params: LIFParameters,
-    state: LIFState | None,
-    synapse: bool,
     return_state: bool,
     rule: Rule | str = ...,
     learnt: LIFConstants | None = ...,
     dtype: torch.dtype | None = ...,
-) -> Tensor | tuple[Tensor, LIFState]: ...
+) -> tuple[Tensor, LIFState]: ...
 def lif(
     current: Tensor | StaticInput,
     params: LIFParameters = _DEFAULTS,
+    *,
     state: LIFState | None = None,
     synapse: bool = True,
     return_state: bool = False,
@@ -121,22 +116,22 @@ def lif(
         current: y, the weighted input ``(T, B, *features)``; float32, float16 or bfloat16 (arithmetic and state are
             float32 for each) or float64. A `StaticInput` stands for the same y at every step.
         params: constants of the neuron and of its gradient.
-        state: where a window of a longer run starts from; None is a neuron at rest.
-        synapse: whether y is filtered by the synapse; False takes it as the synaptic current i itself.
+        state: the state to start from, as a window of a longer run does; None is a neuron at rest.
+        synapse: whether the synapse filters y; with False y is the synaptic current i.
         return_state: whether to return the state after the last step too.
-        rule: the learning rule: ``"tssl"``, ``"stbp"``, ``"slayer"``, or one of `tssl_triton.rules` with settings of
-            its own, such as ``STBP(surrogate="arctan")``. Spikes and state are the same with each.
-        learnt: time constants and thresholds as tensors, which stand for those of ``params`` and receive gradients by
-            the learning rule (docs/mathematics.md); the same kernels read them, 12 bytes per neuron.
-        dtype: of the spikes: None is that of ``current``. ``torch.bool`` and ``torch.uint8`` are for inference, where
-            no gradient is asked for: one byte per neuron-step is written instead of two to five, and nothing is kept.
+        rule: the learning rule: ``"tssl"``, ``"stbp"``, ``"slayer"``, or a rule of `tssl_triton.rules` such as
+            ``STBP(surrogate="arctan")``. Spikes and state are the same with each.
+        learnt: time constants and thresholds as tensors, which replace those of ``params`` and receive gradients by
+            the learning rule (docs/mathematics.md); the kernels read 12 bytes more per neuron.
+        dtype: of the spikes; None is that of ``current``. ``torch.bool`` and ``torch.uint8`` are for inference, without
+            gradients: one byte per neuron-step is written instead of two to five, and nothing is kept.
 
     Returns:
         The spike train ``(T, B, *features)``, 0 and 1 in ``dtype`` and the memory order of ``current``; with
         ``return_state`` the pair of it and a `LIFState`.
 
-    The gradient of TSSL-BP is that of the paper, eqs. (11)-(14), not of autograd: it is exact within one call, and
-    stops at its ends. States carry no gradient (truncated backpropagation through time), whichever the rule.
+    The gradient of TSSL-BP is that of the paper, eqs. (11)-(14), not of autograd. It is exact within one call. States
+    carry no gradient under any rule (truncated backpropagation through time).
 
     Raises:
         TypeError, ValueError: for a wrong rank, dtype or device, T = 0, a state of another shape, an unknown rule, or
@@ -150,28 +145,20 @@ def lif(
         y = check_sequence("current", current)
         steps = len(y)
     check_flag("synapse", synapse)
-    start, settings = stacked(state, y), constants(params, checked_rule(rule))
+    settings, start = write_settings(params, checked_rule(rule)), stacked(state, y)
     if dtype is not None and dtype != y.dtype:
         _check_inference(dtype, y, learnt)
-        spikes, new_state = _ops.lif_inference(time_dense(y), start, steps, synapse, return_state, *constants(params))
-        spikes = spikes.view(dtype)
-        return (spikes, LIFState(*new_state.unbind(0))) if return_state else spikes
-    if learnt is None:
-        keep = differentiable(y)
-        spikes, words, _, new_state = _ops.lif_forward(
-            time_dense(y), start, steps, synapse, keep, return_state, *settings
-        )
+        as_bytes = torch.uint8
     else:
-        rows = stacked_constants(learnt, params, y)
-        keep = differentiable(y, rows)
-        spikes, words, _, new_state = _learnt_ops.learnt_lif_forward(
-            time_dense(y), rows, start, steps, synapse, keep, return_state, *settings[len(CONSTANTS) :]
-        )
-    if keep:
-        _packed.remember(spikes, _packed.Packed(words.detach(), steps))
-    if return_state:
-        return spikes, LIFState(*new_state.detach().unbind(0))
-    return spikes
+        as_bytes = dtype = None
+    constants = None if learnt is None else stacked_constants(learnt, params, y)
+    keep = differentiable(y, constants)
+    spikes, _, _, new_state = lif_forward(
+        time_dense(y), constants, start, settings, steps, synapse, keep, return_state, as_bytes
+    )
+    if dtype is not None:
+        spikes = spikes.view(dtype)
+    return (spikes, LIFState(*new_state.detach().unbind(0))) if return_state else spikes
 
 
 def _check_inference(dtype: object, y: Tensor, learnt: LIFConstants | None) -> None:
@@ -187,15 +174,8 @@ def _check_inference(dtype: object, y: Tensor, learnt: LIFConstants | None) -> N
         raise ValueError(f"dtype must be None with learnt constants, got {dtype}; convert the spikes afterwards")
 
 
-def constants(params: LIFParameters, rule: Rule = DEFAULT) -> tuple[Any, ...]:
-    """The parameters, and what the learning rule adds to them, as operators take them; those of `CONSTANTS` first."""
-    p = params
-    neuron = p.tau_mem, p.tau_syn, p.threshold, p.reset, p.max_slope, p.warmup, p.variant
-    return (*neuron, *(rule.surrogate_gradient or ()))
-
-
 def stacked(state: LIFState | None, y: Tensor) -> Tensor | None:
-    """A state for the neurons of ``y (T, B, *)`` as the operators take it, ``(3, B, *)``, without gradient."""
+    """The state of the neurons of ``y (T, B, *)`` as operators take it, ``(3, B, *)``, without gradient."""
     if state is None:
         return None
     if not isinstance(state, tuple) or len(state) != 3:
@@ -206,7 +186,7 @@ def stacked(state: LIFState | None, y: Tensor) -> Tensor | None:
 
 
 def stacked_constants(learnt: LIFConstants, params: LIFParameters, y: Tensor) -> Tensor:
-    """Constants for the neurons of ``y (T, B, *)`` as the operators take them, ``(3, B, *)``, on autograd's graph."""
+    """Constants of the neurons of ``y (T, B, *)`` as operators take them, ``(3, B, *)``, on autograd's graph."""
     if not isinstance(learnt, LIFConstants):
         raise TypeError(f"learnt must be LIFConstants, got {type(learnt).__name__}")
     shape, dtype = tuple(y.shape[1:]), arithmetic_dtype(y.dtype)
@@ -248,7 +228,7 @@ def psc(
     start = None
     if state is not None:
         start = check_like("state", state, tuple(spikes.shape[1:]), spikes.device).detach()[None]
-    current, final = _ops.psc_filter(time_dense(spikes), start, tau_syn, False, return_state)
+    current, final = psc_filter(time_dense(spikes), start, tau_syn, False, return_state)
     return (current, final[0].detach()) if return_state else current
 
 
@@ -264,14 +244,14 @@ def pack_spikes(spikes: Tensor, dtype: torch.dtype = torch.int32) -> Tensor:
     """
     if not isinstance(spikes, Tensor):
         raise TypeError(f"spikes must be a tensor (T, B, *), got {type(spikes).__name__}")
-    check_rank("spikes", spikes, 1)
+    check_rank("spikes", spikes.shape, 1)
     check_device("spikes", spikes.device)
     bits = {torch.int32: WORD, torch.int16: 16, torch.uint8: 8}.get(dtype)
     if bits is None:
         raise TypeError(f"dtype must be torch.int32, torch.int16 or torch.uint8, got {dtype}")
     if len(spikes) > bits and dtype != torch.int32:
         raise ValueError(f"dtype {dtype} holds at most {bits} steps, got T = {len(spikes)}; use torch.int32")
-    return _ops.pack(spikes.detach(), dtype)
+    return pack(spikes.detach(), dtype)
 
 
 def unpack_spikes(words: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -280,11 +260,11 @@ def unpack_spikes(words: Tensor, steps: int, dtype: torch.dtype = torch.float32)
         raise TypeError(f"words must be a tensor (ceil(steps / 32), B, *), got {type(words).__name__}")
     if words.dtype not in (torch.int32, torch.int16, torch.uint8):
         raise TypeError(f"words must be torch.int32, torch.int16 or torch.uint8, got {words.dtype}")
-    check_rank("words", words, 1)
+    check_rank("words", words.shape, 1)
     check_device("words", words.device)
     steps = check_count("steps", steps)
     check_dtype("dtype", dtype)
     bits = 8 * words.element_size()
     if len(words) != word_count(steps) or steps > bits * len(words):
         raise ValueError(f"words must hold {steps} steps, got {len(words)} words of {bits} bits")
-    return _ops.unpack(words, steps, dtype)
+    return unpack(words, steps, dtype)

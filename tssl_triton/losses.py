@@ -23,8 +23,7 @@ from torch import Tensor
 
 from tssl_triton._checks import check_finite, check_sequence
 from tssl_triton.functional import psc
-from tssl_triton.nn.prepared import filtered
-from tssl_triton.operators.registration import refuse_forward_mode
+from tssl_triton.operators import psc_filter, refuse_forward_mode
 from tssl_triton.parameters import checked_time_constant
 
 Reduction = Literal["sum", "mean", "none"]
@@ -155,7 +154,7 @@ class _HalfSquares(torch.autograd.Function):
         difference = spikes - target.to(spikes.dtype)
         # The filter is linear: the difference of two currents is the current of the difference.
         if tau_syn is not None:
-            difference = filtered(difference, tau_syn, False)
+            difference = psc_filter(difference, None, tau_syn, False, False)[0]
         ctx.save_for_backward(difference)
         ctx.tau_syn, ctx.target = tau_syn, target.dtype
         ctx.set_materialize_grads(False)
@@ -172,7 +171,7 @@ class _HalfSquares(torch.autograd.Function):
         if found is None:
             return None, None, None, None
         if ctx.tau_syn is not None:
-            found = filtered(found, ctx.tau_syn, True)
+            found = psc_filter(found, None, ctx.tau_syn, True, False)[0]
         return found, -found.to(ctx.target) if ctx.needs_input_grad[1] else None, None, None
 
 

@@ -10,6 +10,9 @@ Reset = Literal["zero", "subtract"]
 WarmUp = Literal["psc", "silent", "off", "always"]
 Variant = Literal["released", "paper", "no-intra", "no-leak"]
 
+CONSTANTS = ("tau_mem", "tau_syn", "threshold")
+"""Constants that can be learnt, in the order of the rows of a tensor of constants."""
+
 
 @dataclass(frozen=True)
 class LIFParameters:

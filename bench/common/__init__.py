@@ -1,1 +1,1 @@
-"""What several measurements share."""
+"""Shared by several commands: timing, options, tables, training steps, tracing, CUDA graphs."""

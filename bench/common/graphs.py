@@ -1,4 +1,4 @@
-"""A whole training step as one CUDA graph: one launch by the host for all of its kernels."""
+"""A training step as one CUDA graph: the host launches all of its kernels at once."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .steps import TrainingStep
 Result = TypeVar("Result")
 
 WARMUP = 3
-"""Steps before capture: kernels are compiled, libraries set up, and the optimizer's state allocated."""
+"""Steps before capture: kernels compile, libraries initialise, the optimizer allocates its state."""
 
 
 class Replay(Generic[Result]):
-    """Captured work: calling it replays the graph and returns what the work returned, overwritten each time.
+    """Captured work. A call replays the graph and returns the work's result, in the same memory each time.
 
     Args:
-        graph: with the kernels.
-        work: what was captured; the graph reads and writes tensors that only it may hold.
-        result: what it returned.
+        graph: the captured graph.
+        work: the captured function, kept because it may hold the only references to tensors that the graph uses.
+        result: the function's result.
     """
 
     def __init__(self, graph: torch.cuda.CUDAGraph, work: Callable[[], Result], result: Result) -> None:
@@ -34,12 +34,12 @@ class Replay(Generic[Result]):
 
 
 def captured(step: TrainingStep, warmup: int = WARMUP) -> Replay[Tensor]:
-    """A replay of ``step``, captured after ``warmup`` ordinary steps of it, that returns the loss.
+    """A replay of ``step`` that returns the loss, captured after ``warmup`` ordinary steps.
 
-    Capturing learns nothing: after ``n`` replays the weights have seen ``warmup + n`` steps. ``step.inputs`` and
-    ``step.labels`` may be written in between.
+    Capturing does not train: after ``n`` replays the weights have taken ``warmup + n`` steps. ``step.inputs`` and
+    ``step.labels`` may be written between replays.
     """
-    # Gradients are allocated inside the graph's own memory.
+    # Gradients are allocated in the graph's own memory.
     return capture(step, step.inputs.device, warmup, lambda: step.optimizer.zero_grad(set_to_none=True))
 
 
@@ -49,7 +49,7 @@ def capture(
     warmup: int = WARMUP,
     ready: Callable[[], object] = lambda: None,
 ) -> Replay[Result]:
-    """The same for any work whose tensors stay where they are; ``ready`` is called right before it is captured."""
+    """The same for any work on tensors at fixed addresses; ``ready`` is called just before capture."""
     with torch.cuda.device(device):
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

@@ -1,4 +1,4 @@
-"""Types of command-line options: what is wrong with one is said before anything is measured."""
+"""Types and checks of command-line options, which report errors before anything is measured."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def count(text: str) -> int:
 
 
 def output(text: str) -> Path:
-    """A file that can be written: it need not be there, its folder must."""
+    """A file to write, in an existing folder."""
     path = Path(text)
     if path.is_dir() or not path.name:
         raise argparse.ArgumentTypeError(f"must be a file, got the folder {text!r}")
     if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"must be in a folder that is there, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be in an existing folder, got {text!r}")
     return path
 
 
@@ -44,8 +44,18 @@ def device(text: str) -> torch.device:
     return found
 
 
+def missing_device(device: torch.device, command: str) -> str:
+    """Why ``command`` cannot run on ``device``; empty if it can."""
+    if device.type != "cuda":
+        return ""
+    if not torch.cuda.is_available():
+        return f"python -m bench {command} needs a CUDA or ROCm device; torch {torch.__version__} finds none"
+    count = torch.cuda.device_count()
+    return "" if (device.index or 0) < count else f"no device {str(device)!r}: torch finds {count}"
+
+
 def earlier_report(flag: str, path: Path, check: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    """An earlier report in JSON, in which ``check`` finds what it needs; SystemExit, naming ``flag``, if not."""
+    """An earlier run's JSON report, validated by ``check``. SystemExit, naming ``flag``, if it is invalid."""
     try:
         whole = json.loads(path.read_text())
         check(whole)
@@ -53,5 +63,5 @@ def earlier_report(flag: str, path: Path, check: Callable[[dict[str, Any]], obje
         sys.exit(f"{flag}: cannot read {str(path)!r}: {error.strerror}")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"{type(error).__name__} {error}"
-        sys.exit(f"{flag} must be what an earlier --json wrote, got {str(path)!r}: {reason}")
+        sys.exit(f"{flag} must be a file written by --json, got {str(path)!r}: {reason}")
     return dict(whole)

@@ -1,4 +1,4 @@
-"""One step of training of each of the paper's networks, written as a user would write it by hand."""
+"""One training step of each of the paper's networks, as a user would write it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tssl_triton import LIFParameters, build_network, losses
 from tssl_triton.encoding import StaticInput, static, target_pattern
-from tssl_triton.nn.weighted import LIF, SpikingSequential
+from tssl_triton.nn import LIF, SpikingSequential
 from tssl_triton.training.presets import EXPERIMENTS, Experiment
 
 from .tracing import DEVICE, pretending
@@ -20,24 +20,24 @@ BATCH = 50
 CLASSES = 10
 
 RECORDINGS = ("n-mnist",)
-"""Experiments whose input is a spike train; the others present an image unchanged at every step."""
+"""Experiments whose input is a spike train; in the others it is an image, the same at every step."""
 
 
 class TrainingStep:
-    """A network, its optimizer and one batch; calling it makes one step and returns the loss, on the device.
+    """A network, its optimizer and one batch. A call makes one training step and returns the loss, on the device.
 
     Args:
-        name: of the experiment, a key of `tssl_triton.training.presets.EXPERIMENTS`.
-        batch: images, or recordings, in the batch.
-        device: where all of it is.
-        seed: of the weights and of the batch.
-        fused: which layers run as one kernel, see `tssl_triton.build_network`.
-        steps: time steps T, where they are not to be the experiment's.
-        network: the network, where it is not to be the experiment's own, new.
+        name: experiment, a key of `tssl_triton.training.presets.EXPERIMENTS`.
+        batch: images or recordings in the batch.
+        device: of network and batch.
+        seed: of the weights and the batch.
+        fused: as in `tssl_triton.build_network`.
+        steps: time steps T; default: the experiment's.
+        network: default: the experiment's, with new weights.
         dtype: of the inputs.
 
-    The batch is `inputs` and `labels`: write into them for another one. Nothing in a step waits for the device, and the
-    optimizer can be captured in a CUDA graph.
+    For another batch, write into `inputs` and `labels`. A step never waits for the device, and a CUDA graph can capture
+    it, optimizer included.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class TrainingStep:
     ) -> None:
         device = torch.device(device)
         self.experiment = replace(EXPERIMENTS[name], steps=steps or EXPERIMENTS[name].steps)
-        self.network: nn.Module = built(self.experiment, device, seed, fused) if network is None else network
+        self.network: nn.Module = build(self.experiment, device, seed, fused) if network is None else network
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=5e-4, fused=True, capturable=device.type == "cuda"
         )
         spiking = name in RECORDINGS
         shape = (batch, *self.experiment.in_shape)
-        self.inputs = _drawn((self.experiment.steps, *shape) if spiking else shape, spiking, device, seed).to(dtype)
+        self.inputs = _random((self.experiment.steps, *shape) if spiking else shape, spiking, device, seed).to(dtype)
         self.labels = torch.arange(batch, device=device) % CLASSES
 
     def __call__(self) -> Tensor:
@@ -71,12 +71,12 @@ class TrainingStep:
         return loss.detach()
 
     def presented(self) -> Tensor | StaticInput:
-        """The batch as the network takes it."""
+        """The batch as the network's input."""
         spiking = self.inputs.dim() > 1 + len(self.experiment.in_shape)
         return self.inputs if spiking else static(self.inputs, self.experiment.steps)
 
     def loss(self, spikes: Tensor) -> Tensor:
-        """The experiment's loss of output ``spikes`` ``(T, B, classes)``."""
+        """The experiment's loss; ``spikes`` are the network's output, ``(T, B, classes)``."""
         if self.experiment.counts is not None:
             return losses.spike_count_loss(spikes, self.labels, *self.experiment.counts)
         assert self.experiment.pattern is not None
@@ -84,31 +84,26 @@ class TrainingStep:
         return losses.van_rossum_loss(spikes, target, self.experiment.tau_syn)
 
 
-def built(
+def build(
     experiment: Experiment, device: torch.device, seed: int = 0, fused: str = "auto", rule: str = "tssl"
 ) -> SpikingSequential:
-    """The network of an experiment with fresh weights, which no device changes: they are drawn on the CPU."""
+    """The network of an experiment. Weights are drawn on the CPU, hence the same on every device."""
     torch.manual_seed(seed)
     with torch.device(device if device.type == "meta" else "cpu"):
-        made = build_network(
-            experiment.architecture,
-            experiment.in_shape,
-            CLASSES,
+        network = build_network(
+            experiment.architecture, experiment.in_shape, CLASSES, padding=experiment.padding, rule=rule, fused=fused,
             params=LIFParameters(experiment.tau_mem, experiment.tau_syn),
-            padding=experiment.padding,
-            rule=rule,
-            fused=fused,
-        )
-    return made.to(device)
+        )  # fmt: skip
+    return network.to(device)
 
 
 def spiking_layers(network: nn.Module) -> list[LIF]:
-    """The layers with neurons, first to last."""
+    """The layers with neurons, in order."""
     return [layer for layer in network.modules() if isinstance(layer, LIF)]
 
 
 def layer_shapes(name: str) -> list[tuple[int, ...]]:
-    """The neurons of each spiking layer of an experiment's network, ``(C, H, W)`` or ``(N,)``, first to last."""
+    """Shape of each spiking layer of an experiment's network, ``(C, H, W)`` or ``(N,)``."""
     found: list[tuple[int, ...]] = []
     with pretending():
         step = TrainingStep(name, 1, DEVICE)
@@ -118,7 +113,7 @@ def layer_shapes(name: str) -> list[tuple[int, ...]]:
     return found
 
 
-def _drawn(shape: tuple[int, ...], spiking: bool, device: torch.device, seed: int) -> Tensor:
+def _random(shape: tuple[int, ...], spiking: bool, device: torch.device, seed: int) -> Tensor:
     if device.type == "meta":
         return torch.empty(shape, device=device)
     generator = torch.Generator().manual_seed(seed)

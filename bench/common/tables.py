@@ -11,7 +11,7 @@ from tssl_triton.training.checkpoint import write_atomically
 
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
-    """A table with one line per row; the first ``left`` columns are set to the left, the others to the right."""
+    """A table, one line per row. The first ``left`` columns are aligned left, the others right."""
     lines = [[str(cell) for cell in line] for line in (heads, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
 
@@ -23,5 +23,5 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[object]], left: int = 
 
 
 def write_json(path: Path, whole: dict[str, Any]) -> None:
-    """Replace a file by ``whole``, all of it or not at all."""
+    """Replace a file atomically."""
     write_atomically(path, lambda file: file.write(json.dumps(whole, indent=2).encode() + b"\n"))

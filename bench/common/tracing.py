@@ -1,15 +1,14 @@
-"""What one step of training asks of a GPU, found out without one: its launches, and where the host would wait.
+"""Kernel launches of a training step, and its synchronisations of host and device, recorded without a GPU.
 
-The step runs on PyTorch's ``meta`` device, whose tensors have shapes but no numbers, so that the largest network costs
-nothing, and which is no more the host than a GPU is: whatever crosses from one to the other shows. Two modes look on:
+The step runs on PyTorch's ``meta`` device, whose tensors have shapes but no data. Like a GPU it is not the host, so
+copies between the two are visible. Two modes record the step:
 
-* a dispatch mode sees every operator below autograd. Operators of `tssl_triton` are opened: their own implementation
-  runs on the meta tensors as it would on a GPU, preparations included, down to its `Launch`, which is noted instead of
-  made;
-* a function mode sees Python data becoming tensors, which below autograd leaves no trace on this device.
+* a dispatch mode records every operator of PyTorch below autograd. Layers of `tssl_triton` run on the meta tensors as
+  they would on a GPU, as if no mode were active, down to the `Launch`, which is recorded and not made;
+* a function mode records conversions of Python data to tensors, which are invisible below autograd on this device.
 
-What is counted is operators. One operator of PyTorch is at least one launch; a convolution or a reduction may take
-more, which only a profiler can tell (see docs/gpu.md). Of our own kernels every launch is counted exactly.
+An operator of PyTorch counts as one launch; convolutions and reductions may take more, which only a profiler shows (see
+docs/gpu.md). Launches of this package's kernels are counted exactly.
 """
 
 from __future__ import annotations
@@ -25,18 +24,16 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch._library.custom_ops import OPDEFS
 from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tssl_triton import _checks
+from tssl_triton import _checks, _torch_private
 from tssl_triton.nn import fused
-from tssl_triton.operators import fused as _fused_ops
-from tssl_triton.operators import neuron as _ops
+from tssl_triton.operators import devices
 
 DEVICE = torch.device("meta")
-"""Stands in for the GPU."""
+"""Used in place of a GPU."""
 
 KINDS = (
     "lif forward",
@@ -49,7 +46,7 @@ KINDS = (
     "pooling",
     "other",
 )
-"""Kinds of launches; "weight gradient" is that of a fused layer, from packed spikes; "other" is elementwise operators,
+"""Kinds of launches. "weight gradient" is that of fused layers, from packed spikes; "other" are elementwise operators,
 reductions and the optimizer.
 """
 
@@ -67,10 +64,10 @@ PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "convolution", "convoluti
 POOLING = ("avg_pool2d", "avg_pool2d_backward", "max_pool2d_with_indices", "max_pool2d_with_indices_backward")
 
 ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "resize_")
-"""Operators that are no view and launch nothing all the same."""
+"""Operators that launch nothing although they are not views."""
 
 READING = ("_local_scalar_dense", "equal", "is_nonzero", "item")
-"""Operators that bring a number to the host."""
+"""Operators that read a number on the host."""
 
 SIZED_BY_VALUES = (
     "masked_select",
@@ -81,18 +78,18 @@ SIZED_BY_VALUES = (
     "_unique",
     "_unique2",
 )
-"""Operators whose result's size depends on values: the host waits for it."""
+"""Operators whose result's size depends on values, for which the host waits."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One operator or kernel as the device saw it.
+    """One operator or kernel launch.
 
     Args:
         name: such as ``aten.mul.Tensor`` or ``lif_forward_kernel``.
-        kind: one of `KINDS`, or ``"none"`` for what launches nothing.
-        launches: how many, at least.
-        waits: why the host would wait for the device; empty if it would not.
+        kind: one of `KINDS`, or ``"none"`` without a launch.
+        launches: least number of launches.
+        waits: why the host waits for the device; empty if it does not.
     """
 
     name: str
@@ -103,7 +100,7 @@ class Call:
 
 @dataclass
 class Record:
-    """All calls of some work, in order."""
+    """All calls, in order."""
 
     calls: list[Call] = field(default_factory=list)
 
@@ -116,14 +113,14 @@ class Record:
         return total
 
     def waits(self) -> list[str]:
-        """Every reason to wait, in order."""
+        """All reasons to wait, in order."""
         return [f"{call.name}: {call.waits}" for call in self.calls if call.waits]
 
 
 def record(work: Callable[[], object]) -> Record:
-    """What ``work``, on tensors of `DEVICE`, asks of the device.
+    """Record ``work`` on tensors of `DEVICE`.
 
-    ``work`` that needs a number from the device fails where a GPU would wait; the record then ends there.
+    If ``work`` reads a number from the device, it fails there, and the record ends.
     """
     with recording() as seen:
         try:
@@ -136,7 +133,7 @@ def record(work: Callable[[], object]) -> Record:
 
 @contextmanager
 def recording() -> Iterator[Record]:
-    """The record of what happens inside the ``with`` block."""
+    """A record of the ``with`` block."""
     seen = Record()
     with pretending(seen), _Functions(seen), _Operators(seen):
         yield seen
@@ -144,9 +141,7 @@ def recording() -> Iterator[Record]:
 
 @contextmanager
 def pretending(seen: Record | None = None) -> Iterator[None]:
-    """`DEVICE` passes for a GPU: layers accept it and fuse where they would there, so do optimizers, and launches are
-    noted instead of made.
-    """
+    """Treat `DEVICE` as a GPU: layers and optimizers accept it and fuse as there; launches are recorded, not made."""
     launch = importlib.import_module("tssl_triton.kernels.launch")
     plan = importlib.import_module("tssl_triton.kernels.plan")
     optimizer = sys.modules["torch.optim.optimizer"]
@@ -156,10 +151,10 @@ def pretending(seen: Record | None = None) -> Iterator[None]:
             name = self.kernel.__name__
             seen.calls.append(Call(name, KERNELS.get(name, "other"), 1))
 
-    has_kernels, prefers_fused = _fused_ops.has_kernels, fused.prefers_fused
+    launchers, prefers_fused = devices.launchers, fused.prefers_fused
 
-    def runs_fused(device: torch.device) -> bool:
-        return device == DEVICE or has_kernels(device)
+    def launching(device: torch.device) -> Any:
+        return launch if device == DEVICE else launchers(device)
 
     def prefers(device: str, *sizes: Any) -> bool:
         return prefers_fused("cuda" if device == DEVICE.type else device, *sizes)
@@ -171,9 +166,9 @@ def pretending(seen: Record | None = None) -> Iterator[None]:
     with ExitStack() as stack:
         for target, name, value in (
             (_checks, "DEVICES", (*_checks.DEVICES, DEVICE.type)),
-            (_ops, "_backend", lambda device: launch),
-            (_fused_ops, "_backend", lambda device: launch),
-            (_fused_ops, "has_kernels", runs_fused),
+            (_torch_private, "dispatch_modes", lambda: 0),
+            (_torch_private, "function_modes", lambda: 0),
+            (devices, "launchers", launching),
             (fused, "prefers_fused", prefers),
             (plan.Launch, "run", note),
             (torch.cuda, "synchronize", wait),
@@ -191,10 +186,7 @@ class _Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.namespace == "tssl_triton":
-            with self:
-                return OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
-        # Noted first: reading a number fails on this device, and is in the record all the same.
+        # Recorded before the call, since reading a number fails on this device.
         waits = why_it_waits(func, args, kwargs)
         kind, launches = launches_of(func, args)
         self.seen.calls.append(Call(str(func), kind, launches, waits))
@@ -202,7 +194,7 @@ class _Operators(TorchDispatchMode):
 
 
 class _Functions(TorchFunctionMode):
-    """Python data that is made a tensor of the device is copied there from memory that is not pinned."""
+    """Records conversions of Python data to a tensor of the device, which copy from unpinned memory."""
 
     def __init__(self, seen: Record) -> None:
         super().__init__()
@@ -226,12 +218,12 @@ class _Functions(TorchFunctionMode):
 
 
 def launches_of(func: Any, args: tuple[Any, ...]) -> tuple[str, int]:
-    """The kind of an operator and how many launches it is, at least."""
+    """The kind of an operator and its least number of launches."""
     name = _base(func)
     if func.namespace != "aten" or func.is_view or name in ALLOCATIONS:
         return "none", 0
     if name == "convolution_backward":
-        # With respect to input, weight and bias, as far as they are asked for.
+        # One each for the gradients of input, weight and bias that are needed.
         return "product", sum(args[-1])
     if name in PRODUCTS:
         return "product", 1
@@ -239,7 +231,7 @@ def launches_of(func: Any, args: tuple[Any, ...]) -> tuple[str, int]:
 
 
 def why_it_waits(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Why a GPU would make the host wait in this operator; empty if it would not."""
+    """Why the host would wait for a GPU in this operator; empty if it would not."""
     name = _base(func)
     if not args or not isinstance(args[0], Tensor):
         return ""

@@ -1,8 +1,7 @@
-"""Whole layers for `bench gpu`: the largest of CIFAR-10's CNN 2, and fused layers beside composed ones.
+"""Whole layers for `bench gpu`: the largest of CIFAR-10's CNN 2, and pairs of a fused and a composed layer.
 
-`tssl_triton.nn.fused.prefers_fused` decides by a layer's pixels and neurons. The pairs here are a small grid of both,
-and
-`ratios` prints how many times as long the composed layer takes: where that is above 1, fusing is right.
+`tssl_triton.nn.prefers_fused` decides by a layer's pixels and neurons. The pairs cover a small grid of both, and
+`ratios` prints the composed layer's time over the fused one's: above 1, fusing pays.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ from torch import nn
 
 from bench.common.steps import BATCH
 from bench.common.tables import aligned
-from bench.static.cases import DTYPES
+from bench.static.problem import DTYPES
 from tssl_triton import SpikingConv2d, SpikingLinear, lif
-from tssl_triton.nn.fused import prefers_fused
+from tssl_triton.nn import prefers_fused
 
 from .report import Row
 
 
 @dataclass(frozen=True)
 class LayerCase:
-    """Forward and backward of one layer, on spikes whose bits are at hand; 16 bits by autocast."""
+    """Forward and backward of one layer on spikes with packed bits; 16-bit types by autocast."""
 
     name: str
     dtype: torch.dtype
@@ -49,7 +48,7 @@ class LayerCase:
         def work() -> None:
             with autocast:
                 result = layer(spikes)
-            # To the input as well, but not through the neurons that made it.
+            # Up to the spikes, not through the neurons that emitted them.
             torch.autograd.grad(result, (*layer.parameters(), spikes), grad)
 
         return work
@@ -59,14 +58,14 @@ LAYERS: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...], int], ...] = 
     ("128 -> 256C3, 32x32", lambda: SpikingConv2d(128, 256, 3, padding=1), (128, 32, 32), 256 * 32 * 32),
     ("512x8x8 -> 1024", lambda: SpikingLinear(512 * 8 * 8, 1024), (512, 8, 8), 1024),
 )
-"""The largest convolution and the largest fully connected layer of CNN 2; features of the input; neurons a sample."""
+"""The largest convolution and fully connected layer of CNN 2: name, layer, input features, neurons per sample."""
 
 PIXELS = (256, 1024, 4096, 16384, 65536)
 NEURONS = (64, 256, 1024)
-"""The grid: output pixels of the whole batch, and neurons at each; the bound of 128 tiles lies within it."""
+"""The grid: output pixels of the batch, and neurons at each. The limit of 128 tiles lies inside it."""
 
 CHANNELS, SIZE = 28, 8
-"""Input channels of a 3x3 convolution, and height and width of its images."""
+"""Input channels of a 3x3 convolution, and side of its images."""
 
 
 def pair_name(pixels: int, neurons: int, fused: bool) -> str:
@@ -74,7 +73,7 @@ def pair_name(pixels: int, neurons: int, fused: bool) -> str:
 
 
 def pairs(dtype: torch.dtype) -> Iterator[LayerCase]:
-    """Each layer of the grid, fused and composed, one right after the other."""
+    """The layers of the grid, each fused and then composed."""
     for pixels in PIXELS:
         for neurons in NEURONS:
             for fused in (True, False):
@@ -82,7 +81,7 @@ def pairs(dtype: torch.dtype) -> Iterator[LayerCase]:
 
 
 def pair(pixels: int, neurons: int, dtype: torch.dtype, fused: bool) -> LayerCase:
-    """One of two layers that compute the same."""
+    """One of two equivalent layers."""
 
     def build() -> nn.Module:
         how = "always" if fused else "never"
@@ -94,9 +93,9 @@ def pair(pixels: int, neurons: int, dtype: torch.dtype, fused: bool) -> LayerCas
 
 
 def ratios(rows: Iterable[Row]) -> str:
-    """Composed over fused time, medians, a line for each type and number of pixels; empty if no pair was measured.
+    """Composed over fused median time, a line per type and number of pixels; empty without a measured pair.
 
-    A star stands where `prefers_fused` has the layer fused today.
+    A star marks layers that `prefers_fused` fuses.
     """
     times = {(row.name, row.dtype): row.time.p50 for row in rows}
     lines = []

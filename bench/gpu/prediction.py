@@ -1,9 +1,8 @@
-"""How long a case should take, told before it is measured.
+"""Predicted time of a case.
 
-On a device that `bench.static.hardware` knows a kernel's time is the static report's: the kernel is compiled for the
-device,
-and the largest of bytes, instructions, special functions and matrix products decides, each at its peak rate. On any
-other device, and for what cannot be compiled here, it is a floor: the bytes at the bandwidth of the measured copy.
+On a device listed in `bench.static.hardware` a kernel's time is the static report's: the kernel is compiled, and the
+longest of bytes, instructions, special functions and matrix products counts, each at its peak rate. On other devices,
+and where compilation fails, it is a lower bound: the bytes at the bandwidth of the measured copy.
 """
 
 from __future__ import annotations
@@ -16,24 +15,24 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 
-from bench.static.cases import Problem
-from bench.static.command import Code, Setting, examine
 from bench.static.counting import UnexplainedLoopsError
+from bench.static.examined import Code, Setting, examine
 from bench.static.hardware import Device
+from bench.static.problem import Problem, dtype_name
 
-from .cases import MODELLED, Case, short
+from .cases import MODELLED, Case
 
 MODEL, COPY = "model", "copy"
 LABELS = {
     MODEL: "static model at the device's peak rates, compiled and not timed",
     COPY: "floor from measured copy",
 }
-"""What a prediction is made of, as tables and reports call it, and in words."""
+"""Sources of a prediction: their names in tables and reports, and descriptions."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds, and which of `LABELS` they come from."""
+    """Seconds, and their source, one of `LABELS`."""
 
     seconds: float
     label: str
@@ -41,14 +40,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Model:
-    """A device, and the machine code of the kernels that have been compiled for it."""
+    """A device and the code of kernels compiled for it."""
 
     device: Device
     codes: dict[Setting, Code]
 
     @classmethod
     def of(cls, cases: Iterable[Case], device: Device, jobs: int | None = None) -> Model:
-        """Compile each kernel among ``cases`` once, in ``jobs`` processes; what cannot be read is left out."""
+        """Compile the kernels among ``cases``, in ``jobs`` processes; kernels that cannot be analysed are left out."""
         settings = [setting_of(case, device) for case in cases if case.name in MODELLED]
         codes = {}
         with ProcessPoolExecutor(jobs or os.cpu_count(), mp_context=get_context("spawn")) as pool:
@@ -62,7 +61,7 @@ class Model:
         return cls(device, codes)
 
     def seconds(self, case: Case) -> float | None:
-        """The modelled time of a kernel; None for anything else."""
+        """The modelled time of a kernel; None for other cases."""
         code = self.codes.get(setting_of(case, self.device))
         moved = case.bytes()
         if code is None or moved is None or case.neurons is None:
@@ -74,14 +73,12 @@ class Model:
 
 
 def setting_of(case: Case, device: Device) -> Setting:
-    """What the static report calls a case on a device."""
-    return Setting(case.name, case.steps, short(case.dtype), device.architecture.target)
+    """The static report's setting for a case on a device."""
+    return Setting(case.name, case.steps, dtype_name(case.dtype), device.architecture.target)
 
 
 def predicted(case: Case, bandwidth: float, model: Model | None = None) -> Prediction | None:
-    """The time of ``case`` on the device of ``model``, else at least, at ``bandwidth`` bytes per second; None where
-    nothing is predicted.
-    """
+    """The time of ``case`` by ``model``, or a lower bound at ``bandwidth`` bytes per second; None without bytes."""
     moved = case.bytes()
     if moved is None:
         return None

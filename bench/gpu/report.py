@@ -1,4 +1,4 @@
-"""What `bench gpu` says: the machine, a table, a JSON report and a figure."""
+"""The output of `bench gpu`: machine, table, JSON report and figure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import torch
 import triton
 
-from bench.common.events import Quantiles
 from bench.common.tables import aligned
+from bench.common.timing import Quantiles
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Row:
         name: of the case.
         dtype: ``fp32``, ``fp16`` or ``bf16``.
         steps: time steps T.
-        neurons: neurons, None for whole networks.
-        time: percentiles over the runs.
-        bytes: what must move, None where arithmetic decides.
-        predicted: seconds, None where nothing is predicted.
-        peak: bytes allocated at most beyond what the case holds before it runs, None where that is not known.
-        basis: what the prediction comes from, a key of `bench.gpu.prediction.LABELS`.
+        neurons: None for networks.
+        time: percentiles over all runs.
+        bytes: that must move; None where arithmetic is the limit.
+        predicted: seconds; None without a prediction.
+        peak: most bytes allocated by a run; None if unknown.
+        basis: source of the prediction, a key of `bench.gpu.prediction.LABELS`.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Row:
 
     @property
     def per_billion(self) -> float | None:
-        """Seconds for 10^9 neuron-steps."""
+        """Seconds per 10^9 neuron-steps."""
         return None if self.neurons is None else 1e9 * self.time.p50 / (self.neurons * self.steps)
 
 
 def table(rows: list[Row], bandwidth: float) -> str:
-    """Times in microseconds; predicted beside measured."""
+    """A table of the rows."""
 
     def scaled(value: float | None, factor: float, places: int) -> str:
         return "-" if value is None else f"{factor * value:,.{places}f}"
@@ -72,30 +72,19 @@ def table(rows: list[Row], bandwidth: float) -> str:
         share = None if row.bandwidth is None else row.bandwidth / bandwidth
         lines.append(
             [
-                row.name,
-                row.dtype,
-                row.steps,
+                row.name, row.dtype, row.steps,
                 *(scaled(value, 1e6, 1) for value in (row.time.p20, row.time.p50, row.time.p80, row.predicted)),
-                row.basis or "-",
-                scaled(row.of_prediction, 1, 2),
-                scaled(row.bandwidth, 1e-9, 0),
-                scaled(share, 1, 2),
-                scaled(row.per_billion, 1e3, 2),
-                scaled(row.peak, 1e-6, 1),
+                row.basis or "-", scaled(row.of_prediction, 1, 2), scaled(row.bandwidth, 1e-9, 0), scaled(share, 1, 2),
+                scaled(row.per_billion, 1e3, 2), scaled(row.peak, 1e-6, 1),
             ]
-        )
+        )  # fmt: skip
     return aligned(heads, lines, left=2)
 
 
-def report(
-    rows: list[Row],
-    failed: list[str],
-    machine: dict[str, Any],
-    bandwidth: float,
-    rounds: int,
-    labels: dict[str, str],
+def as_json(
+    rows: list[Row], failed: list[str], machine: dict[str, Any], bandwidth: float, rounds: int, labels: dict[str, str]
 ) -> dict[str, Any]:
-    """Everything, ready for JSON: seconds, bytes, bytes per second; ``labels`` say what predictions are made of."""
+    """The JSON report, in seconds, bytes and bytes per second; ``labels`` describe the predictions' sources."""
     derived = ("bandwidth", "of_prediction", "per_billion")
     return {
         "machine": machine,
@@ -109,7 +98,7 @@ def report(
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Device, versions and commit."""
     about: dict[str, Any] = {
         "device": str(device),
         "torch": str(torch.__version__),
@@ -134,24 +123,24 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of this checkout, with ``+changes`` where files differ from it; ``unknown`` where there is none."""
-    head = _said("git", "-C", str(ROOT), "rev-parse", "HEAD")
+    """The commit of this checkout, with ``+changes`` if files differ from it; ``unknown`` without git."""
+    head = _output_of("git", "-C", str(ROOT), "rev-parse", "HEAD")
     if not head:
         return "unknown"
-    return head + ("+changes" if _said("git", "-C", str(ROOT), "status", "--porcelain", "-uno") else "")
+    return head + ("+changes" if _output_of("git", "-C", str(ROOT), "status", "--porcelain", "-uno") else "")
 
 
 def driver() -> str:
-    """Version of the NVIDIA or AMD driver, as far as it can be found out."""
-    nvidia = _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    """Version of the NVIDIA or AMD driver, or ``unknown``."""
+    nvidia = _output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     if nvidia:
         return nvidia.splitlines()[0]
     amd = Path("/sys/module/amdgpu/version")
     return amd.read_text().strip() if amd.exists() else "unknown"
 
 
-def _said(*command: str) -> str:
-    """What a command prints; nothing if it is not there or fails."""
+def _output_of(*command: str) -> str:
+    """A command's standard output; empty if it fails or is not installed."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
     except (OSError, subprocess.SubprocessError):
@@ -159,7 +148,7 @@ def _said(*command: str) -> str:
 
 
 def draw(rows: list[Row], bandwidth: float, title: str, path: Path) -> None:
-    """A PNG: each kernel's bandwidth as a share of a copy's, and the networks' training steps."""
+    """A PNG: each kernel's bandwidth over that of a copy, and the networks' training steps."""
     import matplotlib
 
     matplotlib.use("Agg")

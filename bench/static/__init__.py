@@ -1,1 +1,1 @@
-"""Kernels compiled for GPUs that need not be there."""
+"""Kernels compiled for GPUs that are not here, with their predicted times."""

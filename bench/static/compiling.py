@@ -1,8 +1,8 @@
-"""Cross-compiling a launch for a GPU that need not be there, and reading what came out.
+"""Cross-compilation of a launch for a GPU, which need not be present, and the compiled kernel's resources.
 
-What the compiler is told of the arguments - types, alignment, sizes that are 1 or a multiple of 16 - decides how
-loads are vectorised, so it is derived by the very functions by which the JIT derives it at a launch. Tensors may be
-on the meta device: their address counts as aligned, as one from PyTorch's allocator is.
+Vectorisation of loads depends on the arguments' types, alignment, and sizes equal to 1 or divisible by 16. They are
+derived by the functions that Triton's JIT uses at a launch. Tensors may be on the meta device: their address counts as
+aligned, like that of any allocation by PyTorch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a compiled kernel says of itself; bytes of stack, local and shared memory."""
+    """A compiled kernel; stack, local and shared memory in bytes."""
 
     target: str
     asm: dict[str, Any] = field(repr=False)
@@ -45,31 +45,31 @@ class Compiled:
 
     @property
     def listing(self) -> str:
-        """SASS, or the assembly text for AMD."""
+        """SASS for NVIDIA, assembly text for AMD."""
         return self._sass if self.nvidia else self.asm["amdgcn"]
 
     @property
     def registers(self) -> int:
-        """Vector registers of a thread."""
+        """Vector registers per thread."""
         return self._resources["REG"] if self.nvidia else self._amd("vgpr_count")
 
     @property
     def spilled(self) -> int:
-        """Bytes of stack and local memory of a thread; on AMD the private segment, and 4 for each spilled register."""
+        """Bytes of stack and local memory per thread; on AMD the private segment and 4 per spilled register."""
         if self.nvidia:
             return self._resources["STACK"] + self._resources["LOCAL"]
         return self.spilled_to_memory + 4 * self._amd("sgpr_spill_count")
 
     @property
     def spilled_to_memory(self) -> int:
-        """The same without AMD's scalar registers, which are spilled to lanes of vector registers."""
+        """The same without AMD's scalar registers, which spill to lanes of vector registers."""
         if self.nvidia:
             return self.spilled
         return self._amd("private_segment_fixed_size") + 4 * self._amd("vgpr_spill_count")
 
     @property
     def code_bytes(self) -> int:
-        """Size of the machine code, padding after its end included."""
+        """Size of the machine code, with padding."""
         if self.nvidia:
             return 16 * len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", self.listing, re.MULTILINE))
         (size,) = re.findall(r"^; codeLenInByte = (\d+)", self.listing, re.MULTILINE)
@@ -81,8 +81,8 @@ class Compiled:
 
     @cached_property
     def _resources(self) -> dict[str, int]:
-        said = self._inspect("--dump-resource-usage")
-        return {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", said)}
+        text = self._inspect("--dump-resource-usage")
+        return {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", text)}
 
     def _amd(self, name: str) -> int:
         return sum(map(int, re.findall(rf"\.{name}:\s+(\d+)", self.asm["amdgcn"])))
@@ -96,7 +96,7 @@ class Compiled:
 
 
 def compile_launch(launch: Launch, target: str) -> Compiled:
-    """Compile for ``target`` what ``launch`` would run."""
+    """Compile the kernel of ``launch`` for ``target``."""
     kernel = launch.kernel
     backend, bound, specialization = _specialize(launch, target)
     options = launch.options(_is_nvidia(target))
@@ -107,7 +107,7 @@ def compile_launch(launch: Launch, target: str) -> Compiled:
 
 
 def launch_key(launch: Launch, target: str = "sm_90") -> str:
-    """The key under which the JIT keeps the compiled kernel: launches with the same key compile once."""
+    """The JIT's cache key: launches with the same key share one compiled kernel."""
     _, _, specialization = _specialize(launch, target)
     return compute_cache_key({}, specialization, launch.options(_is_nvidia(target)))
 

@@ -1,17 +1,18 @@
-"""Instructions that a thread executes, from the blocks of a listing and the trip counts of the source's loops.
+"""Instructions that a thread executes, from a listing's basic blocks and the trip counts of the source's loops.
 
-The rules:
+Rules:
 
-* A block in no loop counts once, a block in a loop as often as the loop runs. A loop is a back edge and what leads to
-  it (a natural loop); its trips come from the case, `Loop`.
-* Where paths fork, the heavier one counts: an upper bound, in which a branch that is taken now and then, as for a word
-  that is stored every fourth window, counts each time. A masked instruction counts whether its mask is true or not.
-* A loop that does not run is no path, and neither is what leads only to it.
-* The compiler may unroll one source loop into several: a loop over 16 of its iterations, a straight copy of 8, and a
-  loop for the rest. How many iterations a piece holds is read from the bytes it moves; the largest pieces run first.
-  If that leaves a loop that runs on no path, as when iterations were peeled off, straight pieces count as other code.
-* Subroutines for denormal operands and the like, reached by a call that returns, do not count.
-* What no path reaches (padding after the end) does not count.
+* A block outside loops counts once, a block inside a loop once per iteration. Loops of the listing are natural loops;
+  trip counts come from the case (`Loop`).
+* At a fork the path with more instructions counts. This is an upper bound: a branch taken only sometimes, as for a word
+  stored every fourth window, counts each time. A masked instruction counts whatever its mask.
+* A loop with no iterations is not on any path, nor are blocks that lead only to it.
+* The compiler may unroll one source loop into several pieces: a loop over 16 iterations at once, straight code for 8,
+  and a loop over the rest. The number of iterations in a piece is inferred from the bytes it moves; larger pieces run
+  first. If that leaves a running loop outside every path (as with peeled iterations), straight pieces count as other
+  code.
+* Subroutines reached by a call that returns (denormal operands, say) do not count, nor does unreachable code such as
+  padding.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from .listing import EXIT, Block
 
 
 class UnexplainedLoopsError(ValueError):
-    """The loops of the listing cannot be told from those of the source."""
+    """The loops of a listing could not be matched with those of the source."""
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop of the source: how often it runs, the bytes a program moves in one iteration, the loops inside it.
+    """A loop of the source: iterations, bytes that a program moves in each, and the loops inside.
 
-    The bytes tell how far the compiler unrolled it; 0 for a loop that it does not, as one with loops inside.
+    The bytes show how far the compiler unrolled the loop; 0 where it does not, as with loops inside.
     """
 
     trips: int
@@ -43,24 +44,23 @@ class Loop:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a thread executes."""
+    """Executed by one thread."""
 
     instructions: float = 0.0
     vector: float = 0.0
     special: float = 0.0
     bytes: float = 0.0
     accesses: dict[tuple[str, int], float] = field(default_factory=dict)
-    """Loads and stores of global memory, by kind and width in bytes."""
+    """Accesses of global memory, by "load" or "store" and width in bytes."""
 
     def __add__(self, other: Counts) -> Counts:
-        kinds = self.accesses.keys() | other.accesses.keys()
-        accesses = {kind: self.accesses.get(kind, 0.0) + other.accesses.get(kind, 0.0) for kind in sorted(kinds)}
+        kinds = sorted(self.accesses.keys() | other.accesses.keys())
         return Counts(
             self.instructions + other.instructions,
             self.vector + other.vector,
             self.special + other.special,
             self.bytes + other.bytes,
-            accesses,
+            {kind: self.accesses.get(kind, 0.0) + other.accesses.get(kind, 0.0) for kind in kinds},
         )
 
     def times(self, factor: float) -> Counts:
@@ -74,7 +74,7 @@ class Counts:
 
 
 def count(blocks: Sequence[Block], loops: Sequence[Loop], threads: int) -> Counts:
-    """Counts of one of a program's ``threads``, which runs ``loops`` one after another."""
+    """Counts of one of a program's ``threads``; ``loops`` run in sequence."""
     return _Region(blocks, 0, _reachable(blocks), 0).counts(loops, threads)
 
 
@@ -91,7 +91,7 @@ def of_block(block: Block) -> Counts:
 
 
 def natural_loops(blocks: Sequence[Block]) -> dict[int, set[int]]:
-    """The blocks of each loop, by its first block: the target of a jump back to a block that dominates the jump."""
+    """The blocks of each loop by its head, which dominates a block that jumps back to it."""
     reachable = _reachable(blocks)
     before: dict[int, set[int]] = {b: set() for b in reachable}
     for b in reachable:
@@ -131,13 +131,13 @@ def _reachable(blocks: Sequence[Block]) -> set[int]:
 
 
 _Runs = dict[int, tuple[int, Loop] | None]
-"""How often a piece of code runs, by its first block, and for which loop of the source; None if not at all."""
+"""Number of runs of a piece of code and its source loop, by first block; None if it does not run."""
 
 
 class _Region:
-    """A function, or the body of a loop, with the loops directly inside it folded into one node each.
+    """A function (``depth`` 0) or the body of a loop; each loop directly inside it is one node.
 
-    A path leads from ``head`` to the end: to an exit in a function (``depth`` 0), back to the head in a loop.
+    A path leads from ``head`` to the end: an exit in a function, back to the head in a loop.
     """
 
     def __init__(self, blocks: Sequence[Block], head: int, body: set[int], depth: int) -> None:
@@ -155,17 +155,17 @@ class _Region:
                 elif s in body and self.node[s] != n:
                     self.next[n].add(self.node[s])
         if depth:
-            # Leaving the loop by ending the program is not another pass through it, unless nothing else is.
+            # A path that ends the program does not complete an iteration, unless there is no other.
             ends = {n for n in self.next if any(head in blocks[b].successors for b in body if self.node[b] == n)}
             for n in self.next:
                 if n not in ends:
                     self.next[n].discard(EXIT)
-        # Threads that a mask ends early are not followed, unless nothing is left to follow.
+        # Early exits of masked threads are ignored, unless there is no other path.
         self.early = {n for n, following in self.next.items() if EXIT in following and len(following) > 1}
         self.once = sum((of_block(blocks[b]) for b in body), Counts())
 
     def counts(self, sources: Sequence[Loop], threads: int) -> Counts:
-        """Counts of one pass, in which ``sources`` run one after another."""
+        """Counts of one pass; the loops ``sources`` run in sequence."""
         copies = self._copies(sources[0], threads) if self.loops and len(sources) == 1 else {}
         for pieces, whole in ((copies, True), ({}, not copies)):
             runs, left = self._runs(sources, threads, pieces)
@@ -175,10 +175,10 @@ class _Region:
             path = self._heaviest(weights, set()) or self._heaviest(weights, self.early)
             if path and all(n in path for n, run in runs.items() if run and n in self.loops):
                 return reduce(Counts.__add__, (weights[n] for n in path), Counts())
-        raise UnexplainedLoopsError(f"loops at blocks {sorted(self.loops)} do not add up to {list(sources)}")
+        raise UnexplainedLoopsError(f"loops at blocks {sorted(self.loops)} do not match {list(sources)}")
 
     def _weights(self, runs: _Runs, threads: int) -> dict[int, Counts]:
-        """Counts of each node that a path may take."""
+        """Counts of each node that can be on a path."""
         weights = {}
         for n in self.next:
             run = runs.get(n)
@@ -190,7 +190,7 @@ class _Region:
         return weights
 
     def _heaviest(self, weights: dict[int, Counts], early: set[int]) -> list[int] | None:
-        """The path with most instructions over nodes that have a weight; nodes in ``early`` may end it as well."""
+        """The path with the most instructions over nodes with a weight; nodes in ``early`` may end it too."""
         best: dict[int, tuple[float, list[int]] | None] = {EXIT: (0.0, [])}
         for n in self._last_to_first():
             following = self.next[n] if n not in self.early or n in early else self.next[n] - {EXIT}
@@ -204,7 +204,7 @@ class _Region:
         return found[1] if found else None
 
     def _last_to_first(self) -> list[int]:
-        """Every node after all that may follow it."""
+        """The nodes, each after all of its successors."""
         order: list[int] = []
         state: dict[int, bool] = {}
         pending = [self.node[self.head]]
@@ -221,7 +221,7 @@ class _Region:
         return order
 
     def _runs(self, sources: Sequence[Loop], threads: int, copies: dict[int, int]) -> tuple[_Runs, int]:
-        """How often each loop, and each of ``copies``, runs; and the iterations that fit into none."""
+        """Runs of each loop and of each of ``copies``, and the number of iterations left over."""
         if not self.loops:
             return {}, 0
         found: list[tuple[int, _Runs]] = []
@@ -243,7 +243,7 @@ class _Region:
         return runs, left
 
     def _copies(self, source: Loop, threads: int) -> dict[int, int]:
-        """Blocks outside loops that hold whole iterations and that a path can avoid."""
+        """Blocks outside loops that hold whole iterations and can be skipped, with their number of iterations."""
         found = {}
         for n in self.next:
             size = 0 if n in self.loops else self._iterations(of_block(self.blocks[n]), source, threads)
@@ -257,13 +257,13 @@ class _Region:
 
 
 def _groups(items: list[int], number: int) -> Iterator[list[list[int]]]:
-    """All ways to cut ``items`` into ``number`` runs, none of them empty."""
+    """All ways to split ``items`` into ``number`` consecutive, non-empty groups."""
     for cuts in combinations(range(1, len(items)), number - 1) if number else ():
         edges = [0, *cuts, len(items)]
         yield [items[a:b] for a, b in pairwise(edges)]
 
 
 def mean(counts: Iterable[Counts]) -> Counts:
-    """The average, for programs of which not all run the loops equally often."""
+    """The average over programs with different trip counts."""
     several = list(counts)
     return sum(several, Counts()).times(1 / len(several))

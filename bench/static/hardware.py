@@ -1,7 +1,7 @@
-"""What the machines can do, from their makers' documents, and how many threads fit on one of their processors.
+"""Peak rates of GPUs from their makers' documents, and the occupancy of a multiprocessor.
 
-The figures are peaks. A copy reaches about nine tenths of the bandwidth, and a chip at work seldom holds its boost
-clock; `docs/performance.md` says what else the model leaves out.
+In practice a copy reaches about 90 % of the bandwidth, and a busy chip seldom holds its boost clock.
+docs/performance.md lists what else the model leaves out.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Architecture:
-    """Limits of one multiprocessor (compute unit of AMD) and how it hands out its registers and shared memory.
+    """Limits of one multiprocessor (AMD: compute unit), and granularity of its registers and shared memory.
 
     Args:
-        target: the compiler's name for it.
+        target: the compiler's name.
         threads: threads of a warp (AMD: wavefront).
-        max_warps: warps that one multiprocessor can hold.
-        max_blocks: programs that it can hold.
-        registers: 32-bit registers per lane of one of its four parts: what that part's warps share.
-        register_unit: registers of a thread are rounded up to a multiple of this.
+        max_warps: resident warps.
+        max_blocks: resident programs.
+        registers: 32-bit registers per lane in one of the four parts, shared by its warps.
+        register_unit: registers per thread are rounded up to a multiple of this.
         shared: bytes of shared memory.
-        shared_unit: a program's shared memory is rounded up to a multiple of this.
-        shared_reserved: bytes that the system takes per program.
+        shared_unit: shared memory per program is rounded up to a multiple of this.
+        shared_reserved: bytes that the system reserves per program.
         source: the document.
     """
 
@@ -41,7 +41,7 @@ class Architecture:
 
 
 PARTS = 4
-"""Every multiprocessor here has four parts (SM sub-partitions, SIMDs), each with its own registers and issue slot."""
+"""Parts of a multiprocessor (SM sub-partitions, SIMDs), each with its own registers and issue slot."""
 
 _GUIDE = "CUDA C++ Programming Guide, table 'Technical Specifications per Compute Capability'"
 
@@ -57,10 +57,10 @@ ARCHITECTURES = {a.target: a for a in (SM80, SM90, SM100, GFX942)}
 
 
 def occupancy(architecture: Architecture, registers: int, shared: int, warps: int) -> float:
-    """Share of the warps of a multiprocessor that can be resident at once, from what one program of ``warps`` takes.
+    """Resident warps over the most that a multiprocessor holds, for programs of ``warps``.
 
-    The published formula: registers are handed out per warp within one of four parts, shared memory per program, and
-    the scarcest of registers, shared memory, warps and programs decides.
+    The published formula: registers are allocated per warp within one of four parts, shared memory per program. The
+    scarcest of registers, shared memory, warps and programs is the limit.
     """
     per_thread = architecture.register_unit * math.ceil(max(registers, 1) / architecture.register_unit)
     by_registers = PARTS * (architecture.registers // per_thread) // warps
@@ -77,10 +77,12 @@ def occupancy(architecture: Architecture, registers: int, shared: int, warps: in
 class Device:
     """One product: bandwidth in bytes per second, clock in hertz, rates per multiprocessor and clock.
 
-    ``issue`` counts warp instructions; on AMD those of the vector unit only, because scalar and memory instructions
-    go out beside them. ``special`` counts lanes of exp, 1/x and the like. ``matrix`` is the matrix units' dense peak in
-    16 bits, in operations per second, of which a multiplication with its addition is two; float32 by way of TF32 takes
-    twice as long.
+    Args:
+        issue: warp instructions; on AMD only those of the vector unit, as scalar and memory instructions are issued in
+            parallel.
+        special: lanes of exp, 1/x and similar functions.
+        matrix: dense 16-bit peak of the matrix units in operations per second, a multiply-add being two. float32 (as
+            TF32) takes twice as long.
     """
 
     name: str
@@ -98,21 +100,21 @@ class Device:
         return size / self.bandwidth
 
     def issue_seconds(self, instructions: float) -> float:
-        """Time to issue ``instructions`` of one thread each."""
+        """Time to issue ``instructions``, summed over threads."""
         return instructions / (self.architecture.threads * self.issue * self.multiprocessors * self.clock)
 
     def special_seconds(self, operations: float) -> float:
-        """Time of ``operations`` of the special-function units."""
+        """Time of ``operations`` on the special-function units."""
         return operations / (self.special * self.multiprocessors * self.clock)
 
     def matrix_seconds(self, multiply_adds: float, value_bytes: int) -> float:
-        """Time of the matrix units for products of values of 2 bytes, or of 4."""
+        """Time of the matrix units, for values of 2 or 4 bytes."""
         return 2 * multiply_adds * (value_bytes / 2) / self.matrix
 
     def seconds(
         self, size: float, instructions: float, special: float, multiply_adds: float = 0.0, value_bytes: int = 2
     ) -> float:
-        """The largest of the four: everything overlaps perfectly, nothing waits."""
+        """The largest of the four times: perfect overlap, no latency."""
         return max(
             self.byte_seconds(size),
             self.issue_seconds(instructions),
@@ -146,16 +148,16 @@ DEVICES = (A100, H100, H200, B200, MI300X)
 
 
 def devices_of(target: str) -> tuple[Device, ...]:
-    """Products that run code for ``target``."""
+    """Products that run code compiled for ``target``."""
     return tuple(device for device in DEVICES if device.architecture.target == target)
 
 
 OTHER_MEMORY = r"PCIe|NVL|40GB|MIG"
-"""In the names of products that share a chip with one of `DEVICES`, but not its memory or its clock."""
+"""In names of products with the chip of one of `DEVICES` but other memory or another clock."""
 
 
 def device_named(name: str, multiprocessors: int) -> Device | None:
-    """Which of `DEVICES` a driver means by such as ``NVIDIA H100 80GB HBM3``; None if none is that very product."""
+    """The one of `DEVICES` with a driver's ``name``, such as ``NVIDIA H100 80GB HBM3``; None for other products."""
     if re.search(OTHER_MEMORY, name):
         return None
     found = (d for d in DEVICES if re.search(rf"\b{d.name}\b", name) and d.multiprocessors == multiprocessors)

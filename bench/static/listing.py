@@ -1,4 +1,4 @@
-"""Assembly listings as basic blocks: SASS as cuobjdump prints it, and amdgcn as LLVM does."""
+"""Assembly listings as basic blocks: SASS as printed by cuobjdump, amdgcn as printed by LLVM."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import re
 from dataclasses import dataclass
 
 EXIT = -1
-"""Successor of a block that may end the program."""
+"""Successor of a block that can end the program."""
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One machine instruction, as far as counting needs to know it.
+    """What counting needs to know of a machine instruction.
 
     Args:
         name: the mnemonic with its suffixes.
-        flow: "jump", "exit", "return" or "" for those that just go on.
-        conditional: whether a jump or exit may not be taken.
-        target: the label a jump goes to.
-        labels: labels in front of it.
+        flow: "jump", "exit", "return", or "" where the next instruction follows.
+        conditional: whether the jump or exit depends on a predicate.
+        target: label of a jump.
+        labels: labels of this instruction.
         access: "load" or "store" of global memory, or "".
-        width: bytes that a thread moves.
-        special: whether the special-function unit executes it.
-        vector: whether it takes an issue slot of the vector unit (on NVIDIA everything does).
+        width: bytes per thread.
+        special: whether it runs on the special-function unit.
+        vector: whether it takes an issue slot of the vector unit; on NVIDIA all do.
     """
 
     name: str
@@ -38,14 +38,14 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Block:
-    """Instructions that run one after another, and the blocks that may follow."""
+    """Consecutive instructions, and the blocks that can follow."""
 
     instructions: tuple[Instruction, ...]
     successors: tuple[int, ...]
 
 
 def parse(listing: str) -> list[Block]:
-    """Basic blocks of the one function in ``listing``, in its order."""
+    """Basic blocks of the only function in ``listing``, in order."""
     return blocks(_amdgcn(listing) if ".amdgcn_target" in listing else _sass(listing))
 
 
@@ -64,8 +64,8 @@ def _sass(listing: str) -> list[Instruction]:
         flow, access = "", _SASS_ACCESSES.get(base, "")
         if base in ("BRX", "JMX", "JMP", "BRXU"):
             raise ValueError(f"cannot follow {name} {operands}")
-        # A call in a function that returns nowhere is a jump too far for BRA. A call that returns leads to a
-        # library's slow path, for denormals and the like, and is not followed.
+        # Without a RET in the listing, a call is a jump that is too far for BRA. With one, it leads to a library's slow
+        # path (denormals, say), which is not followed.
         if base == "BRA" or (base == "CALL" and not returns):
             flow = "jump"
         elif base in ("EXIT", "RET"):
@@ -124,7 +124,7 @@ def _amdgcn(listing: str) -> list[Instruction]:
 
 
 def blocks(instructions: list[Instruction]) -> list[Block]:
-    """Cut where a jump goes to and after each instruction that may leave."""
+    """Split at the target of every jump and after every instruction that can branch."""
     targets = {i.target for i in instructions if i.flow == "jump"}
     starts = [
         n

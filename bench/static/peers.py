@@ -1,7 +1,7 @@
-"""Kernels of other packages under the same microscope, where those are installed (extra ``peers``).
+"""Kernels of other packages for the same report, where installed (extra ``peers``).
 
-What each keeps for backward was read in its autograd function, and counts what it saves itself: the tensors it
-passes to ``save_for_backward``. Settings are each package's defaults; all tensors are contiguous.
+Bytes saved for backward are those that each package's autograd function passes to ``save_for_backward``. Settings are
+the packages' defaults; all tensors are contiguous.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from tssl_triton.kernels.layout import cdiv
 from tssl_triton.kernels.plan import Launch
 
-from .cases import Case, Problem
 from .counting import Loop
+from .problem import Case, Problem
 
 
 def _spikingjelly() -> tuple[Case, ...]:
@@ -33,9 +33,8 @@ def _spikingjelly() -> tuple[Case, ...]:
 
     def forward(p: Problem) -> Launch:
         tensors = {"x_ptr": p.tensor(p.steps), "v_ptr": p.state(1), "spikes_ptr": p.tensor(p.steps)}
-        return launch(
-            kernels._forward_kernel, p, **tensors, voltages_ptr=p.state(1), charged_ptr=p.state(p.steps)
-        )  # fmt: skip
+        tensors |= {"voltages_ptr": p.state(1), "charged_ptr": p.state(p.steps)}
+        return launch(kernels._forward_kernel, p, **tensors)
 
     def backward(p: Problem) -> Launch:
         tensors = {"gs_ptr": p.tensor(p.steps), "gv_ptr": p.state(1), "h_ptr": p.state(p.steps)}
@@ -67,9 +66,9 @@ def _spikingjelly() -> tuple[Case, ...]:
 
 
 def _tether() -> tuple[Case, ...]:
-    """Tether: LIF with packed spikes and the membrane potential of every step; arctan surrogate.
+    """Tether: LIF that saves packed spikes and the membrane potential of every step; arctan surrogate.
 
-    Its kernels do not compile for 16-bit types: the membrane would change its type in the loop over time.
+    Its kernels do not compile for 16-bit types: the type of the membrane would change in the loop over time.
     """
     kernels = import_module("tether.kernels.lif")
     block = 1024
@@ -106,14 +105,14 @@ def _tether() -> tuple[Case, ...]:
             dtypes=("fp32",),
             owner="tether",
         ),
-        # It loads each membrane potential twice, as its own step's and as the step's before, and some words.
+        # Each membrane potential is loaded twice, at its own step and at the next; so are some words.
         Case(
             "tether lif backward",
             backward,
             compulsory=lambda p: 3 * p.value_bytes,
             loops=loops(5),
             dtypes=("fp32",),
-            # For AMD the choice of the surrogate becomes flags, by which all three seem to lie on one path.
+            # For AMD the surrogate is chosen by flags, so that all three appear to be on one path.
             targets=("sm_80", "sm_90", "sm_100"),
             owner="tether",
         ),
@@ -125,7 +124,7 @@ PEERS: dict[str, Callable[[], tuple[Case, ...]]] = {"spikingjelly": _spikingjell
 
 @cache
 def load() -> tuple[tuple[Case, ...], tuple[str, ...]]:
-    """Cases of the peers that can be imported, and a line for each that cannot."""
+    """Cases of importable peers, and a line for each other."""
     found: list[Case] = []
     missing = []
     for name, cases in PEERS.items():

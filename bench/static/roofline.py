@@ -1,7 +1,7 @@
-"""The static report as a picture: how far each kernel is, on each machine, from where memory stops being its limit.
+"""The static report as a figure: instruction time over memory time, for each kernel on each device.
 
-A roofline laid flat. Its ridge is where issuing the instructions takes as long as moving the bytes, 100 %: left of it
-the memory is the limit and the kernel runs at full bandwidth, right of it as many times slower as the axis says.
+This is a roofline drawn flat, with its ridge at 100 %. Left of it memory is the limit and a kernel runs at full
+bandwidth; right of it the axis is its slowdown.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .command import LABEL, Row
+from .examined import LABEL, Row
 from .hardware import DEVICES, Device
 
 MARKERS = {"fp32": "o", "fp16": "^", "bf16": "s"}
-LEAST, MOST = 0.02, 3.0  # of the axis, unless a kernel is further right
+LEAST, MOST = 0.02, 3.0  # of the axis, which is extended for kernels further right
 OURS, PEER = "#1f5fa8", "#c2570c"
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
-    """One panel per device, one line per kernel, one point per type and number of steps."""
+    """A panel per device, a line per kernel, a point per type and number of steps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -54,7 +54,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
 
 
 def use(device: Device, row: Row) -> float:
-    """Time of the instructions, or of the special functions if that is longer, by the time of the bytes."""
+    """Time of the instructions (or special functions, if longer) over time of the bytes."""
     busy = max(device.issue_seconds(row.code.vector), device.special_seconds(row.code.special))
     return busy / device.byte_seconds(row.bytes + row.checkpoints)
 

@@ -1,19 +1,22 @@
-"""The static report as text: what was compiled, what was modelled, and where the machines' figures come from."""
+"""The static report as text: compiled figures, modelled figures, and the sources of the devices' rates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from .command import LABEL, Row
+from bench.common.tables import aligned
+
+from .examined import LABEL, Row
 from .hardware import DEVICES
 
-RELEASED_PROGRAM = "The authors' released program keeps 16 bytes per neuron-step and has no Triton kernels to compile."
+RELEASED_PROGRAM = "The authors' released program stores 16 bytes per neuron-step and has no Triton kernels to compile."
 
 
 def text(rows: list[Row]) -> str:
-    """Plain columns."""
-    return "\n".join([_title(), "", _columns(*compiled(rows)), "", _columns(*modelled(rows)), "", *_notes()])
+    """Aligned columns."""
+    tables = (aligned(*columns, left=2) for columns in (compiled(rows), modelled(rows)))
+    return "\n\n".join([_title(), *tables, "\n".join(_notes())])
 
 
 def markdown(rows: list[Row]) -> str:
@@ -23,7 +26,7 @@ def markdown(rows: list[Row]) -> str:
 
 
 def compiled(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    """One line per kernel, type, T and target: what the machine code says."""
+    """One line per kernel, type, T and target: figures from the machine code."""
     header = ["kernel", "type", "T", "target", "regs", "spill B", "shared B", "warps", "occupancy", "loads", "stores"]
     header += ["instr/ns", "special/ns", "code kB"]
     lines = []
@@ -40,7 +43,7 @@ def compiled(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def modelled(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    """One line per kernel, type and T: bytes, and predicted times on the devices whose target was compiled for."""
+    """One line per kernel, type and T: bytes, and times predicted for the devices of the compiled targets."""
     names = [d.name for d in DEVICES if any(d.name in row.milliseconds for row in rows)]
     header = ["kernel", "type", "T", "bytes/ns", "compulsory", "checkpoints", "saved B/ns", "issue use H100"]
     header += [f"{name} ms" for name in names]
@@ -63,7 +66,7 @@ def modelled(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def widths(accesses: dict[int, float]) -> str:
-    """How many of a thread's accesses are so many bits wide, as in ``128 x 5``."""
+    """A thread's accesses by width in bits: ``128 x 5, 64 x 1``."""
     return ", ".join(f"{8 * width} x {number:g}" for width, number in sorted(accesses.items(), reverse=True))
 
 
@@ -72,20 +75,13 @@ def _title() -> str:
 
 
 def _notes() -> list[str]:
-    limits = "Times: the largest of bytes, instructions, special functions and matrix products, each at its peak rate."
+    limits = "Times: the longest of bytes, instructions, special functions and matrix products, each at its peak rate."
     sources = [
         f"{d.name}: {d.bandwidth / 1e12:.2f} TB/s, {d.multiprocessors} x {d.clock / 1e9:.2f} GHz, "
-        f"{d.issue:g} warp instructions/clock, {d.matrix / 1e12:.0f} TFLOPS of the matrix units in 16 bits; {d.source}"
+        f"{d.issue:g} warp instructions/clock, {d.matrix / 1e12:.0f} 16-bit TFLOPS of the matrix units; {d.source}"
         for d in DEVICES
     ]
     return [limits, RELEASED_PROGRAM, *sources]
-
-
-def _columns(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    # Names to the left, figures to the right.
-    sizes = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    form = "  ".join(f"{{:{'<' if k < 2 else '>'}{size}}}" for k, size in enumerate(sizes))
-    return "\n".join(form.format(*line).rstrip() for line in (header, *lines))
 
 
 def _pipes(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

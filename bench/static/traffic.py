@@ -1,11 +1,10 @@
 """Bytes that a kernel moves, counted while Triton's interpreter runs it.
 
-Every load and store is seen with its mask, so a byte counts where the mask is true and nowhere else. Two figures
-come out for each tensor: the bytes of every access, and distinct bytes, which are what memory must move if the cache
-forgets nothing.
+Loads and stores are recorded with their masks; a byte counts where the mask is true. Each tensor has two figures: the
+bytes of all accesses, and the distinct bytes, which must move even with a perfect cache.
 
-Triton decides when it is imported whether it interprets, so `count_traffic` asks another process, which is this file
-run as a program: it reads requests as JSON and writes a reply for each.
+Triton decides at import whether kernels are interpreted. `count_traffic` therefore runs this file in another process,
+which reads requests and writes replies as JSON.
 """
 
 from __future__ import annotations
@@ -19,15 +18,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
+from .cases import all_cases
+from .problem import DTYPES, Problem
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A case of `bench.static.cases` at a number of steps and a type."""
+    """A case of `bench.static.cases` with its steps and type."""
 
     case: str
     steps: int
@@ -36,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of one tensor: read and written, counting each time, and counting each address once."""
+    """Bytes of one tensor that are read and written: each access counted, and each address counted once."""
 
     loaded: int = 0
     stored: int = 0
@@ -49,14 +52,14 @@ class Traffic:
 
 
 class Counter:
-    """Addresses that an interpreted kernel touches, by the tensor that they lie in."""
+    """Addresses that an interpreted kernel accesses, by tensor."""
 
     def __init__(self, tensors: dict[str, Any]) -> None:
         self._ranges = {name: (t.data_ptr(), t.data_ptr() + t.nbytes) for name, t in tensors.items() if t.nbytes}
         self._touched: dict[tuple[str, str], list[tuple[int, np.ndarray]]] = {}
 
     def touch(self, kind: str, addresses: np.ndarray, mask: np.ndarray, size: int) -> None:
-        """An access of ``size`` bytes at each of ``addresses`` whose mask is true."""
+        """Record an access of ``size`` bytes at each of ``addresses`` whose mask is true."""
         live = np.broadcast_to(addresses, np.broadcast_shapes(addresses.shape, mask.shape))
         live = live[np.broadcast_to(mask, live.shape).astype(bool)].ravel()
         for name, (first, end) in self._ranges.items():
@@ -65,33 +68,28 @@ class Counter:
                 self._touched.setdefault((name, kind), []).append((size, inside.astype(np.int64)))
                 live = live[(live < first) | (live >= end)]
         if live.size:
-            raise RuntimeError(f"a {kind} touches memory of no argument: {live.size} addresses")
+            raise RuntimeError(f"a {kind} accesses memory of no argument: {live.size} addresses")
 
     def result(self) -> dict[str, Traffic]:
-        return {name: Traffic(*self._bytes(name, "load"), *self._distinct(name)) for name in self._ranges}
+        return {
+            name: Traffic(*(self._bytes(name, kind, once) for once in (False, True) for kind in ("load", "store")))
+            for name in self._ranges
+        }
 
-    def _bytes(self, name: str, kind: str) -> tuple[int, ...]:
-        loaded, stored = (
-            sum(size * len(a) for size, a in self._touched.get((name, kind), [])) for kind in ("load", "store")
-        )
-        return loaded, stored
-
-    def _distinct(self, name: str) -> tuple[int, ...]:
-        counts = []
-        for kind in ("load", "store"):
-            pieces = self._touched.get((name, kind), [])
-            counts.append(
-                sum(
-                    size * len(np.unique(np.concatenate([a for s, a in pieces if s == size])))
-                    for size in {size for size, _ in pieces}
-                )
-            )
-        return tuple(counts)
+    def _bytes(self, name: str, kind: str, once: bool) -> int:
+        """Bytes of all accesses of one kind, or of each address ``once``."""
+        pieces = self._touched.get((name, kind), [])
+        if not once:
+            return sum(size * len(addresses) for size, addresses in pieces)
+        by_size: dict[int, list[np.ndarray]] = {}
+        for size, addresses in pieces:
+            by_size.setdefault(size, []).append(addresses)
+        return sum(size * len(np.unique(np.concatenate(several))) for size, several in by_size.items())
 
 
 @contextmanager
 def counting(tensors: dict[str, Any]) -> Iterator[Counter]:
-    """Count what kernels interpreted inside the ``with`` block do to ``tensors``."""
+    """Count accesses to ``tensors`` by kernels interpreted inside the ``with`` block."""
     from triton.runtime.interpreter import InterpreterBuilder
 
     counter = Counter(tensors)
@@ -114,18 +112,17 @@ def counting(tensors: dict[str, Any]) -> Iterator[Counter]:
             counter.touch(kind, ptr.data, mask.data, size(ptr))
         return atomic(self, operation, ptr, value, mask, *rest, **named)
 
-    InterpreterBuilder.create_masked_load = counted_load
-    InterpreterBuilder.create_masked_store = counted_store
-    InterpreterBuilder.create_atomic_rmw = counted_atomic
-    try:
+    with mock.patch.multiple(
+        InterpreterBuilder,
+        create_masked_load=counted_load,
+        create_masked_store=counted_store,
+        create_atomic_rmw=counted_atomic,
+    ):
         yield counter
-    finally:
-        InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store = load, store
-        InterpreterBuilder.create_atomic_rmw = atomic
 
 
 def count_launch(launch: Any) -> dict[str, Traffic]:
-    """Bytes by argument of ``launch``, whose tensors are on the CPU; only where kernels are interpreted."""
+    """Bytes by argument of ``launch``, with tensors on the CPU, in a process that interprets kernels."""
     import torch
 
     tensors = {name: value for name, value in launch.arguments.items() if isinstance(value, torch.Tensor)}
@@ -135,16 +132,16 @@ def count_launch(launch: Any) -> dict[str, Traffic]:
 
 
 def count_traffic(requests: Sequence[Request]) -> dict[Request, dict[str, Traffic]]:
-    """Bytes of each request, by argument of its kernel, from a process that interprets kernels."""
+    """Bytes of each request by kernel argument, counted in another process."""
     command = [sys.executable, "-m", "bench.static.traffic"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        said, _ = process.communicate(json.dumps([asdict(r) for r in requests]))
+        output, _ = process.communicate(json.dumps([asdict(r) for r in requests]))
     if process.returncode:
         raise RuntimeError(f"counting bytes under the interpreter failed ({process.returncode})")
-    replies = json.loads(said)
+    replies = json.loads(output)
     return {
         request: {name: Traffic(**counts) for name, counts in reply.items()}
         for request, reply in zip(requests, replies, strict=True)
@@ -152,8 +149,6 @@ def count_traffic(requests: Sequence[Request]) -> dict[Request, dict[str, Traffi
 
 
 def main() -> None:
-    from .cases import DTYPES, Problem, all_cases
-
     cases = all_cases()
     requests = [Request(**request) for request in json.load(sys.stdin)]
     replies = []

@@ -1,1 +1,1 @@
-"""Time and memory of this package beside others."""
+"""This package and alternatives, timed side by side."""

@@ -1,14 +1,13 @@
-"""``python -m bench sweep WHAT``: this package beside what a user would pick instead, on this machine.
+"""``python -m bench sweep WHAT``: times this package and the alternatives, interleaved in one process.
 
-WHAT is ``lif`` (the neuron alone), ``linear`` or ``conv`` (a layer), or a network of the paper; for learning, its
-forward pass alone, or inference. Several numbers after ``--steps``, ``--batch`` or ``--neurons`` sweep over them. All
-contenders of one size run in one process in turns, so that a noisy machine is fair to all; times are medians. What is
-not installed is left out with a line that says so (extra ``peers``). `bench/sweep/contenders.py` says who they are
-and what
-they do differently, and `bench/sweep/works.py` what is timed and what the floor is.
+WHAT is ``lif`` (neurons alone), ``linear`` or ``conv`` (one layer), or a network of the paper; ``--mode`` selects
+training, its forward pass, or inference. Several values of ``--steps``, ``--batch`` or ``--neurons`` sweep over them.
+Times are medians, with a scaling exponent for each sweep (1 = linear). Packages that are not installed (extra
+``peers``) are named and left out. `bench/sweep/contenders.py` describes the alternatives, `bench/sweep/works.py` the
+workloads and floors.
 
-Peak memory is what one step allocates beyond what it holds before: of tensors on a CPU as PyTorch's profiler reports
-them, on a GPU as its allocator does. The exponent is the slope of log time over log size, 1 for a cost in proportion.
+Peak memory is the most that a step allocates beyond what it held before: tensors on a CPU by PyTorch's profiler, on a
+GPU by its allocator.
 """
 
 from __future__ import annotations
@@ -25,28 +24,26 @@ import torch
 
 from bench.common import options
 from bench.common.graphs import capture
-from bench.common.peak import peak_memory
 from bench.common.tables import write_json
-from bench.common.timing import interleaved, machine
-from bench.gpu.command import why_not
-from bench.static.cases import DTYPES
+from bench.common.timing import interleaved, machine, peak_memory
+from bench.static.problem import DTYPES, dtype_name
 from tssl_triton.rules import RULES
 from tssl_triton.training.presets import EXPERIMENTS
 
 from .contenders import CONTENDERS, Contender, available
-from .report import CHANNELS_LAST, FLOOR, GRAPH, Row, compared, draw, earlier_rows, exponents, report, table
+from .report import CHANNELS_LAST, FLOOR, GRAPH, Row, as_json, compared, draw, earlier_rows, exponents, table
 from .works import IMAGE, INFERENCE, LIF, MODES, TRAINING, WHAT, Size, Step, floor, neuron_steps, work
 
 NEURONS = {LIF: 25_088, "linear": 512, "conv": 16_384}
-"""Neurons of a sample where ``--neurons`` does not say: 32 maps of 28x28, 512, and 64 maps of 16x16."""
+"""Default of ``--neurons``: 32 maps of 28x28, 512, and 64 maps of 16x16."""
 
 
 def wrong_neurons(what: str, neurons: list[int]) -> str:
-    """What is wrong with ``--neurons``; empty if nothing is."""
+    """Why ``--neurons`` is invalid; empty if it is valid."""
     if neurons and what in EXPERIMENTS:
-        return f"--neurons is of lif and layers: the network {what!r} has its own"
+        return f"--neurons is for lif and layers: the network {what!r} has a fixed size"
     if what == "conv" and any(count % IMAGE**2 for count in neurons):
-        return f"--neurons of conv must be multiples of {IMAGE**2}, maps of {IMAGE}x{IMAGE}, got {neurons}"
+        return f"--neurons of conv must be multiples of {IMAGE**2} (maps of {IMAGE}x{IMAGE}), got {neurons}"
     return ""
 
 
@@ -57,21 +54,14 @@ def sizes(arguments: argparse.Namespace) -> Iterator[Size]:
 
 
 def measure(
-    what: str,
-    mode: str,
-    contenders: list[Contender],
-    size: Size,
-    rule: str,
-    rounds: int,
-    memory: bool,
-    graph: bool = False,
+    what: str, mode: str, contenders: list[Contender], size: Size, rule: str, rounds: int, memory: bool, graph: bool
 ) -> tuple[list[Row], list[str]]:
-    """One row for the floor and for each contender that can run this size, and a line for each that cannot.
+    """A row for the floor and each contender that can run this size, and a line for each that cannot.
 
-    With ``graph`` all of them are CUDA graphs, one launch by the host for a whole step.
+    With ``graph`` each step is one CUDA graph.
     """
 
-    def ready(step: Step) -> Step:
+    def prepared(step: Step) -> Step:
         return capture(step, size.device) if graph else step
 
     steps: dict[str, Step] = {}
@@ -80,21 +70,21 @@ def measure(
         if contender.bytes_out and (what, mode) != (LIF, INFERENCE):
             continue
         if contender.longest is not None and size.steps > contender.longest:
-            failed.append(f"{contender.name} is not run at T = {size.steps}, only up to {contender.longest}")
+            failed.append(f"{contender.name} is run only up to T = {contender.longest}, not at {size.steps}")
             continue
         try:
-            step = ready(work(what, mode, contender, size, rule))
+            step = prepared(work(what, mode, contender, size, rule))
             step()
         except (RuntimeError, ValueError, TypeError) as error:
             reason = str(error).strip().splitlines()[0]
             failed.append(f"{contender.name} failed at T = {size.steps}, {size.dtype}: {reason}")
         else:
             steps[contender.name] = step
-    steps[FLOOR] = ready(floor(what, mode, size))
+    steps[FLOOR] = prepared(floor(what, mode, size))
     finish = torch.cuda.synchronize if size.device.type == "cuda" else None
     seconds = interleaved(steps, rounds, finish)
     where = size.device.type + (GRAPH if graph else "") + (CHANNELS_LAST if size.channels_last else "")
-    dtype = next(name for name, value in DTYPES.items() if value == size.dtype)
+    dtype = dtype_name(size.dtype)
     count = neuron_steps(what, size)
     rows = []
     for name, step in steps.items():
@@ -107,18 +97,18 @@ def measure(
 def run(arguments: argparse.Namespace) -> int:
     device = arguments.device
     if arguments.graph and device.type != "cuda":
-        sys.exit(f"--graph captures CUDA graphs: it needs --device cuda, not {str(device)!r}")
+        sys.exit(f"--graph captures CUDA graphs and needs --device cuda, got {str(device)!r}")
     if problem := wrong_neurons(arguments.what, arguments.neurons or []):
         sys.exit(problem)
     earlier = options.earlier_report("--compare", arguments.compare, earlier_rows) if arguments.compare else None
-    if missing_device := why_not(device, "sweep"):
+    if missing_device := options.missing_device(device, "sweep"):
         sys.exit(missing_device)
     contenders, missing = available(arguments.implementations)
     for line in missing:
         print(line)
     where = machine(device)
     print(f"{arguments.what} on {where}; medians of {arguments.rounds} interleaved rounds")
-    print(f"THP_MEM_ALLOC_ENABLE={os.environ.get('THP_MEM_ALLOC_ENABLE')}: whether fresh memory comes in huge pages")
+    print(f"THP_MEM_ALLOC_ENABLE={os.environ.get('THP_MEM_ALLOC_ENABLE')} (1: huge pages for new memory)")
     for contender in contenders:
         if contender.differs:
             print(f"{contender.name}: {contender.differs}")
@@ -132,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         for line in failed:
             print(line, flush=True)
         if arguments.json:
-            write_json(arguments.json, report(rows, where))
+            write_json(arguments.json, as_json(rows, where))
     print("".join(f"\n{line}" for line in exponents(rows)))
     if arguments.png:
         draw(rows, f"{arguments.what}: {where}", arguments.png)
@@ -152,30 +142,26 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--batch", nargs="+", type=count, default=[50], metavar="B", help="samples (default: 50)")
     parser.add_argument(
         "--neurons", nargs="+", type=count, metavar="N",
-        help=f"neurons of a sample, of lif and layers; those of conv come in maps of {IMAGE}x{IMAGE}",
+        help=f"neurons per sample, for lif and layers; conv needs multiples of {IMAGE**2}",
     )  # fmt: skip
-    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["fp32"], help="type of tensors (default: fp32)")
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["fp32"], help="tensor type (default: fp32)")
     parser.add_argument("--device", type=options.device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--rule", choices=RULES, default=RULES[0], help="this package's learning rule (default: tssl)")
     parser.add_argument(
         "--implementations", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME",
         help=f"of {', '.join(CONTENDERS)} (default: all)",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=count, default=7, help="rounds, in each of which every case has its turn")
-    parser.add_argument("--memory", action="store_true", help="peak memory too")
-    parser.add_argument("--channels-last", action="store_true", help="channels of images last in memory, for all")
-    parser.add_argument("--graph", action="store_true", help="each step as one CUDA graph; needs a GPU")
+    parser.add_argument("--rounds", type=count, default=7, help="rounds of one turn per contender (default: 7)")
+    parser.add_argument("--memory", action="store_true", help="also measure peak memory")
+    parser.add_argument("--channels-last", action="store_true", help="images in channels-last format, for all")
+    parser.add_argument("--graph", action="store_true", help="run each step as one CUDA graph; needs a GPU")
     parser.add_argument("--json", type=file, metavar="FILE", help="also write the rows to FILE")
-    parser.add_argument("--png", type=file, metavar="FILE", help="also draw them to FILE")
+    parser.add_argument("--png", type=file, metavar="FILE", help="also plot the rows to FILE")
     parser.add_argument(
         "--compare", type=Path, metavar="FILE",
-        help="say what changed since an earlier --json; slower: status 1",
+        help="compare with an earlier --json; exit status 1 if this package has become slower",
     )  # fmt: skip
     parser.add_argument(
-        "--slower",
-        type=float,
-        default=1.2,
-        metavar="X",
-        help="how many times as slow counts (default: 1.2)",
+        "--slower", type=float, default=1.2, metavar="X", help="slowdown that --compare reports (default: 1.2)"
     )
     parser.set_defaults(run=lambda arguments: sys.exit(run(arguments)))

@@ -1,4 +1,4 @@
-"""What `bench sweep` says: a table for each size, exponents, JSON, a picture, and what changed since an earlier run."""
+"""The output of `bench sweep`: tables, scaling exponents, JSON, a figure, and changes since an earlier run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .contenders import OURS
 
 FLOOR = "floor"
 GRAPH = ", graph"
-"""Follows the type of the device where a step was one CUDA graph."""
+"""Suffix of the device where a step is one CUDA graph."""
 CHANNELS_LAST = ", channels last"
-"""The same where images lay channels last."""
+"""Suffix of the device where images are channels last."""
 
-#: What makes two rows measurements of the same thing.
+#: Two rows with these equal measure the same thing.
 IDENTITY = ("what", "mode", "name", "steps", "batch", "neurons", "dtype", "device", "rule")
-AXES = {"steps": "time steps T", "batch": "samples", "neurons": "neurons of a sample"}
+AXES = {"steps": "time steps T", "batch": "samples", "neurons": "neurons per sample"}
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Row:
     """One contender at one size.
 
     Args:
-        what: the work, of `bench.sweep.works.WHAT`.
-        mode: of `bench.sweep.works.MODES`.
-        name: of the contender, or ``floor``.
-        steps, batch, neurons: the size; neurons of a sample, None for networks.
+        what: one of `bench.sweep.works.WHAT`.
+        mode: one of `bench.sweep.works.MODES`.
+        name: contender, or ``floor``.
+        steps, batch, neurons: the size; neurons per sample, None for networks.
         dtype: ``fp32``, ``fp16`` or ``bf16``.
-        device: type of the device, and whether steps were replayed graphs.
-        rule: learning rule of this package's rows.
-        seconds: median of a step.
+        device: its type, with `GRAPH` or `CHANNELS_LAST`.
+        rule: learning rule, used by this package only.
+        seconds: median per step.
         per_neuron_step: nanoseconds.
-        peak: bytes, None where not measured.
+        peak: bytes; None if not measured.
     """
 
     what: str
@@ -60,30 +60,27 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows of one size; ratios to this package's row and to the floor."""
+    """A table of one size, with ratios to this package and to the floor."""
     by_name = {row.name: row for row in rows}
     ours, floor = by_name.get(OURS), by_name[FLOOR]
     first = rows[0]
     size = f"{first.mode}, T = {first.steps}, batch {first.batch}, {first.dtype}, {first.device}"
-    size += f", {first.neurons:,} neurons a sample" if first.neurons is not None else ""
+    size += f", {first.neurons:,} neurons per sample" if first.neurons is not None else ""
     heads = ["", "ms", "ns/neuron-step", f"times {OURS}", "times floor", "peak MB"]
     lines = []
     for row in rows:
         lines.append(
             [
-                row.name,
-                f"{1e3 * row.seconds:.2f}",
-                f"{row.per_neuron_step:.2f}",
-                f"{row.seconds / ours.seconds:.2f}" if ours else "-",
-                f"{row.seconds / floor.seconds:.2f}",
+                row.name, f"{1e3 * row.seconds:.2f}", f"{row.per_neuron_step:.2f}",
+                f"{row.seconds / ours.seconds:.2f}" if ours else "-", f"{row.seconds / floor.seconds:.2f}",
                 "-" if row.peak is None else f"{row.peak / 1e6:.1f}",
             ]
-        )
+        )  # fmt: skip
     return f"{size}\n{aligned(heads, lines)}"
 
 
 def swept(rows: Iterable[Row], axis: str) -> dict[tuple[Any, ...], list[Row]]:
-    """Rows that differ in ``axis`` alone, where there are several."""
+    """Groups of several rows that differ only in ``axis``."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         rest = tuple(getattr(row, name) for name in IDENTITY if name != axis)
@@ -92,7 +89,7 @@ def swept(rows: Iterable[Row], axis: str) -> dict[tuple[Any, ...], list[Row]]:
 
 
 def exponents(rows: Sequence[Row]) -> list[str]:
-    """How time grows with each axis that was swept: the slope of a line through log time over log size."""
+    """Scaling exponent for each swept axis: slope of a line through log time over log size."""
     lines = []
     for axis, label in AXES.items():
         for group in swept(rows, axis).values():
@@ -107,19 +104,19 @@ def exponents(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def report(rows: Sequence[Row], machine: str) -> dict[str, Any]:
-    """Everything, ready for JSON; times in seconds, memory in bytes."""
+def as_json(rows: Sequence[Row], machine: str) -> dict[str, Any]:
+    """The JSON report, in seconds and bytes."""
     return {"machine": machine, "rows": [asdict(row) for row in rows]}
 
 
 def earlier_rows(old: dict[str, Any]) -> list[Row]:
-    """The rows of a report, which must say its machine too."""
+    """The rows of a report; raises if rows or machine are missing."""
     str(old["machine"])
     return [Row(**each) for each in old["rows"]]
 
 
 def compared(rows: Sequence[Row], old: dict[str, Any], slower: float) -> tuple[list[str], bool]:
-    """This package's rows beside the same ones of an earlier report, and whether one is ``slower`` times as slow."""
+    """Lines comparing this package's rows with an earlier report, and whether any is over ``slower`` times as slow."""
     earlier = {row.identity: row for row in earlier_rows(old)}
     lines = [f"compared with {old['machine']}"]
     worse = False
@@ -133,12 +130,12 @@ def compared(rows: Sequence[Row], old: dict[str, Any], slower: float) -> tuple[l
         size = f"{row.what}, {row.mode}, T = {row.steps}, batch {row.batch}, neurons {row.neurons}, {row.dtype}"
         lines.append(f"{size}: {1e3 * before.seconds:.2f} ms then, {1e3 * row.seconds:.2f} ms now, {change:.2f}{note}")
     if len(lines) == 1:
-        lines.append("nothing in it was measured now")
+        lines.append("none of its rows was measured now")
     return lines, worse
 
 
 def draw(rows: Sequence[Row], title: str, path: Path) -> None:
-    """A PNG: time over each axis that was swept, on logarithmic scales, and bars of the ratios at one size."""
+    """A PNG: time over each swept axis (log-log), and bars of the ratios at one size."""
     from matplotlib.figure import Figure
 
     axes_swept = [axis for axis in AXES if swept(rows, axis)]
@@ -157,7 +154,7 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
 
 
 def _color(name: str, names: list[str]) -> str:
-    colors = [color for color in range(10) if color != 7]  # the cycle's grey is the floor's
+    colors = [color for color in range(10) if color != 7]  # 7 is grey, like the floor
     return "0.5" if name == FLOOR else f"C{colors[names.index(name) % len(colors)]}"
 
 
@@ -176,7 +173,7 @@ def _draw_lines(panel: Any, rows: list[Row], axis: str, names: list[str]) -> Non
 
 
 def _draw_bars(panel: Any, rows: list[Row], names: list[str]) -> None:
-    """Time of each contender by this package's, at the largest size that most of them ran."""
+    """Each contender's time over this package's, at the largest size among those with the most rows."""
     by_size: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         by_size.setdefault((row.steps, row.batch, row.neurons or 0, row.dtype), []).append(row)

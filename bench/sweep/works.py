@@ -1,10 +1,10 @@
-"""What `bench sweep` runs: the neuron alone, one layer, or a network of the paper; for learning, or for inference.
+"""The workloads of `bench sweep`: neurons alone, one layer, or a network of the paper.
 
-Every contender gets the same inputs, losses, optimizer and number of products: as an image does not change over time,
-all of them multiply it by the first layer's weights once. The floors are what no implementation could leave out:
+All contenders have the same inputs, loss, optimizer and number of products: an image that does not change over time is
+multiplied by the first layer's weights once. A floor is work that no implementation can avoid:
 
-* of the neuron: a copy of the bytes that must move, forward and backward, or forward alone;
-* of a layer or network: its matrix products and convolutions, forward, and for learning those of backward as well.
+* neurons: a copy of as many bytes as must move, forward and (for training) backward;
+* layers and networks: the matrix products and convolutions, forward and (for training) backward.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.common.steps import TrainingStep, built, layer_shapes
+from bench.common.steps import TrainingStep, build, layer_shapes
 from tssl_triton import LIFParameters, SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential
 from tssl_triton.encoding import StaticInput, static
 from tssl_triton.rules import RULES
@@ -33,23 +33,26 @@ LAYERS = ("linear", "conv")
 WHAT = (LIF, *LAYERS, *EXPERIMENTS)
 TRAINING, FORWARD, INFERENCE = "training", "forward", "inference"
 MODES = TRAINING, FORWARD, INFERENCE
-"""A whole step; its forward pass alone, with all that backward would need; and forward where nothing is learnt."""
+"""A whole step; its forward pass, with everything saved that backward needs; and forward without gradients."""
 
 INPUTS = 512
-"""Inputs of the layer ``linear``; channels of ``conv`` are an eighth of it."""
+"""Inputs of ``linear``; ``conv`` has an eighth as many input channels."""
 
 IMAGE = 16
 """Side of the images of ``conv``."""
 
 ACTIVITY = 0.1
-"""Share of spikes in a layer's input."""
+"""Fraction of ones in a layer's input."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much work: T, samples, neurons of a sample (None where the network says), and where and in what type.
+    """Size, type and place of a workload.
 
-    ``channels_last`` puts the channels of images last in memory, for all contenders and the floor.
+    Args:
+        steps, batch: time steps T and samples.
+        neurons: per sample; None for networks.
+        channels_last: memory format of images, for all contenders and the floor.
     """
 
     steps: int
@@ -60,23 +63,23 @@ class Size:
     channels_last: bool = False
 
     def placed(self, module: nn.Module) -> nn.Module:
-        """A module where the work is done, in its type and memory format."""
+        """``module`` moved to this device, type and memory format."""
         module = module.to(self.device, self.dtype)
         return module.to(memory_format=torch.channels_last) if self.channels_last else module
 
     def tensor(self, *shape: int, seed: int = 0) -> Tensor:
-        """Normal numbers, the same on every device."""
+        """Normally distributed values, the same on every device."""
         values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         return values.to(self.device, self.dtype)
 
     def spikes(self, *shape: int) -> Tensor:
-        """A spike train."""
+        """A random spike train."""
         values = torch.rand(shape, generator=torch.Generator().manual_seed(1))
         return (values < ACTIVITY).to(self.device, self.dtype)
 
 
 def work(what: str, mode: str, contender: Contender, size: Size, rule: str) -> Step:
-    """One step of ``what`` by a contender, ready to be called again and again."""
+    """One step of ``what`` by a contender, as a function to call repeatedly."""
     if what == LIF:
         return neuron_step(contender.make(LIFParameters(), rule), mode, size)
     if what in LAYERS:
@@ -100,7 +103,7 @@ def floor(what: str, mode: str, size: Size) -> Step:
 
 
 def neuron_step(neurons: Neurons, mode: str, size: Size) -> Step:
-    """Spikes of given currents, and for learning the gradient of the currents too."""
+    """Spikes from currents, and in training the gradient of the currents."""
     assert size.neurons is not None
     current = 1.5 * size.tensor(size.steps, size.batch, size.neurons)
     if mode == INFERENCE:
@@ -119,12 +122,12 @@ def neuron_step(neurons: Neurons, mode: str, size: Size) -> Step:
     return step
 
 
-#: Tensors that must be read or written: y and spikes; for learning also the gradient, y again, and its gradient.
+#: Tensors that must be read or written: y, spikes; in training also the spikes' gradient, y again, and y's gradient.
 ACCESSES = {INFERENCE: 2, FORWARD: 2, TRAINING: 5}
 
 
 def copy_step(mode: str, size: Size) -> Step:
-    """A copy, counted as one access read and one written, of as many bytes as the neuron must move."""
+    """A copy that reads and writes as many bytes as the neurons must move."""
     assert size.neurons is not None
     elements = size.steps * size.batch * size.neurons
     source = size.tensor(ACCESSES[mode] * elements // 2)
@@ -136,7 +139,7 @@ def copy_step(mode: str, size: Size) -> Step:
 
 
 class PerStep(nn.Module):
-    """A module of single images applied to ``(T, B, *)``; a `StaticInput` goes through it once."""
+    """Applies a module to each step of ``(T, B, *)``, or once to a `StaticInput`."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -151,8 +154,8 @@ class PerStep(nn.Module):
         return self.module(x.flatten(1) if isinstance(self.module, nn.Linear) else x)
 
 
-class Firing(nn.Module):
-    """A contender's neurons as a module."""
+class SpikingNeurons(nn.Module):
+    """A contender's neurons, as a module."""
 
     def __init__(self, neurons: Neurons) -> None:
         super().__init__()
@@ -163,7 +166,7 @@ class Firing(nn.Module):
 
 
 class ScaledPool2d(nn.Module):
-    """Sums over windows times a factor, as the paper's networks pool, by PyTorch's own pooling."""
+    """The paper's pooling, a scaled sum over windows, by PyTorch's average pooling."""
 
     def __init__(self, size: tuple[int, int], scale: float) -> None:
         super().__init__()
@@ -174,7 +177,7 @@ class ScaledPool2d(nn.Module):
 
 
 def as_contender(ours: nn.Module, contender: Contender, rule: str) -> nn.Module:
-    """The same layers and weights as ``ours``, with a contender's neurons between PyTorch's own products."""
+    """The layers and weights of ``ours``, with PyTorch's products and a contender's neurons."""
     if contender.name == OURS:
         return ours
     layers: list[nn.Module] = []
@@ -190,12 +193,12 @@ def as_contender(ours: nn.Module, contender: Contender, rule: str) -> nn.Module:
             shape = module.in_channels, module.out_channels, module.kernel_size
             product = nn.Conv2d(*shape, stride=module.stride, padding=module.padding, bias=False)
         product.weight = module.weight
-        layers += [PerStep(product), Firing(contender.make(module.params, rule))]
+        layers += [PerStep(product), SpikingNeurons(contender.make(module.params, rule))]
     return nn.Sequential(*layers)
 
 
 def layer(what: str, contender: Contender, size: Size, rule: str) -> nn.Module:
-    """One layer of ``size.neurons`` neurons a sample."""
+    """One layer of ``size.neurons`` neurons."""
     assert size.neurons is not None
     torch.manual_seed(0)
     if what == "linear":
@@ -212,7 +215,7 @@ def layer_input(what: str, size: Size) -> Tensor:
 
 
 def layer_step(module: nn.Module, what: str, mode: str, size: Size) -> Step:
-    """Spikes of a layer, and for learning the gradients of its weight and of its input."""
+    """Spikes of a layer, and in training the gradients of weight and input."""
     x = layer_input(what, size)
     if mode == INFERENCE:
         return torch.no_grad()(lambda: module(x))
@@ -232,17 +235,17 @@ def layer_step(module: nn.Module, what: str, mode: str, size: Size) -> Step:
 
 def network(what: str, contender: Contender, size: Size, rule: str) -> nn.Module:
     """The network of an experiment."""
-    return as_contender(size.placed(built(EXPERIMENTS[what], size.device, rule=rule)), contender, rule)
+    return as_contender(size.placed(build(EXPERIMENTS[what], size.device, rule=rule)), contender, rule)
 
 
 def training_step(what: str, contender: Contender, size: Size, rule: str) -> TrainingStep:
-    """A training step of the network of an experiment, with loss and optimizer."""
+    """A training step of an experiment's network, with loss and optimizer."""
     module = network(what, contender, size, rule)
     return TrainingStep(what, size.batch, size.device, steps=size.steps, network=module, dtype=size.dtype)
 
 
 def network_step(what: str, mode: str, contender: Contender, size: Size, rule: str) -> Step:
-    """A training step, or the spikes of the last layer alone."""
+    """A training step, or only the spikes of the last layer."""
     step = training_step(what, contender, size, rule)
     if mode == TRAINING:
         return step
@@ -256,14 +259,14 @@ def network_step(what: str, mode: str, contender: Contender, size: Size, rule: s
 
 
 def products_step(module: nn.Module, x: Tensor | StaticInput, mode: str) -> Step:
-    """Only the products of a network made by `as_contender`; for learning with the gradients of weights and inputs."""
+    """The products of a network made by `as_contender`, in training with the gradients of weights and inputs."""
     calls: list[tuple[nn.Linear | nn.Conv2d, Tensor]] = []
 
-    def note(product: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record(product: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(product, (nn.Linear, nn.Conv2d))
         calls.append((product, inputs[0].detach().clone()))
 
-    hooks = [m.register_forward_hook(note) for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    hooks = [m.register_forward_hook(record) for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     with torch.no_grad():
         module(x)
     for hook in hooks:
@@ -278,7 +281,7 @@ def products_step(module: nn.Module, x: Tensor | StaticInput, mode: str) -> Step
 
 
 def _product(call: tuple[nn.Linear | nn.Conv2d, Tensor], learning: bool, first: bool) -> Step:
-    """One product, and for learning the two of backward; of the first layer's input there is no gradient."""
+    """One product, and in training the two of backward; the first layer's input needs no gradient."""
     product, x = call
     weight = product.weight.detach()
     with torch.no_grad():
@@ -303,7 +306,7 @@ def _product(call: tuple[nn.Linear | nn.Conv2d, Tensor], learning: bool, first: 
 
 
 def neuron_steps(what: str, size: Size) -> int:
-    """Neurons times samples times steps of one step of work."""
+    """Neurons x samples x time steps of one step of work."""
     if size.neurons is not None:
         return size.steps * size.batch * size.neurons
     return size.steps * size.batch * sum(math.prod(shape) for shape in layer_shapes(what))

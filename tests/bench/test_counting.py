@@ -1,4 +1,4 @@
-"""Counting instructions: hand-written listings, and a kernel whose loads are known."""
+"""Counting instructions in hand-written listings, and in a kernel with a known number of loads."""
 
 import os
 
@@ -18,7 +18,7 @@ def sass(*instructions):
     return "\n".join(lines)
 
 
-# A loop over 4 iterations at once, then one over single iterations, each left out where it has nothing to do.
+# A loop over 4 iterations at once, then one over single iterations, each skipped if it has none.
 UNROLLED = sass(
     "S2R R0, SR_TID.X",  # 00
     "@!P1 BRA 0x80",  # 10: fewer than four
@@ -49,7 +49,7 @@ UNROLLED = sass(
         (11, 6 + 2 * 6 + 3 * 3, 2, 11),
     ],
 )
-def test_a_loop_that_the_compiler_unrolled(trips, instructions, special, loads):
+def test_an_unrolled_loop(trips, instructions, special, loads):
     counts = count(parse(UNROLLED), [Loop(trips, size=16 * 128)], threads=128)
     assert counts.instructions == counts.vector == instructions
     assert counts.special == special
@@ -77,17 +77,17 @@ def test_nested_loops_multiply():
     assert counts.instructions == 1 + 5 * (1 + 7 * 2 + 1) + 1
 
 
-def test_the_heavier_of_two_ways_counts():
+def test_the_longer_of_two_paths_counts():
     listing = sass("@P0 BRA 0x40", "FADD R1, R1, R1", "FADD R1, R1, R1", "BRA 0x50", "FMUL R1, R1, R1", "EXIT")
     assert count(parse(listing), [], threads=32).instructions == 1 + 3 + 1
 
 
-def test_a_slow_path_that_is_called_does_not_count():
+def test_called_slow_paths_do_not_count():
     listing = sass("@!P0 BRA 0x20", "CALL.REL.NOINC 0x30", "EXIT", "FMUL R1, R1, R1", "RET.REL.NODEC R2 0x0")
     assert count(parse(listing), [], threads=32).instructions == 3
 
 
-def test_loops_that_the_source_does_not_have():
+def test_loops_missing_in_the_source():
     with pytest.raises(UnexplainedLoopsError):
         count(parse(UNROLLED), [], threads=128)
 
@@ -124,7 +124,7 @@ def test_assembly_for_amd():
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="kernels are interpreted in this process")
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
 @pytest.mark.parametrize("trips", [1, 6])
-def test_a_kernel_whose_loads_are_known(target, trips):
+def test_a_kernel_with_known_loads(target, trips):
     pytest.importorskip("triton")
     from kernels_of_tests import row_sum_launch
 

@@ -1,11 +1,13 @@
-"""`bench gpu` for fused layers, whose kernels a CPU has only under the interpreter: the gate, and the work timed."""
+"""`bench gpu` for fused layers, under Triton's interpreter: the check of results, and the timed work."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
-from bench.gpu import fused_gate as gpu_fused_gate
+from bench.gpu import gate
 from bench.gpu.cases import FusedCase
-from bench.gpu.fused_gate import answer, complaints
+from bench.gpu.gate import layer_answer, layer_mismatches
 
 pytestmark = pytest.mark.interpret
 
@@ -14,49 +16,48 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    """An interpreted kernel takes milliseconds for each of its products."""
-    monkeypatch.setattr(gpu_fused_gate, "STEPS", (3,))
-    monkeypatch.setattr(gpu_fused_gate, "BATCH", 1)
-    monkeypatch.setattr(gpu_fused_gate, "CHANNELS", 17)
-    monkeypatch.setattr(gpu_fused_gate, "NEURONS", 19)
-    monkeypatch.setattr(gpu_fused_gate, "KERNELS", {"spike_linear": (1, 1), "spike_conv2d 3x3": (3, 3)})
+    """Small layers: an interpreted kernel takes milliseconds for each product."""
+    monkeypatch.setattr(gate, "STEPS", (3,))
+    monkeypatch.setattr(gate, "BATCH", 1)
+    monkeypatch.setattr(gate, "CHANNELS", 17)
+    monkeypatch.setattr(gate, "OUTPUTS", 19)
+    monkeypatch.setattr(gate, "LAYERS", {"spike_linear": (1, 1), "spike_conv2d 3x3": (3, 3)})
 
 
-def test_the_gate_lets_the_right_results_through():
-    assert complaints(CPU) == []
+def test_right_results_pass():
+    assert layer_mismatches(CPU) == []
 
 
 def later(x):
-    """Everything one step too late."""
+    """The result, one step too late."""
     return x.roll(1, 0)
 
 
 @pytest.mark.parametrize(
     ("which", "spoil", "word"),
     [
-        (0, lambda y: y * 1.02, "y"),
-        (0, later, "y"),
-        (1, lambda spikes: 1 - spikes, "spikes"),
-        (1, later, "spikes"),
-        (2, lambda grad: grad * 1.02, "weight gradient"),
-        (2, lambda grad: grad * torch.nan, "weight gradient"),
+        ("y", lambda y: y * 1.02, "y"),
+        ("y", later, "y"),
+        ("spikes", lambda spikes: 1 - spikes, "spikes"),
+        ("spikes", later, "spikes"),
+        ("grad_weight", lambda grad: grad * 1.02, "weight gradient"),
+        ("grad_weight", lambda grad: grad * torch.nan, "weight gradient"),
     ],
 )
-def test_the_gate_stops_a_wrong_result(which, spoil, word, monkeypatch):
-    monkeypatch.setattr(gpu_fused_gate, "KERNELS", {"spike_linear": (1, 1)})
+def test_wrong_results_are_reported(which, spoil, word, monkeypatch):
+    monkeypatch.setattr(gate, "LAYERS", {"spike_linear": (1, 1)})
 
     def spoilt(layer, device):
-        results = list(answer(layer, device))
-        results[which] = spoil(results[which])
-        return tuple(results)
+        right = layer_answer(layer, device)
+        return replace(right, **{which: spoil(getattr(right, which))})
 
-    found = complaints(CPU, spoilt)
+    found = layer_mismatches(CPU, spoilt)
     assert len(found) >= 2
     assert any(line.startswith(f"spike_linear {word}, ") for line in found)
 
 
 @pytest.mark.parametrize("kernel", ["forward", "forward, recompute", "weight gradient"])
 @pytest.mark.parametrize("layer", ["spike_linear", "spike_conv2d 3x3"])
-def test_the_work_that_is_timed(layer, kernel):
+def test_timed_work_runs(layer, kernel):
     work = FusedCase(f"{layer} {kernel}", torch.float32, 1, 1024).prepare(CPU)
     work()

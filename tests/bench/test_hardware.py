@@ -1,4 +1,4 @@
-"""Occupancy against its makers' examples, and the model of time."""
+"""Occupancy as in the makers' examples, and modelled times."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_vector_registers_limit_waves_of_amd(registers, waves):
     assert occupancy(GFX942, registers, 0, 1) == waves / 8
 
 
-def test_the_slowest_of_four_decides():
+def test_the_longest_of_four_times_counts():
     # 3.35 TB/s; 132 x 4 warps of 32 lanes and 132 x 16 special functions a clock of 1.98 GHz.
     assert H100.seconds(3.35e12, 1.0, 1.0) == pytest.approx(1.0)
     assert H100.seconds(1.0, 132 * 128 * 1.98e9, 1.0) == pytest.approx(1.0)
@@ -45,10 +45,10 @@ def test_the_slowest_of_four_decides():
 
 
 def test_issue_rates_are_the_makers_peaks():
-    """A fused multiply-add is two operations a lane: the datasheets' float32 rates, of AMD half, without packing."""
+    """The datasheets' float32 rates (two operations per lane), for AMD half, as without packed instructions."""
     peaks = {d.name: 2 * d.architecture.threads * d.issue * d.multiprocessors * d.clock / 1e12 for d in DEVICES}
     expected = {"A100": 39.0, "H100": 66.9, "H200": 66.9, "B200": 75.0, "MI300X": 163.4 / 2}
-    # NVIDIA states 19.5 for A100, whose 64 float32 lanes take two of its four issue slots.
+    # NVIDIA states 19.5 for A100: its 64 float32 lanes use two of four issue slots.
     assert peaks == pytest.approx(expected, rel=0.01)
     assert A100.source
     assert all(d.source for d in DEVICES)

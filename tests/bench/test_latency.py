@@ -1,4 +1,4 @@
-"""`bench latency`: each network in two processes, the second of which finds what the first compiled."""
+"""`bench latency`: each network in two processes, which share a cache."""
 
 import json
 
@@ -29,8 +29,8 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     assert all(batch == 7 for _, batch, _ in caches)
     assert caches[0][2] == caches[1][2] != caches[2][2] == caches[3][2]
     printed = capsys.readouterr().out
-    assert "empty    1.0 s      30.0 s        10 ms" in printed
-    assert "there    1.0 s       4.0 s        10 ms" in printed
+    assert "empty     1.0 s      30.0 s        10 ms" in printed
+    assert "filled    1.0 s       4.0 s        10 ms" in printed
     assert [row["cached"] for row in json.loads(path.read_text())["rows"]] == [False, True] * 2
 
 

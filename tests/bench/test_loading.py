@@ -1,9 +1,9 @@
-"""``python -m bench loading``: the files that it draws are read as sets, and its figures are what they say."""
+"""`bench loading`: random data sets in published formats, and the report."""
 
 import benches  # noqa: F401 - finds bench
 import pytest
 
-from bench import drawn_sets, loading
+from bench import loading
 from bench.__main__ import parser
 from tssl_triton import data
 
@@ -11,8 +11,8 @@ from tssl_triton import data
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     monkeypatch.setenv("TSSL_CPU", "eager")
-    monkeypatch.setattr(drawn_sets, "N_MNIST_EVENTS", 50)
-    monkeypatch.setattr(drawn_sets, "GESTURE_EVENTS", 50)
+    monkeypatch.setattr(loading, "N_MNIST_EVENTS", 50)
+    monkeypatch.setattr(loading, "GESTURE_EVENTS", 50)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def _small(monkeypatch):
         ("dvs-gesture", (2, 128, 128)),
     ],
 )
-def test_drawn_files_are_in_the_published_format(tmp_path, name, shape):
+def test_random_data_is_in_the_published_format(tmp_path, name, shape):
     with loading.SETS[name](tmp_path, 20):
         images = data.load(name, tmp_path, download=False)
     assert len(images.train_labels) == 20
@@ -35,7 +35,7 @@ def test_drawn_files_are_in_the_published_format(tmp_path, name, shape):
 SMALL = {"arch": "10", "padding": "0", "epochs": 1, "batch_size": 4, "device": "cpu"}
 
 
-def test_a_set_that_is_made_ahead():
+def test_batches_loaded_ahead():
     row = loading.measure("n-mnist", 2, **SMALL, steps=5, bin_ms=50.0, desired_count=3.0, undesired_count=0.0)
     assert (row.name, row.real, row.batch) == ("n-mnist", False, 4)
     assert row.load > 0
@@ -47,13 +47,13 @@ def test_a_set_that_is_made_ahead():
     assert 0 < row.waits_in_place < 1
 
 
-def test_a_set_that_is_not():
+def test_batches_not_loaded_ahead():
     row = loading.measure("mnist", 2, **SMALL)
     assert row.waits_ahead is None
     assert row.prepare is None
     heads, line = loading.table([row]).splitlines()
     assert heads.split()[:2] == ["data", "set"]
-    assert line.startswith("mnist     drawn")
+    assert line.startswith("mnist     random")
 
 
 def test_the_command_line():

@@ -1,15 +1,14 @@
-"""Whole networks in 32 and 16 bits against the reference in float64: the bounds that the documentation states."""
+"""Networks in float32, float16 and bfloat16 compared with float64: the bounds stated in the documentation."""
 
 import pytest
 import torch
 
 from bench import precision
 
-#: Relative L2 error of every weight's gradient, over the samples in which no spike flips: a few roundings of y and of
-#: the error on its way back, 2^-12 or 2^-9 each, which 1/du magnifies. Weight gradients added up in 16 bits would pass
-#: the bound of theirs.
+#: Relative L2 error of every weight's gradient, over samples without flipped spikes: a few roundings of y and of the
+#: gradient, 2^-12 or 2^-9 each, amplified by 1/du. Weight gradients accumulated in 16 bits would exceed it.
 BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-#: Neuron-steps whose spike flips: y is rounded by 2^-12 or 2^-9 of itself and meets the threshold that often.
+#: Fraction of flipped spikes: rounding by 2^-12 or 2^-9 moves y across the threshold that often.
 FLIPS = {torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 5e-3}
 
 

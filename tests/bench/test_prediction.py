@@ -1,4 +1,4 @@
-"""What `bench gpu` predicts: by the static model on a device that is known, by the measured copy elsewhere."""
+"""Predictions of `bench gpu`: by the static model on a known device, by the measured copy elsewhere."""
 
 import json
 import sys
@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from bench import __main__
-from bench.gpu import cases as gpu_cases
-from bench.gpu import command as gpu
-from bench.gpu import report as gpu_report
+from bench.gpu import cases, command
+from bench.gpu import report as report_module
 from bench.gpu.cases import FusedCase, KernelCase, StepCase
 from bench.gpu.prediction import COPY, MODEL, Model, predicted, setting_of
-from bench.static.command import Code
+from bench.static.examined import Code
 from bench.static.hardware import A100, B200, H100, H200, MI300X, device_named
 
 
@@ -35,14 +34,14 @@ def code(vector, special=0.0):
 @pytest.mark.parametrize(
     ("name", "figures", "seconds"),
     [
-        # Few instructions: bytes decide. Then many of either kind, and last the products of 25 x 512 inputs.
+        # The limit is bytes, instructions, special functions, or products of 25 x 512 inputs.
         ("psc", code(1.0), lambda case: H100.byte_seconds(case.bytes())),
         ("psc", code(1e6), lambda case: H100.issue_seconds(1e6 * case.neurons * 5)),
         ("psc", code(1.0, 1e6), lambda case: H100.special_seconds(1e6 * case.neurons * 5)),
         ("spike_conv2d 5x5 forward", code(1.0), lambda case: H100.matrix_seconds(25 * 512 * case.neurons * 5, 2)),
     ],
 )
-def test_the_model_predicts_on_a_device_that_is_known(name, figures, seconds):
+def test_model_predicts_on_a_known_device(name, figures, seconds):
     case = (FusedCase if "spike" in name else KernelCase)(name, torch.float16, 5, 1 << 20)
     model = Model(H100, {setting_of(case, H100): figures})
     prediction = predicted(case, 1e9, model)
@@ -50,7 +49,7 @@ def test_the_model_predicts_on_a_device_that_is_known(name, figures, seconds):
     assert prediction.seconds == pytest.approx(seconds(case))
 
 
-def test_the_measured_copy_predicts_elsewhere():
+def test_measured_copy_predicts_elsewhere():
     case = KernelCase("psc", torch.float16, 5, 1024)
     for model in (None, Model(H100, {})):
         prediction = predicted(case, 1e9, model)
@@ -60,10 +59,10 @@ def test_the_measured_copy_predicts_elsewhere():
 
 
 def test_kernels_are_compiled_for_the_device():
-    cases = [KernelCase("pack", torch.float16, 5, neurons) for neurons in (1024, 2048)]
-    model = Model.of([*cases, StepCase("mnist", graph=False)], H100, jobs=1)
+    packs = [KernelCase("pack", torch.float16, 5, neurons) for neurons in (1024, 2048)]
+    model = Model.of([*packs, StepCase("mnist", graph=False)], H100, jobs=1)
     assert [(setting.case, setting.target) for setting in model.codes] == [("pack", "sm_90")]
-    assert predicted(cases[0], 1.0, model).label == MODEL
+    assert predicted(packs[0], 1.0, model).label == MODEL
 
 
 @pytest.mark.parametrize(
@@ -81,20 +80,20 @@ def test_kernels_are_compiled_for_the_device():
         ("Tesla V100", 80, None),
     ],
 )
-def test_devices_by_the_names_that_drivers_give_them(name, multiprocessors, device):
+def test_devices_by_their_drivers_names(name, multiprocessors, device):
     assert device_named(name, multiprocessors) is device
 
 
-def test_the_command_on_a_device_that_is_known(monkeypatch, capsys, tmp_path):
+def test_command_on_a_known_device(monkeypatch, capsys, tmp_path):
     def compiled(cases, device):
         return Model(device, {setting_of(case, device): code(9.0) for case in cases})
 
-    machine = gpu_report.machine
+    machine = report_module.machine
     about = {"name": "NVIDIA H100 80GB HBM3", "multiprocessors": 132}
-    monkeypatch.setattr(gpu_report, "machine", lambda device: machine(device) | about)
+    monkeypatch.setattr(report_module, "machine", lambda device: machine(device) | about)
     monkeypatch.setattr(Model, "of", compiled)
-    monkeypatch.setattr(gpu, "complaints", lambda device: [])
-    monkeypatch.setattr(gpu_cases, "STEPS", (5,))
+    monkeypatch.setattr(command, "mismatches", lambda device: [])
+    monkeypatch.setattr(cases, "STEPS", (5,))
     sizes = ["--rounds", "2", "--neuron-steps", "64", "--copy-bytes", "65536"]
     report = tmp_path / "report"
     options = ["--device", "cpu", *sizes, "--only", "unpack", "--json", str(report)]

@@ -1,4 +1,4 @@
-"""The report itself: what is joined, printed and drawn."""
+"""`bench static`: rows, tables and figure."""
 
 import argparse
 
@@ -6,15 +6,14 @@ import pytest
 
 pytest.importorskip("triton")
 
-from bench.static import command as static
-from bench.static import peers
-from bench.static import table as static_table
+from bench.static import command, peers, table
+from bench.static.examined import Code, Setting, model
 from bench.static.hardware import H100
 from bench.static.traffic import Traffic
 
 NEURONS = 272
-SETTING = static.Setting("lif backward", 5, "bf16", "sm_90")
-CODE = static.Code(
+SETTING = Setting("lif backward", 5, "bf16", "sm_90")
+CODE = Code(
     registers=64, spilled=0, shared=0, warps=4, occupancy=0.5, loads={16: 10.0, 8: 1.0}, stores={16: 5.0},
     instructions=48.0, vector=48.0, special=3.0, bytes=6.2, code_bytes=2048,
 )  # fmt: skip
@@ -27,10 +26,10 @@ def row():
     traffic["grad_current_ptr"] = Traffic(stored=values, distinct_stored=values)
     traffic["words_ptr"] = Traffic(loaded=4 * words, distinct_loaded=words)
     traffic["checkpoints_ptr"] = Traffic(loaded=10 * NEURONS, distinct_loaded=10 * NEURONS)
-    return static.model(SETTING, CODE, traffic)
+    return model(SETTING, CODE, traffic)
 
 
-def test_what_is_compiled_and_what_is_counted_are_joined(row):
+def test_row_of_compiled_and_counted_figures(row):
     assert row.bytes == row.compulsory == pytest.approx(6.2)
     assert row.checkpoints == pytest.approx(2.0)
     assert row.milliseconds == {
@@ -40,15 +39,15 @@ def test_what_is_compiled_and_what_is_counted_are_joined(row):
     assert row.issue_use == pytest.approx(H100.issue_seconds(48.0) * 3.35e12 / 8.2)
 
 
-@pytest.mark.parametrize("form", [static_table.text, static_table.markdown])
-def test_everything_printed_is_labelled(row, form):
+@pytest.mark.parametrize("form", [table.text, table.markdown])
+def test_tables_are_labelled(row, form):
     text = form([row])
     assert "compiled and modelled, not timed" in text.splitlines()[0]
     for cell in ("lif backward", "128 x 10, 64 x 1", "H100 ms", "datasheet", "16 bytes per neuron-step"):
         assert cell in text
 
 
-def test_the_picture(row, tmp_path):
+def test_figure(row, tmp_path):
     pytest.importorskip("matplotlib")
     from bench.static.roofline import draw, use
 
@@ -62,9 +61,9 @@ def arguments(**options):
 
 
 def test_options_restrict_the_settings():
-    assert static.chosen(arguments(kernels=["unpack"])) == [static.Setting("unpack", 5, "fp32", "sm_90")]
+    assert command.chosen(arguments(kernels=["unpack"])) == [Setting("unpack", 5, "fp32", "sm_90")]
     with pytest.raises(SystemExit, match="no kernel is called 'nothing'"):
-        static.chosen(arguments(kernels=["nothing"]))
+        command.chosen(arguments(kernels=["nothing"]))
 
 
 def test_peers_that_are_not_installed_are_named(monkeypatch):

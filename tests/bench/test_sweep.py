@@ -1,4 +1,4 @@
-"""`bench sweep`: contenders do the work that they are timed for, and the report says what was measured."""
+"""`bench sweep`: the contenders' results, the floors, and the report."""
 
 import json
 import re
@@ -10,9 +10,9 @@ from comparing import assert_close
 from torch import nn
 
 from bench import __main__ as bench_main
-from bench.common.peak import peak_memory
+from bench.common.timing import peak_memory
 from bench.sweep.contenders import CONTENDERS, OURS, available
-from bench.sweep.report import FLOOR, Row, compared, exponents, report, table
+from bench.sweep.report import FLOOR, Row, as_json, compared, exponents, table
 from bench.sweep.works import (
     FORWARD,
     INFERENCE,
@@ -36,7 +36,7 @@ PEERS = ("spikingjelly", "spikingjelly+synapse", "spikingjelly+compile", "snntor
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than these tests; the arithmetic is the same."""
+    """Run eagerly: compiling the loops would take longer than these tests."""
 
 
 def contender(name):
@@ -58,7 +58,7 @@ def test_the_same_recurrence_has_the_same_gradient(name, steps):
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_peers_fire_and_learn(name):
+def test_peers_emit_spikes_and_have_gradients(name):
     neurons = contender(name).make(LIFParameters(), "tssl")
     current = (2 * torch.randn(6, 2, 30)).requires_grad_()
     for _ in range(2):
@@ -68,12 +68,12 @@ def test_peers_fire_and_learn(name):
         (grad,) = torch.autograd.grad(spikes.sum(), current)
         assert torch.isfinite(grad).all()
         assert grad.any()
-    # Nothing is left from one call to the next.
+    # No state is carried between calls.
     assert torch.equal(neurons(current), spikes)
 
 
 @pytest.mark.parametrize("what", ["mnist", "n-mnist", "fashion-mnist"])
-def test_a_contender_s_network_is_ours_with_other_neurons(what):
+def test_a_contender_s_network_differs_only_in_its_neurons(what):
     size = Size(4, 2, None)
     ours = network(what, CONTENDERS[OURS], size, "tssl")
     plain = network(what, CONTENDERS["plain"], size, "tssl")
@@ -81,7 +81,7 @@ def test_a_contender_s_network_is_ours_with_other_neurons(what):
         assert torch.equal(mine, theirs)
     shape = (2, 34, 34) if what == "n-mnist" else (1, 28, 28)
     x = (torch.rand(4, 2, *shape) < 0.3).float() if what == "n-mnist" else static(torch.randn(2, *shape), 4)
-    # A sum in another order may flip a spike at the threshold; of these thousands few do.
+    # Sums in another order flip a few spikes at the threshold.
     assert (ours(x) != plain(x)).float().mean() < 0.02
 
 
@@ -104,13 +104,13 @@ def test_the_floor_runs_every_product_forward_and_backward():
     assert products(TRAINING) == {"mm": 6, "convolution": 2, "convolution_backward": 2}
 
 
-def test_a_layer_s_step_leaves_the_gradient_of_its_input():
+def test_layer_step_returns_the_gradient_of_its_input():
     layer = nn.Linear(512, 3)
     grad = layer_step(layer, "linear", TRAINING, Size(2, 4, 3))()
     assert_close("gradient", grad, layer.weight.detach().sum(0).expand(2, 4, 512))
 
 
-def test_peak_memory_is_the_worst_moment():
+def test_peak_memory():
     def step():
         one = torch.ones(1000)
         two = torch.ones(5000)
@@ -157,9 +157,9 @@ def test_the_whole_command(tmp_path, capsys, what):
     assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_what_cannot_run_is_said(capsys):
+def test_sizes_that_a_contender_skips(capsys):
     assert sweep("lif", *COMMON, "--steps", 101, "--batch", 1, "--neurons", 2) == 0
-    assert "dense is not run at T = 101, only up to 100" in capsys.readouterr().out
+    assert "dense is run only up to T = 100, not at 101" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["lif", "linear", "fashion-mnist"])
@@ -187,8 +187,8 @@ def test_forward_alone_leaves_what_backward_needs(what):
     assert result.requires_grad
 
 
-def test_a_device_that_is_not_there():
-    assert "--graph captures CUDA graphs: it needs --device cuda, not 'cpu'" in sweep("lif", "--graph")
+def test_missing_device():
+    assert "--graph captures CUDA graphs and needs --device cuda, got 'cpu'" in sweep("lif", "--graph")
     if not torch.cuda.is_available():
         assert "python -m bench sweep needs a CUDA or ROCm device" in sweep("lif", "--device", "cuda")
 
@@ -199,7 +199,7 @@ def row(name=OURS, steps=5, seconds=1.0):
 
 def test_ratios():
     lines = table([row(), row("plain", seconds=3.0), row(FLOOR, seconds=0.5)]).splitlines()
-    assert lines[0] == "training, T = 5, batch 10, fp32, cpu, 100 neurons a sample"
+    assert lines[0] == "training, T = 5, batch 10, fp32, cpu, 100 neurons per sample"
     assert lines[3].split() == ["plain", "3000.00", "600000.00", "3.00", "6.00", "-"]
 
 
@@ -211,7 +211,7 @@ def test_exponents_are_slopes():
 
 
 def test_comparing_with_an_earlier_report(tmp_path, capsys):
-    old = json.loads(json.dumps(report([row(), row(steps=10), row("plain")], "another machine")))
+    old = json.loads(json.dumps(as_json([row(), row(steps=10), row("plain")], "another machine")))
     lines, worse = compared([row(seconds=1.1), row(steps=10, seconds=1.3), row("plain", seconds=9.0)], old, slower=1.2)
     assert worse
     assert lines[0] == "compared with another machine"
@@ -219,7 +219,7 @@ def test_comparing_with_an_earlier_report(tmp_path, capsys):
     assert lines[1].endswith("1000.00 ms then, 1100.00 ms now, 1.10")
     assert lines[2].endswith("1.30  more than 1.2 times as slow")
     assert compared([row(steps=11)], old, 1.2) == (
-        ["compared with another machine", "nothing in it was measured now"],
+        ["compared with another machine", "none of its rows was measured now"],
         False,
     )
 
@@ -234,7 +234,7 @@ def test_comparing_with_an_earlier_report(tmp_path, capsys):
     assert "times as slow" in capsys.readouterr().out
 
 
-def test_sum_pooling_of_the_peers_is_the_paper_s():
+def test_contenders_have_the_paper_s_pooling():
     plain = network("mnist", CONTENDERS["plain"], Size(2, 1, None), "tssl")
     x = torch.rand(2, 1, 15, 24, 24)
     assert_close("pooled", plain[2](x), 1.1 * F.avg_pool2d(x.flatten(0, 1), 2, divisor_override=1).unflatten(0, (2, 1)))
@@ -243,25 +243,25 @@ def test_sum_pooling_of_the_peers_is_the_paper_s():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mnist", "--neurons", "100"], "--neurons is of lif and layers: the network 'mnist' has its own"),
-        (["conv", "--neurons", "256", "100"], "--neurons of conv must be multiples of 256, maps of 16x16"),
+        (["mnist", "--neurons", "100"], "--neurons is for lif and layers: the network 'mnist' has a fixed size"),
+        (["conv", "--neurons", "256", "100"], r"--neurons of conv must be multiples of 256 \(maps of 16x16\)"),
         (["lif", "--neurons", "0"], "argument --neurons: must be an integer >= 1, got '0'"),
         (["lif", "--steps", "five"], "argument --steps: must be an integer >= 1, got 'five'"),
         (["lif", "--device", "foo"], "argument --device: must be cpu, cuda or cuda:N, got 'foo'"),
-        (["lif", "--json", "nowhere/x.json"], "argument --json: must be in a folder that is there"),
+        (["lif", "--json", "nowhere/x.json"], "argument --json: must be in an existing folder"),
         (["lif", "--png", "."], "argument --png: must be a file, got the folder '.'"),
         (["lif", "--compare", "nowhere.json"], "--compare: cannot read 'nowhere.json': No such file"),
-        (["lif", "--compare", "empty.json"], "--compare must be what an earlier --json wrote, .*'machine'"),
-        (["lif", "--compare", "list.json"], "--compare must be what an earlier --json wrote"),
-        (["lif", "--compare", "text.json"], "--compare must be what an earlier --json wrote"),
+        (["lif", "--compare", "empty.json"], "--compare must be a file written by --json, .*'machine'"),
+        (["lif", "--compare", "list.json"], "--compare must be a file written by --json"),
+        (["lif", "--compare", "text.json"], "--compare must be a file written by --json"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_measured(tmp_path, monkeypatch, capsys, arguments, message):
+def test_invalid_options_are_reported_before_measuring(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     for name, content in (("empty", '{"rows": []}'), ("list", "[1]"), ("text", "nothing")):
         (tmp_path / f"{name}.json").write_text(content)
     monkeypatch.setattr("sys.argv", ["bench", "sweep", *arguments])
-    monkeypatch.setattr("bench.sweep.measure", lambda *_: pytest.fail("something is measured"))
+    monkeypatch.setattr("bench.sweep.command.measure", lambda *_: pytest.fail("measured"))
     with pytest.raises(SystemExit) as ended:
         bench_main.main()
     said = ended.value.code if isinstance(ended.value.code, str) else capsys.readouterr().err

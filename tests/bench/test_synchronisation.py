@@ -69,7 +69,7 @@ def test_a_long_run_window_by_window():
         y = torch.empty(20, 2, 7, device=DEVICE, requires_grad=True)
         state = None
         for part in y.split(8):
-            spikes, state = lif(part, LIFParameters(), state, return_state=True)
+            spikes, state = lif(part, LIFParameters(), state=state, return_state=True)
         spikes.sum().backward()
 
     seen = record(step)

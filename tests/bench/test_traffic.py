@@ -1,4 +1,4 @@
-"""Counting bytes: where the mask is true, each time and once per address."""
+"""Counting bytes where the mask is true: per access, and per address."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_a_copy_moves_eight_bytes_an_element(neurons):
     assert sum(t.loaded + t.stored for t in counted.values()) == 8 * neurons
 
 
-def test_what_is_read_twice_is_accessed_twice_and_moved_once():
+def test_repeated_reads_count_once_as_distinct():
     x = torch.zeros(8, dtype=torch.float16)
     counter = Counter({"x": x})
     addresses = x.data_ptr() + 2 * np.arange(8, dtype=np.uint64)
@@ -29,10 +29,10 @@ def test_what_is_read_twice_is_accessed_twice_and_moved_once():
     assert counter.result() == {"x": Traffic(loaded=22, distinct_loaded=16)}
 
 
-def test_memory_of_no_argument():
+def test_access_outside_all_arguments():
     x = torch.zeros(8)
     beyond = np.array([x.data_ptr() + x.nbytes], dtype=np.uint64)
-    with pytest.raises(RuntimeError, match="no argument"):
+    with pytest.raises(RuntimeError, match="accesses memory of no argument"):
         Counter({"x": x}).touch("store", beyond, np.ones(1, bool), 4)
-    # Where the mask is false nothing is touched.
+    # A masked access is none.
     Counter({"x": x}).touch("store", beyond, np.zeros(1, bool), 4)

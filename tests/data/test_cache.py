@@ -1,4 +1,4 @@
-"""The cache of binned recordings: used while it is whole and up to date, made again when it is not."""
+"""The cache of binned recordings: used if valid and up to date, else made again."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def test_an_added_file_makes_the_half_anew(root):
 
 
 def flip(path):
-    """A bit among the last spikes, or of a label."""
+    """Flip one of the last spikes, or a label."""
     raw = bytearray(path.read_bytes())
     raw[-7] ^= 4
     path.write_bytes(raw)

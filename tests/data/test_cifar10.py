@@ -1,4 +1,4 @@
-"""CIFAR-10: what torchvision's batches hold, and crops that are the same as one image at a time."""
+"""CIFAR-10: the contents of torchvision's batches, and crops of a batch against crops of single images."""
 
 import benches  # noqa: F401 - finds bench
 import numpy as np
@@ -43,7 +43,7 @@ def test_normalisation_is_that_of_torchvision(written):
 
 
 def test_crops_equal_those_of_single_images():
-    """Against NumPy, one image at a time: a margin of 4 zeros, a window, and a mirror image of it."""
+    """Compare with NumPy, one image at a time: pad with 4 zeros, crop, mirror."""
     images = torch.randint(0, 256, (200, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
     crops = draw_crops(200, seed=1, epoch=2)
     got = crop(images, crops)

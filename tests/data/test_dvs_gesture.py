@@ -1,4 +1,4 @@
-"""DVS-Gesture in both of its layouts: exactly the expected spikes, and errors that name what is wrong."""
+"""DVS-Gesture in both layouts: exactly the expected spikes, and errors that name the problem."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Data sets: what is read, what is missing, and the order of an epoch."""
+"""Image sets: contents, missing files, and the order of an epoch."""
 
 import functools
 import gzip
@@ -26,7 +26,7 @@ def test_digits_split_is_fixed(digits):
     assert digits.in_shape == (1, 8, 8)
     assert digits.train_images.dtype == torch.uint8
     assert digits.train_labels.dtype == torch.int64
-    # The split is part of every published number: it must not move.
+    # Every published number depends on this split, so it must not change.
     assert digits.train_labels[:10].tolist() == [2, 8, 2, 6, 6, 7, 1, 9, 8, 5]
     assert digits.test_labels[:10].tolist() == [7, 9, 4, 7, 0, 2, 6, 1, 3, 1]
 
@@ -99,7 +99,7 @@ def test_failed_download_says_what_where_and_what_to_do(tmp_path, monkeypatch):
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """A folder that a web server on this machine offers, and its address."""
+    """A folder served by a local web server, and its address."""
     folder = tmp_path / "mirror"
     folder.mkdir()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -163,7 +163,7 @@ def test_missing_library_names_the_extra(monkeypatch, tmp_path, name, module, pa
 
 
 class _Missing:
-    """An import finder that makes one package look as if it were not installed."""
+    """An import finder that hides one installed package."""
 
     def __init__(self, package):
         self.package = package

@@ -1,4 +1,4 @@
-"""N-MNIST: files written by hand, byte for byte, give exactly the spikes that they should; damaged ones are named."""
+"""N-MNIST: hand-made files give exactly the expected spikes; errors name damaged files."""
 
 import sys
 import types
@@ -19,7 +19,7 @@ def load(root, **options):
 
 
 def spikes_of(root, events, **options):
-    """The spike train ``(T, 2, 34, 34)`` of one recording, put first in the training half."""
+    """The spike train ``(T, 2, 34, 34)`` of a recording that is the first of the training half."""
     folder = write_n_mnist(root, train=10, test=10)
     (folder / "Train" / "0" / "00000.bin").write_bytes(atis_bytes(events))
     values, labels = load(root, **options).train_batch(torch.tensor([0]))
@@ -221,7 +221,7 @@ def test_without_tonic_a_download_names_the_extra(tmp_path, monkeypatch):
 
 
 def test_tonic_downloads_what_is_missing(tmp_path, monkeypatch):
-    """With a stand-in for tonic that has its constructor's arguments and leaves what it leaves."""
+    """Use a stand-in for tonic with the same constructor and the same files."""
     asked = []
 
     class NMNIST:

@@ -1,4 +1,4 @@
-"""Items drawn ahead: the same ones in the same order, not too many, errors where they belong, no thread left."""
+"""Prefetching: same items in the same order, limited depth, errors in their place, no thread left."""
 
 import threading
 import time
@@ -32,7 +32,7 @@ def test_items_are_drawn_ahead_but_not_too_far():
         assert next(items) == 0
         wait_until(lambda: len(drawn) >= 4)
         time.sleep(0.05)
-        # One taken, two waiting, and one that finds no place yet.
+        # One is taken, two wait, and one more is made.
         assert drawn == [0, 1, 2, 3]
         next(items)
         wait_until(lambda: len(drawn) == 5)

@@ -1,4 +1,4 @@
-"""Training on augmented images and on recordings: prefetched or not, in one go or resumed, the same bits."""
+"""Training on augmented images and on recordings: bit-identical with prefetching and after resuming."""
 
 import json
 import threading
@@ -47,7 +47,7 @@ SMALL = {
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than all of these trainings; the arithmetic is the same."""
+    """Eager PyTorch: compiling takes longer than these trainings, and the results are the same."""
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def assert_same(one, other):
 
 
 class StopAfter:
-    """Says yes to being stopped from the given question on."""
+    """Requests a stop from the given query on."""
 
     def __init__(self, questions):
         self.left = questions
@@ -206,7 +206,7 @@ def test_the_command_line_names_a_truncated_file(tmp_path, capsys):
 
 @pytest.mark.parametrize("kind", ["augmented images", "events"])
 def test_a_batch_may_be_empty(kind):
-    """As the share of a process is, where a batch has fewer samples than there are processes."""
+    """A process has an empty share if a batch has fewer samples than there are processes."""
     labels = torch.arange(4)
     if kind == "events":
         bits = np.zeros((4, 5, 7), np.uint8)

@@ -1,4 +1,4 @@
-"""Looking into a network: its numbers and traces against its own spikes and gradients, and the files of the command."""
+"""Inspection of a network: statistics and traces against its own spikes and gradients, and the command's files."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ SAMPLES = 250  # in batches of 100, the last one smaller
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than this training; the arithmetic is the same."""
+    """Eager PyTorch: compiling takes longer than this training, and the results are the same."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def found(run):
 
 
 def layer_by_layer(trainer, start, stop):
-    """What goes into each layer with neurons and what comes out of it, and the loss, as in a test."""
+    """Input and output of each layer with neurons, and the loss, in evaluation mode."""
     trainer.network.eval()
     values, labels = trainer.images.test_batch(start, stop)
     x, seen = trainer.images.present(values, trainer.config.steps), []

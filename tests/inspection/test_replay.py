@@ -1,4 +1,4 @@
-"""The replay of neurons and their errors: against the reference, and against the gradient of the operators."""
+"""The replay of neurons and their errors, against the reference and against the gradient of the operators."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("eager")
 
 T, B, N = 33, 2, 60
 
-#: Every way to learn that the neuron knows: TSSL-BP by variant, warm-up and reset, and the other rules.
+#: Every learning rule: TSSL-BP by variant, warm-up and reset, and the other rules.
 WAYS = [
     *[(DEFAULT, {"variant": variant, "warmup": warmup}) for variant in VARIANTS for warmup in WARMUPS],
     *[(DEFAULT, {"variant": variant, "warmup": warmup}) for variant, warmup in ABLATIONS],
@@ -51,7 +51,7 @@ def test_traces_equal_the_reference_s(rule, settings, reset, synapse):
     for name in ("current", "membrane", "rest", "spikes", "psc"):
         assert_near(name, getattr(trace, name), getattr(verdict.trace, name), y.dtype, verdict.clear)
     assert_near("e", error.grad_current, verdict.grad, y.dtype, verdict.clear, verdict.scale)
-    # What is emitted, through the synapse's transpose, is the reference's gradient too.
+    # The emitted error, filtered by the transpose of the synapse, is the reference's gradient.
     passed = psc_backward(error.emitted, params.tau_syn) if synapse else to_float64(error.emitted)
     assert_near("emitted", torch.from_numpy(passed), verdict.grad, y.dtype, verdict.clear, verdict.scale)
 
@@ -66,7 +66,7 @@ def test_the_error_is_the_operator_s_gradient(rule, settings, dtype):
     (want,) = torch.autograd.grad(spikes, y, grad)
     trace = membrane_trace(y, params, spikes=spikes)
     got = error_trace(trace, grad, params, rule).grad_current
-    # The same step in the same order: spikes, state and error are the same bits, apart from one rounding to 16 bits.
+    # The same step in the same order: spikes, state and error are bit-identical, apart from one rounding to 16 bits.
     assert torch.equal(trace.spikes.to(dtype), spikes)
     assert torch.equal(membrane_trace(y, params).spikes, trace.spikes)
     for part, series in zip(after, (trace.current, trace.rest, trace.psc), strict=True):
@@ -78,7 +78,7 @@ def test_the_error_is_the_operator_s_gradient(rule, settings, dtype):
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize(("rule", "settings"), WAYS, ids=str)
 def test_learnt_constants(rule, settings, reset):
-    """Each neuron with its own: spikes, state and error are the operator's."""
+    """Each neuron has its own constants; spikes, state and error equal the operator's."""
     params = LIFParameters(reset=reset, **settings)
     y, grad, constants = draw_current((T, B, N)), draw_gradient((T, B, N)), draw_constants(N)
     want, after = learnt_by_lif(y, grad, constants, params, rule, a_state(torch.float64))

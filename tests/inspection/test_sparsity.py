@@ -17,7 +17,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than this training; the arithmetic is the same."""
+    """Eager PyTorch: compiling takes longer than this training, and the results are the same."""
 
 
 def counter(*batches, steps=3):

@@ -1,6 +1,6 @@
-"""NIR graphs run by the equations that NIR's documentation gives its nodes, in NumPy, float64, by forward Euler.
+"""NIR graphs integrated by forward Euler in NumPy float64, from the equations of NIR's documentation.
 
-It shares nothing with the package that writes and reads the graphs.
+Independent of the package that writes and reads the graphs.
 """
 
 from __future__ import annotations

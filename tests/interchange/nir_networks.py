@@ -1,4 +1,4 @@
-"""Networks of every kind that NIR can express, spikes to drive them, and the spikes of their layers."""
+"""Networks of every kind that NIR can express, input spikes for them, and the spikes of their layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tssl_triton import (
 
 STEPS, BATCH = 24, 3
 
-#: Single precision keeps u to about 1e-6 of the threshold over these sums; no spike may hang on less than this.
+#: u has an error of about 1e-6 of the threshold in single precision; no spike may depend on less than this.
 MARGIN = 1e-5
 
 
@@ -78,7 +78,7 @@ NETWORKS = (linear, convolutions, notation, poolings_in_a_row, neurons_without_w
 
 
 def made(network: Callable[[], Network], seed: int = 6) -> Network:
-    """A network with weights of its own, ready to be tested."""
+    """A network with random weights, in evaluation mode."""
     torch.manual_seed(seed)
     shape, layers = network()
     for weights in layers.parameters():
@@ -108,6 +108,6 @@ def spikes_of(network: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def assert_fires(spikes: Sequence[Any]) -> None:
-    """Every layer fires, and not always: a comparison of spikes then compares something."""
+    """Check that every layer fires sometimes but not always, so that comparing spikes is meaningful."""
     for number, layer in enumerate(spikes):
         assert 0.01 < float(layer.mean()) < 0.95, f"layer {number} fires {float(layer.mean()):.3f} times a step"

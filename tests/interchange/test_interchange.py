@@ -1,4 +1,4 @@
-"""NIR: a graph means the network by NIR's own equations, and comes back as the network it was."""
+"""NIR: an exported graph has the network's spikes by NIR's equations, and its import returns the network."""
 
 import itertools
 import math
@@ -42,7 +42,7 @@ from tests.interchange.nir_euler import EulerRun  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than these tests; the arithmetic is the same."""
+    """Eager PyTorch: compiling takes longer than these tests, and the results are the same."""
 
 
 def by_file(graph, tmp_path):
@@ -148,7 +148,7 @@ def test_the_scale_of_a_pooling_is_in_the_next_weights():
 
 
 def test_weights_come_back_through_a_scale_to_the_bit():
-    """Of every size that float32 has, and no matter how the scale rounds."""
+    """For weights of every magnitude, whatever the rounding of the scale."""
     numbers = torch.randint(2**31, (2000, 64), dtype=torch.int32).view(torch.float32)
     numbers = torch.where(numbers.isfinite(), numbers, 1.0)
     for scale in (1.1, 0.3, 1 / 3, 7.0):
@@ -170,7 +170,7 @@ def test_other_types_of_weights(dtype, tmp_path):
 
 
 def test_kernels_that_are_not_square(tmp_path):
-    """nir takes their height for their width when it works out sizes, and so refuses to check such a file."""
+    """nir uses the height as the width in its size computation, so its own check rejects such files."""
     torch.manual_seed(0)
     layers = SpikingSequential(SpikingConv2d(1, 4, (3, 1), padding=(1, 0), weight_scale=3), SpikingLinear(4 * 30, 5))
     x = spike_trains((1, 5, 6))
@@ -204,7 +204,7 @@ def test_reset_by_subtraction_is_kept_and_warned_of():
     dt=st.floats(1e-6, 1),
 )
 def test_constants_come_back(tau_mem, tau_syn, threshold, dt):
-    """With the metadata exactly, without them to single precision, by which whole numbers of steps are recognised."""
+    """Exact with metadata; without, to single precision, which is enough to recognise integers."""
     params = LIFParameters(tau_mem=tau_mem, tau_syn=tau_syn, threshold=threshold)
     node = neuron_node(LIF(params), (2,), dt)
     kept = read_neurons(node, (2,), dt)
@@ -217,7 +217,7 @@ def test_constants_come_back(tau_mem, tau_syn, threshold, dt):
     assert read.gain == 1
 
 
-# Graphs from elsewhere. Weights are multiples of 1/64: a factor that is a small integer leaves them exact.
+# Graphs from other programs. Weights are multiples of 1/64, so that small integer factors are exact.
 
 
 def dyadic(*shape, seed, size=64):
@@ -225,14 +225,14 @@ def dyadic(*shape, seed, size=64):
 
 
 def cuba(shape, tau_mem, tau_syn, threshold=1.0, **fields):
-    """In single precision, as a program that keeps its constants in tensors writes them."""
+    """Constants in single precision, as programs write them that store constants in tensors."""
     values = {"tau_mem": tau_mem, "tau_syn": tau_syn, "r": 1, "w_in": 1, "v_leak": 0, "v_threshold": threshold}
     values |= fields
     return nir.CubaLIF(**{name: np.full(shape, value, np.float32) for name, value in values.items()})
 
 
 def single_gain():
-    """As snnTorch and Lava write: the input adds to the current, the current to the membrane, in steps of 0.1 ms."""
+    """As written by snnTorch and Lava: input and current are added without factors, in steps of 0.1 ms."""
     dt = 1e-4
     graph = nir.NIRGraph.from_list(
         nir.Input({"input": np.array([2, 9, 9])}),
@@ -247,7 +247,7 @@ def single_gain():
 
 
 def unit_resistance():
-    """R and w_in of 1: the inputs are currents, and weigh dt / tau in the membrane; a LIF behind them."""
+    """R and w_in of 1: inputs are currents with the factor dt / tau in the membrane."""
     graph = nir.NIRGraph.from_list(
         nir.Input({"input": np.array([30])}),
         nir.Linear(dyadic(20, 30, seed=3)),
@@ -261,7 +261,7 @@ def unit_resistance():
 
 
 def no_weights():
-    """A gain that no weights can take goes into the threshold."""
+    """Without weights, the gain goes into the threshold."""
     graph = nir.NIRGraph.from_list(
         nir.Input({"input": np.array([1, 6, 6])}),
         nir.SumPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])),
@@ -299,7 +299,7 @@ def test_what_nir_does_not_say_is_the_default():
 
 
 def test_weights_put_before_neurons_without_synapse():
-    """Whatever time constant of an absent synapse their metadata keep."""
+    """The metadata may contain any time constant for the absent synapse."""
     layer = LIF(LIFParameters(tau_mem=3, tau_syn=7, threshold=2.01), synapse=False)
     nodes = [nir.Input({"input": np.array([30])}), nir.Linear(dyadic(10, 30, seed=6)), neuron_node(layer, (10,), 1e-3)]
     graph = nir.NIRGraph.from_list(*nodes)
@@ -313,7 +313,7 @@ def test_weights_put_before_neurons_without_synapse():
 
 
 def test_axes_of_flatten_may_be_counted_in_any_way():
-    """Programs count the axes of Flatten with the batch, without it, or from the end."""
+    """Programs count the axes of Flatten with or without the batch axis, or from the end."""
     for start in (0, 1, -3):
         flatten = nir.Flatten({"input": np.array([1, 2, 3])}, start, -1)
         nodes = [nir.Input({"input": np.array([1, 2, 3])}), flatten, nir.Linear(dyadic(4, 6, seed=0)), cuba((4,), 1, 1)]
@@ -522,7 +522,7 @@ def test_an_input_without_a_shape():
 
 
 def wired(*edges, more=()):
-    """Graphs that are no chain, of nodes that could make one."""
+    """Graphs that are not a chain."""
     nodes = {"in": nir.Input({"input": np.array([4])}), "out": nir.Output({"output": np.array([4])})}
     nodes |= {name: nir.Linear(ONES) for name in ("fc", "fc2")} | dict.fromkeys(("lif", "lif2"), LIF4) | dict(more)
     return nir.NIRGraph(nodes, list(edges), type_check=False)

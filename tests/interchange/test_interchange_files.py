@@ -1,4 +1,4 @@
-"""What is handed over in files: safetensors, and the command that writes a run's network."""
+"""Exported files: safetensors, and ``tssl export``."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ safetensors = pytest.importorskip("safetensors.torch", reason="needs the extra i
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than these tests; the arithmetic is the same."""
+    """Eager PyTorch: compiling takes longer than these tests, and the results are the same."""
 
 
 def network(seed=0, classes=4, dropout=0.2):

@@ -29,13 +29,13 @@ from tssl_triton.interchange import from_nir, to_nir
 nir = pytest.importorskip("nir", reason="needs the extra interchange")
 from tests.interchange.nir_euler import EulerRun  # noqa: E402
 
-#: Seconds per step that snnTorch's reader and writer take for granted.
+#: Seconds per step that snnTorch's reader and writer assume.
 SNNTORCH_DT = 1e-4
 
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than these tests; the arithmetic is the same."""
+    """Eager PyTorch: compiling takes longer than these tests, and the results are the same."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def through_a_file(graph, tmp_path):
 
 
 def stepped(network, x, is_neuron):
-    """Spikes of every layer of neurons of another program's network, fed step by step."""
+    """Spikes of every layer of neurons of another program's network, run step by step."""
     layers = [module for module in network.modules() if is_neuron(module)]
     seen = {layer: [] for layer in layers}
 
@@ -76,7 +76,7 @@ def stepped(network, x, is_neuron):
 
 
 def assert_same_spikes(theirs, ours):
-    """By the spikes of a layer, whatever order another program keeps its layers in."""
+    """Match layers by their spikes, as other programs may order their layers differently."""
     assert_fires(ours)
     assert len(theirs) == len(ours)
     by_shape = {tuple(spikes.shape): spikes for spikes in theirs}
@@ -88,7 +88,7 @@ def assert_same_spikes(theirs, ours):
 
 @pytest.mark.parametrize("network", [linear, notation, poolings_in_a_row])
 def test_norse_fires_the_same_spikes(norse, network, tmp_path):
-    """It reads no AvgPool2d, and of a LIF no resistance; so those networks are left to snnTorch."""
+    """Norse does not read AvgPool2d or the resistance of LIF; those networks are tested with snnTorch."""
     from norse.torch.utils.import_nir import CubaLIF
 
     shape, layers = made(network)

@@ -13,10 +13,12 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("kernels are interpreted in this process", allow_module_level=True)
 
-from bench.static.cases import DTYPES, OURS, Problem
-from bench.static.command import DTYPE_NAMES, STEPS, Setting, examine, issue_use
+from bench.static.cases import OURS
+from bench.static.command import STEPS
 from bench.static.compiling import compile_launch
+from bench.static.examined import Setting, examine, issue_use
 from bench.static.hardware import ARCHITECTURES, H100
+from bench.static.problem import DTYPES, Problem
 from bench.static.traffic import Request, count_traffic
 
 pytestmark = pytest.mark.compile_only
@@ -60,7 +62,7 @@ def name(setting):
     return f"{setting.case.replace(', ', ' ').replace(' ', '-')}-T{setting.steps}-{setting.dtype}-{setting.target}"
 
 
-ALL = grid(CASES, STEPS, DTYPE_NAMES, ARCHITECTURES)
+ALL = grid(CASES, STEPS, DTYPES, ARCHITECTURES)
 FEW = [
     *grid((*TSSL, "stbp backward"), (5, 32), ("bf16",), ("sm_90",)),
     *grid(TSSL, (5,), ("fp32",), ("sm_80", "sm_90", "sm_100", "gfx942")),
@@ -76,9 +78,7 @@ def test_nothing_spills(setting):
     assert examined(setting).spilled == 0
 
 
-SMALL = [
-    (setting, num_warps) for setting in grid(CASES, (5, 8, 13, 32), DTYPE_NAMES, ARCHITECTURES) for num_warps in (1, 2)
-]
+SMALL = [(setting, num_warps) for setting in grid(CASES, (5, 8, 13, 32), DTYPES, ARCHITECTURES) for num_warps in (1, 2)]
 FEW_SMALL = grid(("lif backward, no warm-up",), (32,), ("fp16",), ("sm_80", "sm_90"))
 
 
@@ -118,7 +118,7 @@ def test_the_counted_instructions_move_the_counted_bytes(setting):
     assert expected * 0.98 <= code.bytes <= expected * 1.02 + (0.875 if setting.steps > 8 else 0)
 
 
-BARRED = grid(NEURONS, (5, 8, 32), DTYPE_NAMES, ("sm_90",))
+BARRED = grid(NEURONS, (5, 8, 32), DTYPES, ("sm_90",))
 
 
 @pytest.mark.parametrize("setting", both([s for s in BARRED if s in FEW], BARRED))

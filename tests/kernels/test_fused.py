@@ -16,10 +16,10 @@ from tssl_triton.kernels.fused import spike_weighted_launch
 from tssl_triton.kernels.layout import checkpoint_rows, word_count, word_dtype
 from tssl_triton.kernels.plan import TilePlan, plan_tiles, plan_weight_gradient
 
-from bench.static.cases import DTYPES, Problem
-from bench.static.command import Setting, examine
+from bench.static.cases import FUSED, Layer
 from bench.static.compiling import TARGETS, compile_launch, launch_key
-from bench.static.fused_cases import FUSED, Layer
+from bench.static.examined import Setting, examine
+from bench.static.problem import DTYPES, Problem
 from bench.static.traffic import Request, count_traffic
 from tssl_triton import LIFParameters
 

@@ -15,8 +15,9 @@ from tssl_triton.kernels import neuron, surrogate
 from tssl_triton.kernels.layout import WINDOW, checkpoint_rows
 from tssl_triton.kernels.plan import LaunchPlan, forced_plan, plan_neurons
 
-from bench.static.cases import OURS, Problem
+from bench.static.cases import OURS
 from bench.static.compiling import TARGETS, compile_launch, launch_key
+from bench.static.problem import Problem
 from tssl_triton import STBP, LIFParameters
 from tssl_triton.operators import layout as _layout
 from tssl_triton.rules import WINDOWS

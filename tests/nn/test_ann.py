@@ -9,8 +9,7 @@ from torch import nn
 from tssl_triton import SpikingConv2d, SpikingLinear, data
 from tssl_triton.data.events import EventSet
 from tssl_triton.encoding import static
-from tssl_triton.nn.ann import ANN, build_ann
-from tssl_triton.nn.network import build_network
+from tssl_triton.nn import ANN, build_ann, build_network
 from tssl_triton.studies import convert as conversion_report
 from tssl_triton.training import Trainer, resolve
 

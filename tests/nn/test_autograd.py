@@ -21,7 +21,7 @@ from tssl_triton import (
     losses,
     psc,
 )
-from tssl_triton.nn import products as _weighted
+from tssl_triton.nn.products import LINEAR, weighted
 
 
 def given(*shape, scale=3.0, **options):
@@ -106,8 +106,9 @@ def test_a_gradient_with_a_graph_is_the_same(network):
 
 def test_a_product_with_packed_spikes_has_no_second_derivative():
     first, second = SpikingLinear(6, 5), SpikingLinear(5, 4)
-    spikes = first(given(5, 2, 6))
-    (grad,) = torch.autograd.grad(second.weighted(spikes).square().sum(), second.weight, create_graph=True)
+    spikes = PackedSpikes.pack(first(given(5, 2, 6)))
+    y = weighted(LINEAR, spikes, second.weight, None)
+    (grad,) = torch.autograd.grad(y.square().sum(), second.weight, create_graph=True)
     with pytest.raises(RuntimeError, match="have a first derivative only"):
         torch.autograd.grad(grad.sum(), first.weight)
 
@@ -123,7 +124,7 @@ def test_a_convolution_of_other_input_has_one(channels):
     layer = SpikingConv2d(channels, 3, 3, padding=1, bias=True).double()
     x = given(1, 2, channels, 4, 4, dtype=torch.float64).requires_grad_()
     given_all = x, layer.weight, layer.bias
-    assert torch.autograd.gradgradcheck(lambda *given: _weighted.weighted(layer._map(), *given), given_all)
+    assert torch.autograd.gradgradcheck(lambda *given: layer._product()(*given), given_all)
 
 
 @pytest.mark.parametrize("kind", ["sum", "average", "max"])

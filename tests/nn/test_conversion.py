@@ -10,10 +10,17 @@ import torch
 from torch import nn
 
 from tssl_triton import cli, data
-from tssl_triton.nn import conversion
-from tssl_triton.nn.ann import ANN, Pool2d, build_ann
-from tssl_triton.nn.conversion import ConversionError, RunningPercentile, activation_scales, convert
-from tssl_triton.nn.weighted import LIF
+from tssl_triton.nn import (
+    ANN,
+    LIF,
+    ConversionError,
+    Pool2d,
+    RunningPercentile,
+    activation_scales,
+    build_ann,
+    conversion,
+    convert,
+)
 from tssl_triton.studies import convert as conversion_report
 from tssl_triton.training import ConfigError, Trainer, resolve
 

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tssl_triton import (
     LIF,
     LIFParameters,
+    PackedSpikes,
     SpikePool2d,
     SpikingConv2d,
     SpikingLinear,
@@ -19,8 +20,7 @@ from tssl_triton import (
     encoding,
     lif,
 )
-from tssl_triton.nn import products as _weighted
-from tssl_triton.operators import records as _packed
+from tssl_triton.nn.products import Conv2d, KeptInput
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def _eager(eager):
 
 
 def spike_train(*shape, seed=0):
-    """A spike train that has a packed record, and the current that it comes from."""
+    """A spike train and the current that it comes from."""
     generator = torch.Generator().manual_seed(seed)
     current = (2.0 * torch.randn(shape, generator=generator)).requires_grad_()
     return current, lif(current)
@@ -50,17 +50,16 @@ LAYERS = [
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
 def test_the_packed_input_gives_the_gradients_of_the_dense_one(layer):
     results = []
-    for known in (True, False):
+    for packed in (True, False):
         current, spikes = spike_train(5, 2, 3, 6, 6)
-        assert _packed.recall(spikes) is not None
         layer.zero_grad()
         torch.manual_seed(1)
-        out = layer(spikes if known else spikes * 1)
+        out = layer(PackedSpikes.pack(spikes) if packed else spikes)
         out.backward(torch.linspace(-1, 1, out.numel()).view_as(out))
         results.append([out.detach(), current.grad, *(p.grad.clone() for p in layer.parameters())])
     assert results[0][1].any()
-    for k, (packed, dense) in enumerate(zip(*results, strict=True)):
-        assert_close(f"result {k}", packed, dense, rtol=1e-5, atol=1e-6)
+    for k, (from_bits, dense) in enumerate(zip(*results, strict=True)):
+        assert_close(f"result {k}", from_bits, dense, rtol=1e-5, atol=1e-6)
 
 
 def test_a_convolution_is_the_convolution_of_each_step():
@@ -74,16 +73,16 @@ def test_a_convolution_is_the_convolution_of_each_step():
 @pytest.mark.parametrize("last", [False, True], ids=["channels-first", "channels-last"])
 @pytest.mark.parametrize("needed", [(True, True, True), (False, True, False), (True, False, True)])
 def test_gradients_of_a_convolution(channels, last, needed):
-    """Whatever order of memory they are worked out in, and they come in that of forward."""
+    """They have the memory order of forward, whichever they are computed in."""
     generator = torch.Generator().manual_seed(0)
     order = torch.channels_last if last else torch.contiguous_format
     x, weight, grad = (
         torch.randn(shape, generator=generator).to(memory_format=order)
         for shape in ((6, channels, 7, 8), (4, channels, 3, 2), (6, 4, 4, 9))
     )
-    convolution = _weighted.Conv2d((2, 1), (1, 1))
+    convolution = Conv2d((2, 1), (1, 1))
     images = x.unflatten(0, (3, 2))
-    given = _weighted.Input(images.shape, x.dtype, None, lambda: images)
+    given = KeptInput(images.shape, images.dtype, (images,))
     found = convolution.gradients(grad.unflatten(0, (3, 2)), given, weight, needed)
     leaves = [t.double().requires_grad_() for t in (x, weight, torch.zeros(4))]
     y = F.conv2d(*leaves, stride=(2, 1), padding=(1, 1))
@@ -117,14 +116,6 @@ def test_pooling_and_its_gradient_are_those_of_pytorch(dtype, size, shape, memor
     (theirs,) = torch.autograd.grad(want, x, weight)
     assert_close("gradient", mine, theirs)
     assert_close("the input, untouched", x.detach(), before)
-
-
-def test_a_tensor_changed_in_place_is_no_longer_what_its_bits_say():
-    _, spikes = spike_train(5, 2, 4)
-    changed = spikes.detach()
-    assert _packed.recall(spikes) is not None
-    changed.mul_(0.5)
-    assert _packed.recall(spikes) is None
 
 
 def test_dropout_shares_its_mask_over_time_and_rests_in_evaluation():

@@ -24,7 +24,6 @@ from tssl_triton import (
     lif,
     losses,
 )
-from tssl_triton.operators import records as _packed
 
 pytestmark = pytest.mark.usefixtures("eager")
 
@@ -57,7 +56,6 @@ def test_each_layer_begins_as_the_fixed_one_and_learns(name, per):
     spikes = learning(x)
     assert spikes.any()
     assert torch.equal(spikes, fixed(x))
-    assert _packed.recall(spikes) is not None
     spikes.backward(torch.linspace(-1, 1, spikes.numel()).view_as(spikes))
     for constant in ALL:
         raw = getattr(learning.constants, f"raw_{constant}")

@@ -5,8 +5,15 @@ import torch
 
 from tssl_triton import LIFParameters
 from tssl_triton.encoding import static
-from tssl_triton.nn.network import ArchitectureError, build_network, parse_architecture
-from tssl_triton.nn.weighted import SpikePool2d, SpikingConv2d, SpikingLinear, TimeSharedDropout
+from tssl_triton.nn import (
+    ArchitectureError,
+    SpikePool2d,
+    SpikingConv2d,
+    SpikingLinear,
+    TimeSharedDropout,
+    build_network,
+    parse_architecture,
+)
 from tssl_triton.training.presets import EXPERIMENTS
 
 

@@ -26,10 +26,8 @@ from tssl_triton import (
     SpikingSequential,
     encoding,
     losses,
+    operators,
 )
-from tssl_triton.operators import neuron as _ops
-from tssl_triton.operators import records as _packed
-from tssl_triton.operators import recurrent as _recurrent_ops
 from tssl_triton.rules import SLAYER, STBP, TSSL
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -200,7 +198,7 @@ def test_in_a_network_of_windows():
     )
     x = draw_input(dtype=torch.float32)
     whole = net(x)
-    assert _packed.recall(net[1](net[0](x))) is not None
+    assert isinstance(net[1]._run(net[0](x), None, False, net[2])[0], PackedSpikes)
     first, state = net(x[:5], return_state=True)
     second = net(x[5:], state)
     assert isinstance(state[1], RecurrentState)
@@ -236,22 +234,22 @@ def test_autocast_is_the_16_bit_layer():
     assert made.recurrent_weight.grad.any()
 
 
-@pytest.mark.skipif(_ops.interpreting(), reason="how an operator is registered does not depend on what it runs")
+@pytest.mark.skipif(operators.interpreting(), reason="how an operator is registered does not depend on what it runs")
 @pytest.mark.parametrize("learnt_too", [False, True])
 def test_opcheck(learnt_too):
-    feed, weight = torch.randn(5, 2, 4, requires_grad=True), torch.randn(4, 4, requires_grad=True)
+    x, weight = torch.randn(5, 4, 2).transpose(1, 2).requires_grad_(), torch.randn(4, 4, requires_grad=True)
     constants = torch.full((3, 2, 4), 2.0, requires_grad=True) if learnt_too else None
-    settings = (5.0, 3.0, 1.0, "zero", 8.0, "psc", "released")
-    arguments = (feed, weight, constants, None, torch.ones(2, 4), 5, True, *settings)
-    torch.library.opcheck(_recurrent_ops.recurrent_forward.registered, arguments)
+    neuron = operators.write_settings(LIFParameters())
+    arguments = (x, weight, constants, None, torch.ones(2, 4), neuron, 5, True)
+    torch.library.opcheck(operators.recurrent_forward.registered, arguments)
     with torch.no_grad():
-        _, words, y, states, _ = _recurrent_ops.recurrent_forward(*arguments)
+        _, words, y, states, _ = operators.recurrent_forward(*arguments)
         constants = None if constants is None else constants.detach()
-        arguments = (torch.randn(5, 2, 4), y, states, words, weight.detach(), constants, torch.ones(2, 4), *settings)
-    torch.library.opcheck(_recurrent_ops.recurrent_backward.registered, arguments)
+        arguments = (torch.randn(5, 4, 2).transpose(1, 2), y, states, words, weight.detach(), constants)
+    torch.library.opcheck(operators.recurrent_backward.registered, (*arguments, torch.ones(2, 4), neuron))
 
 
-@pytest.mark.skipif(_ops.interpreting(), reason="a training; interpreted it would take minutes")
+@pytest.mark.skipif(operators.interpreting(), reason="a training; interpreted it would take minutes")
 def test_it_learns_what_only_memory_can_tell():
     """Which of two neurons spoke at the first step, asked much later: time constants this short have forgotten it."""
     torch.manual_seed(0)

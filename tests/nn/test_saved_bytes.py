@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import pytest
 import torch
+from tssl_triton.kernels.layout import checkpoint_rows
 
 from tssl_triton import (
     LIFConstants,
@@ -50,9 +51,9 @@ def size(tensors):
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
-def checkpoints_of(saved):
-    """Rows (windows, N) of float32 state, which runs of several windows keep."""
-    return [t for t in saved if t.dtype == torch.float32 and t.dim() == 2 and len(t) % 3 == 0]
+def checkpoints_of(saved, steps):
+    """The float32 states ``(3 (windows - 1), B, *)`` that runs of several windows keep."""
+    return [t for t in saved if t.dtype == torch.float32 and len(t) == checkpoint_rows(steps) > 0]
 
 
 @pytest.mark.parametrize("dtype", Y)
@@ -60,7 +61,7 @@ def checkpoints_of(saved):
 def test_bytes_per_neuron_step_of_the_neuron(steps, dtype):
     y = torch.randn(steps, 4, 100, dtype=dtype, requires_grad=True)
     saved, _ = saved_by(lambda: lif(y, LIFParameters()))
-    checkpoints = checkpoints_of(saved)
+    checkpoints = checkpoints_of(saved, steps)
     assert size(checkpoints) <= 12 / 8 * y.numel()
     assert bool(checkpoints) == (steps > 8)
     assert (size(saved) - size(checkpoints)) / y.numel() <= Y[dtype] + bits(steps)
@@ -113,7 +114,7 @@ def kept_by_layers(steps, recompute, dtype=torch.float32, autocast=False):
     # By their sizes, which nothing else here has: autocast keeps a cast copy of what it is given.
     given = {x.numel(), *(weight.numel() for weight in net.parameters())}
     others = [t for t in saved if t.numel() not in given]
-    checkpoints = checkpoints_of(others)
+    checkpoints = checkpoints_of(others, steps)
     unit = steps * 4 * NEURONS
     return size(checkpoints) / unit, (size(others) - size(checkpoints)) / unit
 

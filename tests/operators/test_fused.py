@@ -8,9 +8,7 @@ from judging import draw_gradient, name_of
 from tssl_triton.kernels.layout import word_dtype
 
 from tssl_triton import LIFParameters, pack_spikes
-from tssl_triton.functional import constants
-from tssl_triton.operators import fused as _fused_ops
-from tssl_triton.operators import neuron as _ops
+from tssl_triton.operators import fused_weight_gradient, lif_forward, spike_weighted, write_settings
 
 pytestmark = [pytest.mark.interpret, pytest.mark.usefixtures("poisoned")]
 
@@ -61,18 +59,18 @@ class Case:
         )
 
     def run(self, save=True, emit=True, carry=True):
-        return _fused_ops.spike_weighted(
+        return spike_weighted(
             self.words,
             self.weight,
             self.bias,
             self.state,
+            write_settings(self.params),
             self.steps,
             self.stride,
             self.padding,
             save,
             emit,
             carry,
-            *constants(self.params),
         )
 
 
@@ -81,7 +79,8 @@ def check(case):
     assert y.dtype == spikes.dtype == case.dtype
     assert relative_error(y, case.y) <= ROUNDING[case.dtype]
     # From y on it is the neuron, in the same arithmetic: equal to the last bit, checkpoints and state too.
-    want = _ops.lif_forward(y, case.state, case.steps, True, True, True, *constants(case.params))
+    neuron = write_settings(case.params)
+    want = lif_forward(y, None, case.state, neuron, case.steps, True, True, True, None)
     for name, got, expected in zip(
         ("spikes", "words", "checkpoints", "state"), (spikes, words, checkpoints, state), want, strict=True
     ):
@@ -129,7 +128,7 @@ def test_y_is_the_same_bit_for_bit_whatever_else_is_made():
 def test_weight_gradient(geometry, dtype):
     case = Case(9, geometry, dtype)
     e = draw_gradient(case.y.shape).to(dtype)
-    got = _fused_ops.spike_weight_gradient(e, case.words, case.weight, case.steps, case.stride, case.padding)
+    got = fused_weight_gradient(e, case.words, case.weight, case.steps, case.stride, case.padding)
     weight = case.weight.double().requires_grad_()
     case.product(weight).backward(e.double().flatten(0, 1))
     assert got.dtype == dtype
@@ -144,14 +143,14 @@ def test_weight_gradient_over_words_and_shares(steps):
     e = draw_gradient((steps, 70, 5)).float()
     words = pack_spikes(spikes, word_dtype(steps))[..., None, None]
     weight = torch.empty(5, 3, 1, 1, dtype=torch.float32)
-    got = _fused_ops.spike_weight_gradient(e[..., None, None], words, weight, steps, (1, 1), (0, 0))
+    got = fused_weight_gradient(e[..., None, None], words, weight, steps, (1, 1), (0, 0))
     want = torch.einsum("tbn,tbk->nk", e.double(), spikes.double())
     assert_close("weight gradient", got[..., 0, 0], want, atol=1e-5, rtol=1e-5)
 
 
 def test_nothing_outside_the_outputs_is_written():
     from tssl_triton.kernels.geometry import Geometry
-    from tssl_triton.kernels.launch import spike_weighted
+    from tssl_triton.kernels.launch import spike_weighted as launch
 
     steps, batch, inputs, neurons, guard = 9, 5, 7, 19, 4096
     words = torch.randint(0, 512, (1, batch, inputs, 1, 1), dtype=torch.int16)
@@ -162,7 +161,7 @@ def test_nothing_outside_the_outputs_is_written():
         dtype = torch.int16 if name == "words" else torch.float32
         memory[name] = torch.full((2 * guard + rows * batch * neurons,), 77, dtype=dtype)
         outputs[name] = memory[name][guard:-guard].view(rows, batch, neurons)
-    spike_weighted(words, weight, None, **outputs, state=None, steps=steps, geometry=Geometry(), params=LIFParameters())
+    launch(words, weight, None, **outputs, state=None, steps=steps, geometry=Geometry(), params=LIFParameters())
     for name, whole in memory.items():
         assert (whole[:guard] == 77).all(), name
         assert (whole[-guard:] == 77).all(), name
@@ -171,27 +170,27 @@ def test_nothing_outside_the_outputs_is_written():
 def test_no_neurons_and_no_samples():
     weight = torch.randn(4, 3, 1, 1)
     empty = torch.empty(1, 0, 3, 1, 1, dtype=torch.uint8)
-    outputs = _fused_ops.spike_weighted(
-        empty, weight, None, None, 5, (1, 1), (0, 0), True, True, True, *constants(LIFParameters())
+    outputs = spike_weighted(
+        empty, weight, None, None, write_settings(LIFParameters()), 5, (1, 1), (0, 0), True, True, True
     )
     assert [tuple(x.shape) for x in outputs] == [
         (5, 0, 4, 1, 1),
         (1, 0, 4, 1, 1),
         (5, 0, 4, 1, 1),
-        (0, 0),
+        (0, 0, 4, 1, 1),
         (3, 0, 4, 1, 1),
     ]
     grad = torch.empty(5, 0, 4, 1, 1)
-    assert not _fused_ops.spike_weight_gradient(grad, empty, weight, 5, (1, 1), (0, 0)).any()
+    assert not fused_weight_gradient(grad, empty, weight, 5, (1, 1), (0, 0)).any()
 
 
 def test_operators_are_registered_as_pytorch_expects():
     case = Case(9, "linear, one neuron", torch.float32, bias=True)
-    settings = (case.steps, list(case.stride), list(case.padding))
+    settings = (write_settings(case.params), case.steps, list(case.stride), list(case.padding))
     operators = torch.ops.tssl_triton
     torch.library.opcheck(
         operators.spike_weighted.default,
-        (case.words, case.weight, case.bias, case.state, *settings, True, True, True, *constants(case.params)),
+        (case.words, case.weight, case.bias, case.state, *settings, True, True, True),
     )
     e = draw_gradient(case.y.shape).float()
-    torch.library.opcheck(operators.spike_weight_gradient.default, (e, case.words, case.weight, *settings))
+    torch.library.opcheck(operators.spike_weight_gradient.default, (e, case.words, case.weight, *settings[1:]))

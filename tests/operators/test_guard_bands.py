@@ -10,7 +10,7 @@ from tssl_triton.kernels.layout import checkpoint_rows, word_count, word_dtype
 from tssl_triton.kernels.plan import LaunchPlan, forced_plan
 
 from tssl_triton import STBP, LIFParameters
-from tssl_triton.operators.neuron import _backend
+from tssl_triton.operators import launchers
 
 pytestmark = pytest.mark.usefixtures("eager")
 
@@ -52,7 +52,7 @@ def test_neuron(T, N, dtype, static):
     grad_current = Guarded(*current.shape, dtype)
     by_surrogate = Guarded(*current.shape, dtype)
 
-    backend = _backend(CPU)
+    backend = launchers(CPU)
     backend.lif_forward(
         current=current_in.tensor,
         spikes=spikes.tensor,
@@ -100,7 +100,7 @@ def test_learnt_constants_and_carried_errors(T, N, static):
     checkpoints, grad_current = Guarded(checkpoint_rows(T), N, torch.float32), Guarded(*current.shape, torch.float32)
     carry = Guarded(2, N, torch.float32)
     neuron = {"params": LIFParameters(), "synapse": True, "constants": constants.tensor}
-    backend, rule = _backend(CPU), STBP("sigmoid").surrogate_gradient
+    backend, rule = launchers(CPU), STBP("sigmoid").surrogate_gradient
     backend.lif_forward(current, spikes.tensor, words.tensor, checkpoints.tensor, None, None, **neuron)
     kept = grad, current, words.tensor, checkpoints.tensor, None, grad_current.tensor
     for back in (backend.lif_backward, partial(backend.surrogate_backward, rule=rule)):
@@ -123,18 +123,18 @@ def test_synapse(T, N, reverse):
     outputs, state = Guarded(T, N, torch.float32), Guarded(1, N, torch.float32, torch.ones(1, N))
     new_state = Guarded(1, N, torch.float32)
     arguments = {"inputs": inputs.tensor, "outputs": outputs.tensor, "tau_syn": 3.0, "reverse": reverse}
-    _backend(CPU).psc(**arguments, state=state.tensor, new_state=new_state.tensor)
+    launchers(CPU).psc(**arguments, state=state.tensor, new_state=new_state.tensor)
     inputs.check()
     assert not outputs.check().isnan().any()
     assert (state.check() == 1).all()
     assert torch.equal(new_state.check()[0], outputs.tensor[0 if reverse else -1])
 
     before = outputs.tensor.clone()
-    _backend(CPU).psc(**arguments, state=None, new_state=None)
+    launchers(CPU).psc(**arguments, state=None, new_state=None)
     assert not torch.equal(outputs.check(), before)
-    _backend(CPU).psc(**arguments, state=torch.zeros(1, N), new_state=None)
+    launchers(CPU).psc(**arguments, state=torch.zeros(1, N), new_state=None)
     after_zero = outputs.check().clone()
-    _backend(CPU).psc(**arguments, state=None, new_state=None)
+    launchers(CPU).psc(**arguments, state=None, new_state=None)
     assert torch.equal(outputs.check(), after_zero)
 
 
@@ -144,7 +144,7 @@ def test_packing(T, N):
     values = (torch.rand(T, N) < 0.5).float()
     spikes, words = Guarded(T, N, torch.float32, values), Guarded(word_count(T), N, torch.int32)
     back = Guarded(T, N, torch.float32)
-    backend = _backend(CPU)
+    backend = launchers(CPU)
     backend.pack(spikes=spikes.tensor, words=words.tensor)
     backend.unpack(words=words.tensor, spikes=back.tensor)
     spikes.check()

@@ -5,7 +5,7 @@ import torch
 from judging import draw_current
 
 from tssl_triton import LIFConstants, LIFParameters, LIFState, encoding, lif
-from tssl_triton.operators import neuron as _ops
+from tssl_triton.operators import lif_forward, write_settings
 
 pytestmark = pytest.mark.usefixtures("eager")
 
@@ -42,9 +42,10 @@ def test_a_static_input():
 
 def test_fake_tensors_and_opcheck():
     y = draw_current((5, 2, 7), torch.float32)
-    settings = (5.0, 3.0, 1.0, "zero", 8.0, "psc", "released")
+    neuron = write_settings(LIFParameters())
     for carry in (False, True):
-        torch.library.opcheck(_ops.lif_inference.registered, (y, None, 5, True, carry, *settings))
+        arguments = (y, None, None, neuron, 5, True, False, carry, torch.uint8)
+        torch.library.opcheck(lif_forward.registered, arguments)
     run = torch.compile(lambda x: lif(x, dtype=torch.bool), fullgraph=True, backend="eager")
     assert torch.equal(run(y), lif(y, dtype=torch.bool))
 

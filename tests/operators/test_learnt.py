@@ -11,8 +11,8 @@ from tssl_triton.kernels.layout import checkpoint_rows, word_count, word_dtype
 
 from tssl_triton import LIFConstants, LIFParameters, implementation, lif
 from tssl_triton.encoding import static
-from tssl_triton.operators import learnt as _learnt_ops
-from tssl_triton.operators import neuron as _ops
+from tssl_triton.operators import Neuron, interpreting, launchers
+from tssl_triton.operators.neuron import walk_back
 from tssl_triton.rules import SLAYER, STBP, TSSL
 
 pytestmark = pytest.mark.usefixtures("poisoned", "eager")
@@ -24,7 +24,7 @@ TSSL_OPTIONS = [*itertools.product(VARIANTS, WARMUPS), *ABLATIONS]
 # the arithmetic is float32's; only the gradient of y is rounded to their type, or by Triton's interpreter cut off.
 ERRORS = {torch.float64: 1e-11, torch.float32: 2e-5, torch.float16: 2e-5, torch.bfloat16: 2e-5}
 ROUNDING = {torch.float64: 0.0, torch.float32: 0.0, torch.float16: 2**-11}
-ROUNDING[torch.bfloat16] = 2**-7 if _ops.interpreting() else 2**-8
+ROUNDING[torch.bfloat16] = 2**-7 if interpreting() else 2**-8
 
 
 def check(params, rule, dtype=torch.float64, steps=T, seed=0, synapse=True):
@@ -154,22 +154,6 @@ def test_no_neurons():
     assert not constants.tau_mem.grad.any()
 
 
-@pytest.mark.skipif(_ops.interpreting(), reason="how an operator is registered does not depend on what it runs")
-@pytest.mark.parametrize("rule", [(), ("sigmoid", 0.9, 1.1, "full")], ids=["tssl", "stbp"])
-@pytest.mark.parametrize("carried", [False, True])
-def test_opcheck(carried, rule):
-    y = torch.randn(10, 2, 7, requires_grad=True)
-    constants = torch.stack([torch.full((2, 7), value) for value in (5.0, 3.0, 1.0)]).requires_grad_()
-    state = torch.rand(3, 2, 7) if carried else None
-    options = ("zero", 8.0, "psc", "released", *rule)
-    arguments = (y, constants, state, 10, True, True, carried, *options)
-    torch.library.opcheck(_learnt_ops.learnt_lif_forward.registered, arguments)
-    with torch.no_grad():
-        _, words, checkpoints, _ = _learnt_ops.learnt_lif_forward(*arguments)
-    arguments = (torch.randn(10, 2, 7), y.detach(), constants.detach(), words, checkpoints, state, True, *options)
-    torch.library.opcheck(_learnt_ops.learnt_lif_backward.registered, arguments)
-
-
 @pytest.mark.parametrize(
     ("learns", "reset", "synapse"), [(True, "zero", True), (True, "subtract", False), (False, "zero", True)]
 )
@@ -181,8 +165,10 @@ def test_a_run_walked_back_in_parts(rule, learns, reset, synapse):
     sums = torch.zeros(3, 9, dtype=y.dtype)
     if learns:
         neuron["constants"] = torch.stack(list(draw_constants(9))).detach()
-    backend = _ops._backend(y.device)
-    back = _ops.backward_by(rule.surrogate_gradient, y.device)
+    backend, given = launchers(y.device), Neuron(params, rule)
+
+    def back(*tensors, params, **options):
+        walk_back(*tensors, given, **options)
 
     def kept(current, state):
         """Spikes as bits, checkpoints, the state before and the state after."""
@@ -213,7 +199,7 @@ def test_a_run_walked_back_in_parts(rule, learns, reset, synapse):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(_ops.interpreting(), reason="of the CPU's own windows")
+@pytest.mark.skipif(interpreting(), reason="of the CPU's own windows")
 @pytest.mark.parametrize("rule", [TSSL(), STBP("sigmoid")], ids=lambda rule: rule.name)
 def test_compiled_windows_are_the_eager_ones(rule, monkeypatch):
     y, grad, constants = draw_current((T, B, N)), draw_gradient((T, B, N)), draw_constants(N)

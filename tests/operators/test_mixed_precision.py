@@ -8,7 +8,7 @@ from judging import RESETS, draw_current, draw_gradient, name_of, run
 
 from bench import precision
 from tssl_triton import LIFParameters, encoding, lif
-from tssl_triton.operators import neuron as _ops
+from tssl_triton.operators import interpreting
 
 HALVES = [torch.float16, torch.bfloat16]
 STEPS = [1, 5, 8, 32, 100]
@@ -21,7 +21,7 @@ def _eager(eager):
 
 def assert_rounded(got, wide):
     """``got`` is ``wide`` rounded to the dtype of ``got``, to the bit."""
-    if got.dtype == torch.bfloat16 and _ops.interpreting():
+    if got.dtype == torch.bfloat16 and interpreting():
         # Triton's interpreter cuts off instead of rounding, so it may be a last place below.
         assert_close("gradient", got, wide, rtol=2**-7, atol=1e-30)
     else:

@@ -8,8 +8,8 @@ from tssl_triton.kernels.layout import word_dtype
 from tssl_triton.reference import pack_spikes as reference_pack
 from tssl_triton.reference import unpack_spikes as reference_unpack
 
-from tssl_triton import lif, pack_spikes, unpack_spikes
-from tssl_triton.operators.records import recall
+from tssl_triton import LIFParameters, pack_spikes, unpack_spikes
+from tssl_triton.operators import lif_forward, write_settings
 
 pytestmark = pytest.mark.usefixtures("poisoned", "eager")
 
@@ -64,9 +64,8 @@ def test_bits_beyond_the_last_step_are_zero():
 @pytest.mark.parametrize("T", [*STEPS, 8, 9, 16, 17])
 def test_the_neuron_packs_its_own_spikes(T):
     """In the narrowest word that holds the run."""
-    y = (torch.randn(T, 3, 47, generator=torch.Generator().manual_seed(T)) * 3).requires_grad_()
-    spikes = lif(y)
-    packed = recall(spikes)
-    assert packed.steps == T
-    assert packed.words.dtype == word_dtype(T)
-    assert torch.equal(packed.words, pack_spikes(spikes, word_dtype(T)))
+    y = torch.randn(T, 3, 47, generator=torch.Generator().manual_seed(T)) * 3
+    neuron = write_settings(LIFParameters())
+    spikes, words, _, _ = lif_forward(y, None, None, neuron, T, True, True, False, None)
+    assert words.dtype == word_dtype(T)
+    assert torch.equal(words, pack_spikes(spikes, word_dtype(T)))

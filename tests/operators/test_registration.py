@@ -1,12 +1,11 @@
-"""An operator is called directly where nobody follows it, and through PyTorch's dispatcher where someone does."""
+"""An operator is a plain function call, and goes through PyTorch's dispatcher where something traces it."""
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tssl_triton import lif, pack_spikes, psc, unpack_spikes
-from tssl_triton.operators import neuron as _ops
-from tssl_triton.operators import registration as _operators
+from tssl_triton.operators import pack, registration
 from tssl_triton.operators.registration import operator
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -18,7 +17,7 @@ class Noting(TorchDispatchMode):
         self.seen = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.namespace == _operators.NAMESPACE:
+        if function.namespace == registration.NAMESPACE:
             self.seen.append(function.overloadpacket.__name__)
         return function(*args, **(kwargs or {}))
 
@@ -27,13 +26,13 @@ class Noting(TorchDispatchMode):
 def dispatched(monkeypatch):
     """The operators that go through the dispatcher."""
     seen = []
-    followed = _operators.followed
+    is_traced = registration.is_traced
 
     def noting(args):
-        seen.append(followed(args))
+        seen.append(is_traced(args))
         return seen[-1]
 
-    monkeypatch.setattr(_operators, "followed", noting)
+    monkeypatch.setattr(registration, "is_traced", noting)
     return seen
 
 
@@ -64,19 +63,19 @@ def test_a_profiler_sees_them():
     assert "tssl_triton::lif_forward" in {event.key for event in profile.key_averages()}
 
 
-@pytest.mark.parametrize("follow", ["meta", "fake", "functorch", "subclass", "compiler"])
-def test_who_follows(follow, dispatched, monkeypatch):
+@pytest.mark.parametrize("tracer", ["meta", "fake", "functorch", "subclass", "compiler"])
+def test_what_traces(tracer, dispatched, monkeypatch):
     y = torch.randn(5, 2, 3)
-    if follow == "meta":
-        assert _ops.pack(y.to("meta"), torch.int32).is_meta
-    elif follow == "fake":
+    if tracer == "meta":
+        assert pack(y.to("meta"), torch.int32).is_meta
+    elif tracer == "fake":
         with torch._subclasses.FakeTensorMode() as mode:
             lif(mode.from_tensor(y))
-    elif follow == "functorch":
+    elif tracer == "functorch":
         with pytest.warns(UserWarning, match="batching rule"):  # the dispatcher goes one by one
-            words = torch.vmap(lambda x: _ops.pack(x, torch.int32), 1, 1)(y)
+            words = torch.vmap(lambda x: pack(x, torch.int32), 1, 1)(y)
         assert torch.equal(words, pack_spikes(y))
-    elif follow == "subclass":
+    elif tracer == "subclass":
 
         class Mine(torch.Tensor):
             pass

@@ -1,9 +1,8 @@
-"""README and the pages of docs/: examples run, commands are commands, figures show what is said of them.
+"""README and the pages of docs/: examples run, commands parse, figures are correct.
 
-Every ``python`` block is executed, those of a page one after the other in one namespace, and what a ``print`` at the
-margin announces in its comment is what it prints. A block that cannot run here says why in a line before it,
-``<!-- not run: REASON -->``. Every ``tssl`` and ``python -m bench`` command, in a block or in a sentence, is parsed by
-the program's own parser, and the tests and files that a command names are there.
+Every ``python`` block is executed, with one namespace per page, and an unindented ``print`` must print the text in its
+comment. A block that cannot run here has ``<!-- not run: REASON -->`` before it. Every ``tssl`` and ``python -m bench``
+command, in a block or in a sentence, is parsed by the program's parser, and the tests and files that it names exist.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def ready(eager, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-#: What else is true of a page's names once it has run.
+#: Further conditions on a page's names after it has run.
 OUTCOMES = {
     "README.md": lambda names: names["net"][0].weight.grad.any(),
     "docs/tutorial.md": lambda names: names["accuracy"]() > 0.9,
@@ -77,7 +76,7 @@ def test_examples_run(path, ready):
 
 
 def lines(path) -> Iterator[str]:
-    """What a page shows as something to type: lines of shell and indented blocks, code in sentences."""
+    """Text that may be a command: lines of shell blocks and indented blocks, code in sentences."""
     text = path.read_text()
     for _, block, _ in blocks(path, "sh"):
         yield from block.splitlines()
@@ -87,10 +86,10 @@ def lines(path) -> Iterator[str]:
 
 
 def commands(path) -> list[list[str]]:
-    """Commands of ours on a page, as words without the path of the program; options and files only."""
+    """This project's commands on a page, each as a list of words, without the path of the program."""
     found = []
     for line in lines(path):
-        # "..." stands for what the reader fills in.
+        # "..." is a placeholder.
         if not re.match(r"(\S*/)?(tssl|pip|python3?|pytest) ", line) or "..." in line:
             continue
         for part in line.split(" && "):
@@ -99,7 +98,7 @@ def commands(path) -> list[list[str]]:
     return found
 
 
-#: What stands for a choice of the reader's, where not everything is one.
+#: Placeholders with restricted values.
 PLACEHOLDERS = {"NAME": "digits"}
 
 
@@ -116,7 +115,7 @@ def alternatives(words):
 
 
 def check(command):
-    """Raise unless the command's program knows its options and its files are there."""
+    """Raise unless the command's program has these options and its files exist."""
     from bench.__main__ import parser
     from tssl_triton.cli import parser as tssl_parser
 
@@ -134,8 +133,8 @@ def check(command):
 
 
 def parse(parser, words):
-    """Raise SystemExit with a status other than 0 unless the parser knows the words."""
-    # A command's name alone speaks of the command, which may need arguments.
+    """Raise SystemExit with a status other than 0 unless the parser accepts the words."""
+    # A command without arguments is only a mention.
     try:
         parser.parse_args(words if len(words) > 1 else [*words, "--help"])
     except SystemExit as stopped:

@@ -1,4 +1,4 @@
-"""The tests notice a broken neuron."""
+"""The tests detect a broken neuron."""
 
 import os
 import subprocess

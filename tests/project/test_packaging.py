@@ -1,4 +1,4 @@
-"""What is installed: packages from their folders, and nothing else."""
+"""The wheel and sdist: packages from their folders, and nothing else."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def test_every_folder_with_modules_is_declared():
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A wheel built from the sdist built from this checkout."""
+    """A wheel built from this checkout's sdist."""
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Which file may import which: every import of the package, of kernels, reference and bench is held to one list."""
+"""Which file may import which: checks every import of tssl_triton, kernels, reference and bench."""
 
 import ast
 from pathlib import Path

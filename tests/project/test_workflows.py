@@ -1,4 +1,4 @@
-"""The workflow files: they can be read, and what they run exists."""
+"""The workflow files are valid, and the commands and files that they use exist."""
 
 import os
 import re
@@ -15,7 +15,7 @@ tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader"
 ROOT = benches.ROOT
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-#: What comes with the runner's driver.
+#: Commands of the GPU driver.
 OF_THE_MACHINE = ("nvidia-smi", "rocm-smi")
 
 
@@ -81,7 +81,7 @@ def test_a_gpu_workflow(kind):
     path = ROOT / ".github/workflows" / f"gpu-{kind}.yml"
     (job,) = read(path)["jobs"].values()
     assert job["runs-on"] == ["self-hosted", "linux", "gpu", kind]
-    # YAML reads a bare "on" as true. A stranger's pull request must not reach a machine of one's own.
+    # YAML reads a bare "on" as true. Pull requests from forks must not run on self-hosted machines.
     assert "pull_request" not in read(path)[True]
     run = commands(path)
     (measured,) = (line for line in run if line[1:4] == ["-m", "bench", "gpu"])

@@ -1,4 +1,4 @@
-"""CIFAR-10 in the layout that torchvision reads, with few images: pickled batches, and torchvision told their sums."""
+"""A small CIFAR-10 in torchvision's layout: pickled batches, with torchvision's checksums patched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def write_cifar10(root: Path, monkeypatch, per_batch: int = 12, seed: int = 0) -> tuple[np.ndarray, list[int]]:
-    """Write the set under ``root``; returns its training images ``(N, 3, 32, 32)`` and labels, in order."""
+    """Write the set to ``root``; returns its training images ``(N, 3, 32, 32)`` and labels, in order."""
     from torchvision.datasets import CIFAR10
 
     rng = np.random.default_rng(seed)

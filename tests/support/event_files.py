@@ -1,4 +1,4 @@
-"""Small event sets in the layouts in which they are published, written byte by byte."""
+"""Small event sets in the published layouts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def atis_bytes(events: Iterable[tuple[int, int, int, int]]) -> bytes:
 def drawn_events(
     rng: np.random.Generator, label: int, side: int, count: int, duration: int
 ) -> list[tuple[int, int, int, int]]:
-    """Events of a recording that can be told by its label: they crowd around a place of its own."""
+    """Events of a recording that can be classified: they cluster at a position that depends on the label."""
     row, column = divmod(label, 4)
     centre = (np.array([column, row]) + 0.5) * side / 4
     places = np.clip(np.rint(rng.normal(centre, side / 16, (count, 2))), 0, side - 1).astype(int)

@@ -18,7 +18,7 @@ from tssl_triton.reference import lif_forward
 
 from tssl_triton import PackedSpikes, SpikingLinear, SpikingSequential, lif
 from tssl_triton.nn import fused
-from tssl_triton.nn import products as _weighted
+from tssl_triton.operators import Neuron
 
 ROUNDING = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 """Of y, over its largest value: float32 sums of some thousand terms in two orders; one unit of the last place."""
@@ -42,16 +42,18 @@ def learnt(layer: Any, spikes: PackedSpikes, grad: Tensor, how: str, recompute: 
     """Spikes of the layer, ``fused`` as ``how`` says, and the gradients of its weight and of its input."""
     layer.fused, layer.recompute = how, recompute
     leaf = spikes.dense().detach().requires_grad_()
-    out = layer(PackedSpikes(spikes.words, spikes.steps, leaf))
+    out = layer(PackedSpikes(spikes.tensors, spikes.recipe, leaf))
     return [out.detach(), *torch.autograd.grad(out, (layer.weight, leaf), grad)]
 
 
 def currents(layer: Any, spikes: PackedSpikes) -> tuple[Tensor, Tensor]:
     """y of the fused kernel and y of the composed product."""
-    inside = fused._Layer(layer._map(), spikes.steps, layer.params, layer.weight.dtype, True, False, False)
+    inside = fused._FusedLayer(
+        layer._product(), spikes.steps, Neuron(layer.params), layer.weight.dtype, True, False, False
+    )
     with torch.no_grad():
         own = inside.outputs(spikes.words, layer.weight, None, None, True, False, False)[2]
-        product = _weighted.weighted(layer._map(), spikes.dense(), layer.weight, None)
+        product = layer._product()(spikes.dense(), layer.weight, None)
     return inside.features(own), product
 
 

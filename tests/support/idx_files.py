@@ -1,4 +1,4 @@
-"""Small data sets in the layout that torchvision reads: ``root/<Name>/raw/*-ubyte``, IDX files."""
+"""Small data sets in torchvision's layout: IDX files ``root/<Name>/raw/*-ubyte``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def write_image_set(root: Path, name: str = "MNIST", train: int = 60, test: int = 20, seed: int = 0) -> Path:
-    """A set that can be learnt: class c is a bright 8x8 block at its own place, over noise. Returns its folder."""
+    """Write a learnable set: class c is a bright 8x8 block at a position of its own, over noise. Returns its folder."""
     rng = np.random.default_rng(seed)
     raw = root / name / "raw"
     raw.mkdir(parents=True)

@@ -101,7 +101,7 @@ def run(
 ) -> Answer:
     """`tssl_triton.lif`, forward and backward."""
     y = y.detach().requires_grad_()
-    spikes, after = lif(y, params, state, synapse, return_state=True, rule=rule)
+    spikes, after = lif(y, params, state=state, synapse=synapse, return_state=True, rule=rule)
     (grad_y,) = torch.autograd.grad(spikes, y, grad)
     return Answer(spikes.detach(), grad_y, after)
 

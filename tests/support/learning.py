@@ -57,7 +57,7 @@ def learnt_by_lif(
 ) -> tuple[Learnt, LIFState]:
     """`tssl_triton.lif`, forward and backward, and the state after it."""
     leaf = y.detach().requires_grad_()
-    spikes, after = lif(leaf, params, state, synapse, return_state=True, rule=rule, learnt=constants)
+    spikes, after = lif(leaf, params, state=state, synapse=synapse, return_state=True, rule=rule, learnt=constants)
     return Learnt(spikes.detach(), *torch.autograd.grad(spikes, (leaf, *constants), grad)), after
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tssl_triton import (
     LIFState,
+    PackedSpikes,
     SpikePool2d,
     SpikingConv2d,
     SpikingLinear,
@@ -31,7 +32,7 @@ from tssl_triton import (
     psc,
     unpack_spikes,
 )
-from tssl_triton.nn.weighted import LIF
+from tssl_triton.nn import LIF
 from tssl_triton.parameters import LIFParameters
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -133,15 +134,14 @@ def check_golden_network(path: Path, device: torch.device | str) -> None:
 
 
 def check_layer_from_bits(layer: LIF, features: tuple[int, ...], steps: int, batch: int, device: Any) -> None:
-    """A layer whose input is remembered as bits learns what it learns from the dense input."""
+    """A layer learns from packed spikes what it learns from dense ones."""
     layer = layer.to(device)
     generator = torch.Generator().manual_seed(0)
     currents = (1.5 * torch.randn((steps, batch, *features), generator=generator)).to(device)
     results = []
-    for remembered in (True, False):
-        spikes = lif(currents.requires_grad_())
-        spikes = spikes if remembered else spikes.detach().clone().requires_grad_()
-        out = layer(spikes)
+    for packed in (True, False):
+        spikes = lif(currents).requires_grad_()
+        out = layer(PackedSpikes.pack(spikes) if packed else spikes)
         grads = torch.autograd.grad(out, (layer.weight, spikes), torch.ones_like(out))
         results.append((out.detach(), *grads))
     assert results[0][0].any()

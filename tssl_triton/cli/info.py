@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import platform
-import shlex
 from importlib import metadata
 from typing import Any
 
 import torch
 
-from tssl_triton.cpu import compiler
-from tssl_triton.functional import implementation
+from tssl_triton.functional import cpu_compiler, implementation
 
 from .settings import say
 
@@ -25,7 +23,7 @@ def _info(options: dict[str, Any]) -> int:
     rows = [(name, _version(name)) for name in ("tssl-triton", "torch", "triton", "numpy")]
     rows.append(("python", f"{platform.python_version()} ({platform.system()} {platform.machine()})"))
     rows += [(name, _version(name)) for name in ("scikit-learn", "torchvision", "tqdm", "matplotlib", "tensorboard")]
-    rows.append(("C++ compiler", _compiler()))
+    rows.append(("C++ compiler", cpu_compiler()))
     rows.append(("cpu", f"{torch.get_num_threads()} threads; runs: {implementation(torch.device('cpu'))}"))
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
@@ -37,13 +35,6 @@ def _info(options: dict[str, Any]) -> int:
     for name, value in rows:
         say(f"{name:<12}  {value}")
     return 0
-
-
-def _compiler() -> str:
-    try:
-        return shlex.join(compiler.compiler())
-    except compiler.CompileError as error:
-        return str(error)
 
 
 def _version(package: str) -> str:

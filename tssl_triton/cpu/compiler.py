@@ -1,14 +1,14 @@
-"""C++ compiled for this machine: source text in, a loaded library out, kept on disk from one process to the next.
+"""Compiles C++ for this machine: source text in, a loaded library out, cached on disk.
 
-A source of this package is one loop in plain C++ without a header of PyTorch's, so that a compiler needs half a second
-for it. Libraries lie in ``$TSSL_CACHE_DIR``, or else ``tssl_triton`` in the user's cache folder, under a name that
-says all they were made of: source, flags, compiler and processor. Each is written whole and then given its name, so
-that processes may share the folder and be interrupted.
+Sources are plain C++ without PyTorch's headers, so that a compilation takes half a second. Libraries are kept in
+``$TSSL_CACHE_DIR``, by default ``tssl_triton`` in the user's cache folder, named by a hash of source, flags, compiler
+and processor. Each is written to a temporary file and then renamed, so that processes can share the folder and can be
+interrupted.
 
-Where that cannot be, what was to be compiled runs as eager PyTorch, which is said once.
+If compiling fails, eager PyTorch runs instead, after one warning.
 
-Loops run on OpenMP threads. Where PyTorch has a runtime of its own in the process, its symbols serve: a second runtime
-would have threads of its own, which wait for work on the processors that the first one's need.
+Loops use OpenMP threads. They link to PyTorch's OpenMP runtime where its symbols are visible in the process: threads of
+a second runtime would compete with the first one's for the processors.
 """
 
 from __future__ import annotations
@@ -24,66 +24,50 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib import resources
 from pathlib import Path
-from typing import TypeVar
-
-import torch
+from typing import ParamSpec, TypeVar
 
 Made = TypeVar("Made")
-
-TYPES = {
-    torch.float32: "float",
-    torch.float64: "double",
-    torch.uint8: "uint8_t",
-    torch.int16: "int16_t",
-    torch.int32: "int32_t",
-    torch.int64: "int64_t",
-    torch.bool: "bool",
-}
-"""What C++ calls the types of tensors; it has none of 16 bits for reals that all compilers make vectors of."""
+Given = ParamSpec("Given")
 
 COMPILERS = ("c++", "g++", "clang++")
-"""Looked for in this order where the environment variable CXX names none."""
+"""Tried in this order if the environment variable CXX is not set."""
 
-# No flag changes what an operation gives: sums and products are rounded each on its own, as PyTorch's are, so that a
-# neuron's numbers do not depend on whether it falls into a vector or into what is left over after the last.
+# No flag changes results: sums and products are rounded separately, like PyTorch's, so that a neuron's numbers do not
+# depend on whether it is in a vector or in the remainder after the last one.
 COMPILING = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 MACHINES = {"x86_64": ("-march=native", "-mprefer-vector-width=512"), "AMD64": ("-march=native",)}
 
 
 class CompileError(RuntimeError):
-    """There is no C++ compiler, or it did not make a library of a source."""
+    """There is no C++ compiler, or it failed on a source."""
 
 
 _eager_reason: str | None = None
 
 
 def implementation() -> str:
-    """``"native"``, or ``"eager"`` where compiling fails or ``TSSL_CPU=eager`` asks for it."""
+    """``"native"``, or ``"eager"`` where compiling fails or ``TSSL_CPU=eager`` is set."""
     return "eager" if compiled(_probe) is None else "native"
 
 
 @cache
 def _probe() -> ctypes.CDLL:
-    """The least that a compiler must be able to do."""
+    """An empty library, to see whether the compiler works."""
     return library('extern "C" void nothing() {}\n')
 
 
-def wanted() -> bool:
-    """Whether native code is to serve, as far as is known yet."""
-    return not _eager_reason and os.environ.get("TSSL_CPU") != "eager"
+def compiled(make: Callable[Given, Made], *args: Given.args, **kwargs: Given.kwargs) -> Made | None:
+    """``make(...)``, which needs a compiler; None where eager PyTorch is to run instead.
 
-
-def compiled(make: Callable[[], Made], asked: bool = False) -> Made | None:
-    """What ``make`` returns, which it needs a compiler for; None where eager PyTorch is to serve instead.
-
-    That there is no compiler is said by a warning, once. Whether native code is `wanted` may have been ``asked``.
+    The first failure to compile issues a warning; from then on the result is None without trying.
     """
     global _eager_reason
-    if _eager_reason or not (asked or wanted()):
+    if _eager_reason or os.environ.get("TSSL_CPU") == "eager":
         return None
     try:
-        return make()
+        return make(*args, **kwargs)
     except CompileError as error:
         _eager_reason = str(error)
         warnings.warn(
@@ -95,40 +79,46 @@ def compiled(make: Callable[[], Made], asked: bool = False) -> Made | None:
         return None
 
 
+@cache
+def read_source(*names: str) -> str:
+    """Files of ``csrc``, one after the other."""
+    return "\n".join((resources.files("tssl_triton.cpu") / "csrc" / name).read_text() for name in names)
+
+
 def library(source: str, *flags: str) -> ctypes.CDLL:
-    """The library that ``source`` compiles to, with ``flags`` besides those of all.
+    """The library compiled from ``source`` with the common flags and these ``flags``.
 
     Raises:
-        CompileError: with the first line that the compiler says.
+        CompileError: with the compiler's first error.
     """
-    called = compiler()
+    command = compiler_command()
     flags = (*COMPILING, *_machine_flags(), *flags)
-    made_of = "\0".join((source, *flags, *called, _age(called[0]), _processor()))
-    path = _folder() / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.so"
+    hashed = "\0".join((source, *flags, *command, _version(command[0]), _processor()))
+    path = _folder() / f"{hashlib.sha256(hashed.encode()).hexdigest()[:32]}.so"
     try:
         return ctypes.CDLL(str(path))
-    except OSError:  # it is not there, or damaged
+    except OSError:  # missing or damaged
         pass
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            built, loaded = _built(called, flags, source, Path(scratch))
+            built, loaded = _build(command, flags, source, Path(scratch))
             built.replace(path)
     except OSError as error:
         raise CompileError(f"{path.parent}: {error}") from error
     return loaded
 
 
-def _built(compiler: Sequence[str], flags: Sequence[str], source: str, scratch: Path) -> tuple[Path, ctypes.CDLL]:
-    """A library that loads, made in the folder ``scratch``, and loaded."""
+def _build(command: Sequence[str], flags: Sequence[str], source: str, scratch: Path) -> tuple[Path, ctypes.CDLL]:
+    """Compile, link and load a library in the folder ``scratch``."""
     text, compiled = scratch / "loop.cpp", scratch / "loop.o"
     text.write_text(source)
     try:
-        _call(*compiler, *flags, "-fopenmp", "-c", text, "-o", compiled)
-    except CompileError:  # such as Apple's clang++, which has no OpenMP: one thread then
-        _call(*compiler, *flags, "-fopenmp-simd", "-c", text, "-o", compiled)
+        _run(*command, *flags, "-fopenmp", "-c", text, "-o", compiled)
+    except CompileError:  # a compiler without OpenMP, such as Apple's clang++: one thread
+        _run(*command, *flags, "-fopenmp-simd", "-c", text, "-o", compiled)
     for name, runtime in (("loop.so", ()), ("loop-with-runtime.so", ("-fopenmp",))):
         linked = scratch / name
-        _call(*compiler, "-shared", compiled, "-o", linked, *runtime)
+        _run(*command, "-shared", compiled, "-o", linked, *runtime)
         try:
             return linked, ctypes.CDLL(str(linked))
         except OSError as error:
@@ -136,21 +126,21 @@ def _built(compiler: Sequence[str], flags: Sequence[str], source: str, scratch: 
     raise CompileError(str(reason))
 
 
-def _call(*command: str | Path) -> None:
+def _run(*command: str | Path) -> None:
     try:
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     except OSError as error:
         raise CompileError(f"{command[0]}: {error.strerror}") from None
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-        raise CompileError((said or [f"{command[0]} ended with status {done.returncode}"])[0].strip())
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+        raise CompileError((lines or [f"{command[0]} ended with status {done.returncode}"])[0].strip())
 
 
-def compiler() -> list[str]:
+def compiler_command() -> list[str]:
     """The C++ compiler: its path, and the arguments that CXX gives it.
 
     Raises:
-        CompileError: if it is not there.
+        CompileError: if none is installed.
     """
     named = shlex.split(os.environ.get("CXX", ""))
     for candidate, *arguments in [named] if named else [[name] for name in COMPILERS]:
@@ -164,15 +154,15 @@ def _machine_flags() -> tuple[str, ...]:
     return MACHINES.get(platform.machine(), ("-mcpu=native",))
 
 
-def _age(compiler: str) -> str:
-    """What changes when the compiler does."""
+def _version(compiler: str) -> str:
+    """Size and time of the compiler's file, which change when it is updated."""
     status = Path(compiler).resolve().stat()
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
 @cache
 def _processor() -> str:
-    """The instructions that this machine has: another one that shares the cache must not run our code."""
+    """The processor's instruction sets: a machine with others may share the cache and must not run our code."""
     try:
         with open("/proc/cpuinfo") as lines:
             return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
@@ -181,7 +171,7 @@ def _processor() -> str:
 
 
 def _folder() -> Path:
-    """Where libraries are kept; a temporary folder where that cannot be written."""
+    """The cache folder; a temporary folder if that is not writable."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get("TSSL_CACHE_DIR") or Path(home) / "tssl_triton")
     try:
@@ -190,9 +180,9 @@ def _folder() -> Path:
             return folder
     except OSError:
         pass
-    return _temporary()
+    return _temporary_folder()
 
 
 @cache
-def _temporary() -> Path:
+def _temporary_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="tssl_triton-"))

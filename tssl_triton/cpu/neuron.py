@@ -1,22 +1,24 @@
-"""The CPU implementation: one window of time at a time as a fused loop, compiled.
+"""Neurons on a CPU: windows of at most `WINDOW` time steps, and runs of several windows.
 
-Each function below spells out at most `WINDOW` steps for all neurons. `tssl_triton.cpu.loop` turns it into a single
-vectorised pass in C++ that keeps membrane and synapse in registers, as the Triton kernels do. Longer runs call the same
-compiled window again and again, so that the cost of compiling does not grow with T; one compilation serves every number
-of neurons. Where no C++ compiler is found the same functions run as eager PyTorch, which is said once.
+A window function spells out its steps for all neurons. `tssl_triton.cpu.codegen` turns it into a single vectorised C++
+loop that keeps membrane and synapse in registers, like the Triton kernels. Longer runs call the same compiled window
+repeatedly, so the time to compile does not depend on T; one compilation serves every number of neurons. Without a C++
+compiler the same functions run as eager PyTorch.
 
-All tensors here are views ``(T, N)`` or ``(N,)`` in memory order; outputs are allocated by the caller. Windows take
-time steps as lists of rows: a row is written in place, with no stacking and no copy afterwards. A state is three rows:
-synaptic current i, membrane potential v and postsynaptic current a. Constants that are learnt are three rows too:
-tau_mem, tau_syn and threshold of each neuron.
+Tensors are ``(T, *)`` with dense rows in one memory order; the caller allocates outputs. Windows take lists of rows
+``(N,)`` and write rows in place. A state is three rows: synaptic current i, membrane potential v and postsynaptic
+current a. Learnable constants are three rows too: tau_mem, tau_syn and threshold.
 
+A run of one window from rest, the usual case in training, is prepared once for each size, type and setting; later calls
+pass addresses only.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,129 +27,130 @@ from tssl_triton.kernels.layout import WINDOW, WORD, arithmetic_dtype
 from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import Surrogate
 
-from . import compiler as _cpp
-from .learnt import Neuron, Step, add_errors, constant_errors, neuron
-from .loop import Argument, Call, Kind, Loop, Pooled, Rows, kind
-from .sum_pooling import Sizes, SumPool
-from .surrogate import membrane_error
-from .tssl import crossing_error, tssl_error
+from .arguments import Argument, Rows, Signature, all_rows, as_tensors, flat, signature
+from .compiler import compiled
+from .loop import Call, Loop
+from .steps import (
+    Step,
+    add_errors,
+    after_reset,
+    charged,
+    constant_errors,
+    crossing_error,
+    filtered,
+    membrane_error,
+    neuron,
+    quiet,
+    tssl_error,
+)
 
 Steps = Sequence[Tensor]
-
-Pooling = tuple[SumPool, Sizes]
-"""How spikes are pooled, and the sizes of the images that they are."""
+Types = tuple[torch.dtype | None, ...]
 
 
-_ANY = LIFParameters()  # for windows that no neuron takes part in
+class WindowSettings(NamedTuple):
+    """What a compiled window depends on besides the signatures of its arguments."""
 
-
-class _Recipe(NamedTuple):
-    """All that a compiled window depends on besides its tensors; one compilation each."""
-
-    steps: int
-    dtype: torch.dtype
-    params: LIFParameters
+    params: LIFParameters = LIFParameters()
     synapse: bool = True
-    static: bool = False
-    carried: bool = False
-    packed: bool = True
     rule: Surrogate | None = None  # None is TSSL-BP
-    learnt: bool = False
+    static: bool = False  # backward: one input serves all steps
 
 
-# --- the windows ------------------------------------------------------------------------------------------------
+# --- windows ----------------------------------------------------------------------------------------------------
 
 
-def _lif_forward_window(
-    recipe: _Recipe,
+def _forward_window(
+    settings: WindowSettings,
     currents: Steps,
-    state: Steps | None,
     spikes: Steps | None,
-    word: Tensor | None,
+    word: Steps | None,
     bit: Tensor | None,
+    state: Steps | None,
     new_state: Steps | None,
     constants: Steps | None,
 ) -> None:
-    """Equations (3)-(5) for one window; writes spikes, the state after it, and the word from ``bit`` on."""
-    p = neuron(recipe.params, constants)
+    """Equations (3)-(5); writes spikes, the state after the window, and the window's bits from ``bit`` of the word."""
+    p = neuron(settings.params, constants)
     i, v, a = _start(state, currents[0])
     bits = torch.zeros_like(i, dtype=torch.int32)
-    for k in range(recipe.steps):
-        i, u = charged(p, recipe.synapse, i, v, currents[k].to(i.dtype))
+    for k, current in enumerate(currents):
+        i, u = charged(p, settings.synapse, i, v, current.to(i.dtype))
         fired = u > p.threshold
         s = fired.to(i.dtype)
         v = after_reset(p, u, fired)
         if spikes is not None:
             spikes[k].copy_(s if spikes[k].is_floating_point() else fired.to(torch.int32))
-        if recipe.packed:
+        if word is not None:
             bits = bits | (fired.to(torch.int32) << k)
-        if recipe.carried:
+        if new_state is not None:
             a = filtered(p, a, s)
     if word is not None:
-        word.copy_(bits if bit is None else torch.where(bit == 0, bits, word | (bits << bit)))
+        word[0].copy_(bits if bit is None else torch.where(bit == 0, bits, word[0] | (bits << bit)))
     if new_state is not None:
-        for row, value in enumerate((i, v, a)):
-            new_state[row].copy_(value)
+        for row, value in zip(new_state, (i, v, a), strict=True):
+            row.copy_(value)
 
 
-def _lif_backward_window(
-    recipe: _Recipe,
+def _backward_window(
+    settings: WindowSettings,
     grad_spikes: Steps,
     currents: Steps,
-    word: Tensor,
+    word: Steps,
     bit: Tensor | None,
-    any_spike: Tensor | None,
+    any_spike: Steps | None,
     state: Steps | None,
     carry: Steps | None,
     grad_currents: Steps,
     constants: Steps | None,
     grad_constants: Steps | None,
 ) -> None:
-    """One window, replayed and walked back by the learning rule; ``carry`` holds (delta, e) of the step after it.
+    """Replays a window, then walks it back by the learning rule; ``carry`` holds (delta, e) of the following step.
 
-    The errors of learnt ``constants`` are added to ``grad_constants``.
+    Adds the errors of learnable ``constants`` to ``grad_constants``, and those of a static input, if there is a carry,
+    to ``grad_currents``.
     """
-    p = neuron(recipe.params, constants)
+    p = neuron(settings.params, constants)
     i, v, a = _start(state, currents[0])
 
-    # Forward again, from the saved input and the saved spikes.
-    bits = word.to(torch.int32) if bit is None else word >> bit
+    # Replay from the input and the packed spikes.
+    bits = word[0].to(torch.int32) if bit is None else word[0] >> bit
     replay = []
-    for k in range(recipe.steps):
-        y = currents[0 if recipe.static else k].to(i.dtype)
+    for k in range(len(grad_spikes)):
+        y = currents[0 if settings.static else k].to(i.dtype)
         before = i, v
-        i, u = charged(p, recipe.synapse, i, v, y)
-        du = u - v  # worked out here: on the way back it doubles the loop's time
+        i, u = charged(p, settings.synapse, i, v, y)
+        du = u - v  # computed here: on the way back it doubles the loop's time
         fired = (bits & (1 << k)) != 0
         v = after_reset(p, u, fired)
         a = filtered(p, a, fired.to(i.dtype))
         replay.append((y, before, u, du, fired, quiet(p, a)))
 
-    # And back, with the error of the next spike in one carry per neuron.
-    silent = any_spike == 0 if any_spike is not None else None
+    # Backward, with the following step's error in one carry per neuron.
+    silent = any_spike[0] == 0 if any_spike is not None else None
     delta, e = (carry[0], carry[1]) if carry is not None else (torch.zeros_like(i), torch.zeros_like(i))
-    total = grad_currents[0].to(i.dtype) if recipe.carried and recipe.static else torch.zeros_like(i)
-    constant_sums = [torch.zeros_like(i)] * 3 if recipe.learnt else []
-    for k in reversed(range(recipe.steps)):
+    total = grad_currents[0].to(i.dtype) if carry is not None and settings.static else torch.zeros_like(i)
+    constant_sums = [torch.zeros_like(i)] * 3 if constants is not None else []
+    for k in reversed(range(len(grad_spikes))):
         y, (i, v), u, du, fired, below = replay[k]
         g, delta_after = grad_spikes[k].to(i.dtype), delta
-        if recipe.rule is None:
+        if settings.rule is None:
             warm = silent if silent is not None else below
             delta, emitted = tssl_error(p, u, du, fired, warm, g, delta)
-            crossing = crossing_error(p, fired, warm, emitted) if recipe.learnt else emitted
+            crossing = crossing_error(p, fired, warm, emitted) if constants is not None else emitted
         else:
-            delta, crossing = membrane_error(recipe.rule, p, u, fired, g, delta)
+            delta, crossing = membrane_error(settings.rule, p, u, fired, g, delta)
             emitted = delta
-        e = filtered(p, e, emitted) if recipe.synapse else emitted
-        if recipe.learnt:
+        e = filtered(p, e, emitted) if settings.synapse else emitted
+        if constants is not None:
             step = Step(i, v, y, fired, emitted, crossing, delta_after, e)
-            errors = constant_errors(p, recipe.rule, recipe.synapse, step)
+            errors = constant_errors(p, settings.rule, settings.synapse, step)
             constant_sums = [sums + error for sums, error in zip(constant_sums, errors, strict=True)]
-        if recipe.static:
+        if settings.static:
             total = total + e
         else:
             grad_currents[k].copy_(e)
-    if recipe.static:
+    if settings.static:
         grad_currents[0].copy_(total)
     if grad_constants is not None:
         add_errors(p, constant_sums, grad_constants)
@@ -156,21 +159,21 @@ def _lif_backward_window(
         carry[1].copy_(e)
 
 
-def _psc_window(recipe: _Recipe, inputs: Steps, state: Steps | None, outputs: Steps) -> None:
-    """The synaptic filter for one window, ``a = beta a + s / tau_syn``; ``state`` is read and left at the last step."""
+def _filter_window(settings: WindowSettings, inputs: Steps, state: Steps | None, outputs: Steps) -> None:
+    """The synaptic filter ``a = beta a + s / tau_syn``; reads ``state`` and leaves the last step's a in it."""
     a = _start(None, inputs[0])[0] if state is None else state[0]
-    for k in range(recipe.steps):
-        a = filtered(recipe.params, a, inputs[k].to(a.dtype))
-        outputs[k].copy_(a)
+    for s, output in zip(inputs, outputs, strict=True):
+        a = filtered(settings.params, a, s.to(a.dtype))
+        output.copy_(a)
     if state is not None:
         state[0].copy_(a)
 
 
-def _unpack_window(recipe: _Recipe, word: Tensor, bit: Tensor, spikes: Steps) -> None:
-    """The steps of one window from their bits, which begin at ``bit`` of the word."""
-    bits = word.to(torch.int32) >> bit
-    for k in range(recipe.steps):
-        spikes[k].copy_((bits >> k) & 1)
+def _unpack_window(settings: WindowSettings, word: Steps, bit: Tensor, spikes: Steps) -> None:
+    """Spikes from their bits, which begin at ``bit`` of the word."""
+    bits = word[0].to(torch.int32) >> bit
+    for k, spike in enumerate(spikes):
+        spike.copy_((bits >> k) & 1)
 
 
 def _start(state: Steps | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,37 +183,12 @@ def _start(state: Steps | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return zero, zero, zero
 
 
-# --- one step of a neuron, which `tssl_triton.inspection.replay` takes as well
-# ------------------------------------------------
-
-
-def charged(p: Neuron, synapse: bool, i: Tensor, v: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Synaptic current i[t], eq. (3), and membrane potential u[t], eq. (4), from those of the step before."""
-    i = filtered(p, i, y) if synapse else y
-    return i, p.alpha * v + i
-
-
-def after_reset(p: Neuron, u: Tensor, fired: Tensor) -> Tensor:
-    """v[t], what a spike leaves of u[t]."""
-    return torch.where(fired, u - p.threshold if p.reset == "subtract" else 0.0, u)
-
-
-def filtered(p: Neuron, before: Tensor, x: Tensor) -> Tensor:
-    """One step of the synapse: forwards that of y and of the PSC, backwards that of the error."""
-    return p.beta * before + x * p.inv_tau_syn
-
-
-def quiet(p: Neuron, a: Tensor) -> Tensor:
-    """Where the neuron's own PSC says that it has not fired of late, and ``warmup="psc"`` takes over."""
-    return a < 0.25 * p.inv_tau_syn
-
-
-# --- whole runs, window by window -------------------------------------------------------------------------------
+# --- runs -------------------------------------------------------------------------------------------------------
 
 
 def lif_forward(
     current: Tensor,
-    spikes: Tensor,
+    spikes: Tensor | None,
     words: Tensor | None,
     checkpoints: Tensor | None,
     state: Tensor | None,
@@ -219,48 +197,69 @@ def lif_forward(
     params: LIFParameters,
     synapse: bool,
     constants: Tensor | None = None,
-    pooling: Pooling | None = None,
+    steps: int | None = None,
 ) -> None:
-    """Fill ``spikes (T, N)``, packed ``words``, ``checkpoints`` and ``new_state (3, N)`` from ``current``.
+    """Write ``spikes (T, *)``, packed ``words``, ``checkpoints`` and ``new_state (3, *)`` from ``current``.
 
-    ``current`` is ``(T, N)``, or ``(1, N)`` where one input serves all steps. ``words``, ``checkpoints`` and
-    ``new_state`` may be None: they are not written then. A ``state`` of None is a neuron at rest. Learnt ``constants
-    (3, N)`` stand for the numbers of ``params``. With a ``pooling`` the spikes are pooled, ``(T, N')``.
+    Args:
+        current: ``(T, *)``, or ``(1, *)`` if one input serves all steps.
+        spikes, words, checkpoints, new_state: outputs; None is not written.
+        state: ``(3, *)`` before the first step; None is a neuron at rest.
+        params, synapse: the neuron.
+        constants: learnable constants ``(3, *)``, which replace those of ``params``.
+        steps: T; needed if ``spikes`` is None.
     """
-    steps = len(spikes)
-    recipe = _Recipe(steps, current.dtype, params, synapse, packed=words is not None, learnt=constants is not None)
-    learnt = _all(constants)
-    # Where one input serves all steps its row is given for each: the same compiled window serves both.
-    stride = 1 if len(current) == steps else 0
+    steps = steps or (current if spikes is None else spikes).shape[0]
     if steps <= WINDOW and state is None and new_state is None:
-        _run(_lif_forward_window, recipe, *_forward_rows(current, spikes, words, steps, pooling), learnt)
-        return
+        tensors = current, spikes, words, constants
+        sizes = steps, current.shape[0], current.numel()
+        call = _forward_call(*sizes, _types(tensors), params, synapse, os.environ.get("TSSL_CPU"))
+        if call is not None:
+            make(call, tensors)
+            return
+    stride = 1 if current.shape[0] == steps else 0
     state = _zeros(3, current) if state is None else state
-    before = _all(state)
+    before = all_rows(state)
     for t in range(0, steps, WINDOW):
         n = min(WINDOW, steps - t)
-        after = _all(new_state) if t + n == steps else _checkpoint(checkpoints, t + n)
-        if after is None:
-            after = _all(torch.empty_like(state))
+        after = all_rows(new_state) if t + n == steps else _checkpoint(checkpoints, t + n)
+        after = after or all_rows(torch.empty_like(state))
         _run(
-            _lif_forward_window,
-            recipe._replace(steps=n, carried=True),
+            _forward_window,
+            WindowSettings(params, synapse),
             Rows(current, t * stride, n, stride),
-            before,
-            _images(spikes, t, n, pooling, written=True),
-            None if words is None else words[t // WORD],
+            None if spikes is None else Rows(spikes, t, n),
+            None if words is None else Rows(words, t // WORD, 1),
             t % WORD,
+            before,
             after,
-            learnt,
+            all_rows(constants),
         )
         before = after
+
+
+@functools.lru_cache(maxsize=256)
+def _forward_call(
+    steps: int, rows: int, numel: int, types: Types, params: LIFParameters, synapse: bool, mode: str | None
+) -> Call | None:
+    """A prepared forward run of one window from rest, with current, spikes, words and constants.
+
+    None where eager PyTorch is to run; ``mode``, the environment variable ``TSSL_CPU``, has a say in that.
+    """
+    current, spikes, words, constants = types
+    n = numel // rows
+    arguments = (
+        Rows(torch.empty(rows, n, dtype=current, device="meta"), 0, steps, 1 if rows == steps else 0),
+        *(_example(steps, n, spikes), _example(1, n, words), None, None, None, _example(3, n, constants)),
+    )
+    return _prepared(_forward_window, WindowSettings(params, synapse), arguments)
 
 
 def lif_backward(
     grad_spikes: Tensor,
     current: Tensor,
     words: Tensor,
-    checkpoints: Tensor,
+    checkpoints: Tensor | None,
     state: Tensor | None,
     grad_current: Tensor,
     *,
@@ -270,251 +269,181 @@ def lif_backward(
     constants: Tensor | None = None,
     grad_constants: Tensor | None = None,
     carry: Tensor | None = None,
-    pooling: Pooling | None = None,
 ) -> None:
-    """Fill ``grad_current``, shaped like ``current``, from ``grad_spikes (T, N)`` and what forward kept.
+    """Write ``grad_current``, shaped like ``current``, from ``grad_spikes (T, *)`` and what forward kept.
 
-    A ``rule`` of None is TSSL-BP. The gradients of learnt ``constants (3, N)`` are written to ``grad_constants``. A run
-    that is one part of a longer one has a ``carry (2, N)``, which holds (delta, e) of the step after it, and then of
-    its own first step; gradients of constants are added to what is there. With a ``pooling`` ``grad_spikes (T, N')`` is
-    that of the pooled spikes.
+    Args:
+        grad_spikes: dL/ds, ``(T, *)``.
+        current, words, checkpoints, state: as in the forward call.
+        grad_current: the output dL/dy, summed over time for a static input; may be ``current`` itself.
+        params, synapse, constants: as in the forward call.
+        rule: a surrogate rule; None is TSSL-BP.
+        grad_constants: output ``(3, *)``, the gradients of learnable constants.
+        carry: ``(2, *)`` for a run that is part of a longer one: (delta, e) of the step after it, replaced by those of
+            its first step. Gradients of constants are then added to ``grad_constants``.
     """
+    steps, static = grad_spikes.shape[0], current.shape[0] < grad_spikes.shape[0]
+    looks_ahead = rule is None and params.warmup == "silent"
     if grad_constants is not None and carry is None:
         grad_constants.zero_()  # each window adds to it
-    steps = len(grad_spikes)
-    learnt = _all(constants), _all(grad_constants)
-    recipe = _Recipe(
-        steps, current.dtype, params, synapse, len(current) < steps, rule=rule, learnt=constants is not None
-    )
-    any_spike = functools.reduce(torch.bitwise_or, words) if rule is None and params.warmup == "silent" else None
     if steps <= WINDOW and state is None and carry is None:
-        rows = _backward_rows(grad_spikes, current, words, any_spike, grad_current, pooling)
-        _run(_lif_backward_window, recipe, *rows, *learnt)
-        return
-    errors = _all(_zeros(2, current) if carry is None else carry)
-    # A sum over windows is kept at full precision; the caller's tensor may be 16 bits wide.
-    total = _zeros(1, current) if recipe.static else grad_current
-    first = _all(_zeros(3, current) if state is None else state)
+        any_spike = words if looks_ahead else None
+        tensors = grad_spikes, current, words, any_spike, grad_current, constants, grad_constants
+        sizes = steps, current.shape[0], current.numel()
+        call = _backward_call(*sizes, _types(tensors), params, synapse, rule, os.environ.get("TSSL_CPU"))
+        if call is not None:
+            make(call, tensors)
+            return
+    any_spike = functools.reduce(torch.bitwise_or, flat(words))[None] if looks_ahead else None
+    errors = all_rows(_zeros(2, current) if carry is None else carry)
+    # Sums over windows are kept in full precision; grad_current may be a 16-bit tensor.
+    total = _zeros(1, current) if static else grad_current
     for t in reversed(range(0, steps, WINDOW)):
         n = min(WINDOW, steps - t)
+        before = _checkpoint(checkpoints, t) if t else all_rows(_zeros(3, current) if state is None else state)
         _run(
-            _lif_backward_window,
-            recipe._replace(steps=n, carried=True),
-            _images(grad_spikes, t, n, pooling),
-            _all(current) if recipe.static else Rows(current, t, n),
-            words[t // WORD],
+            _backward_window,
+            WindowSettings(params, synapse, rule, static),
+            Rows(grad_spikes, t, n),
+            all_rows(current) if static else Rows(current, t, n),
+            Rows(words, t // WORD, 1),
             t % WORD,
-            any_spike,
-            first if t == 0 else _checkpoint(checkpoints, t),
+            all_rows(any_spike),
+            before,
             errors,
-            _all(total) if recipe.static else Rows(grad_current, t, n),
-            *learnt,
+            all_rows(total) if static else Rows(grad_current, t, n),
+            all_rows(constants),
+            all_rows(grad_constants),
         )
-    if recipe.static:
-        grad_current.copy_(total)
+    if static:
+        flat(grad_current).copy_(total)
 
 
-# One loop serves all rules; on a GPU the surrogate rules have a kernel of their own, under this name.
+@functools.lru_cache(maxsize=256)
+def _backward_call(
+    steps: int,
+    rows: int,
+    numel: int,
+    types: Types,
+    params: LIFParameters,
+    synapse: bool,
+    rule: Surrogate | None,
+    mode: str | None,
+) -> Call | None:
+    """A prepared backward run of one window from rest, with tensors in the order of the window's arguments."""
+    grad_spikes, current, words, any_spike, grad_current, constants, grad_constants = types
+    n = numel // rows
+    arguments = (
+        *(_example(steps, n, grad_spikes), _example(rows, n, current)),
+        *(_example(1, n, words), None, _example(1, n, any_spike), None, None),
+        *(_example(rows, n, grad_current), _example(3, n, constants), _example(3, n, grad_constants)),
+    )
+    return _prepared(_backward_window, WindowSettings(params, synapse, rule, rows < steps), arguments)
+
+
+# One loop serves all rules; on a GPU the surrogate rules have a separate kernel with this name.
 surrogate_backward = lif_backward
 
 
 def psc(
     inputs: Tensor, outputs: Tensor, state: Tensor | None, new_state: Tensor | None, *, tau_syn: float, reverse: bool
 ) -> None:
-    """Filter ``inputs (T, N)`` forwards in time, or backwards (the transpose).
+    """Filter ``inputs (T, *)`` with the synapse, forward in time or, with ``reverse``, backward (the transpose).
 
-    A ``state (1, N)`` of None is 0; a ``new_state (1, N)`` of None is not written.
+    A ``state (1, *)`` of None is 0; a ``new_state (1, *)`` of None is not written.
     """
-    steps, params = len(inputs), _filter(tau_syn)
-    carried = None
-    if steps > WINDOW or state is not None or new_state is not None:
-        carried = _zeros(1, inputs) if new_state is None else new_state.zero_()
+    steps, carried = inputs.shape[0], None
+    if steps <= WINDOW and state is None and new_state is None:
+        types = inputs.dtype, outputs.dtype
+        call = _filter_call(steps, inputs.numel(), types, tau_syn, reverse, os.environ.get("TSSL_CPU"))
+        if call is not None:
+            make(call, (inputs, outputs))
+            return
+    else:
+        carried = _zeros(1, inputs) if new_state is None else flat(new_state).zero_()
         if state is not None:
-            carried.copy_(state)
+            carried.copy_(flat(state))
     for t in range(0, steps, WINDOW):
-        n = min(WINDOW, steps - t)
-        _run(_psc_window, _Recipe(n, inputs.dtype, params), *_filter_rows(inputs, outputs, carried, t, n, reverse))
-
-
-def _filter_rows(
-    inputs: Tensor, outputs: Tensor, carried: Tensor | None, t: int, length: int, reverse: bool
-) -> tuple[Argument, ...]:
-    first, stride = (len(inputs) - 1 - t, -1) if reverse else (t, 1)
-    return Rows(inputs, first, length, stride), _all(carried), Rows(outputs, first, length, stride)
-
-
-@functools.cache
-def _filter(tau_syn: float) -> LIFParameters:
-    return LIFParameters(tau_syn=tau_syn)
+        first, step = (steps - 1 - t, -1) if reverse else (t, 1)
+        read, written = (Rows(x, first, min(WINDOW, steps - t), step) for x in (inputs, outputs))
+        _run(_filter_window, _filter_settings(tau_syn), read, all_rows(carried), written)
 
 
 @functools.lru_cache(maxsize=256)
-def filter_call(steps: int, neurons: int, dtype: torch.dtype, tau_syn: float, reverse: bool) -> Call:
-    """What `psc` does for a run of one window from rest, as a call of the addresses of input and output."""
-    rows = torch.empty(steps, neurons, dtype=dtype, device="meta")
-    return _call(
-        _psc_window, _Recipe(steps, dtype, _filter(tau_syn)), _filter_rows(rows, rows, None, 0, steps, reverse)
-    )
+def _filter_call(steps: int, numel: int, types: Types, tau_syn: float, reverse: bool, mode: str | None) -> Call | None:
+    """`psc` for one window from rest, prepared, with inputs and outputs."""
+    first, step = (steps - 1, -1) if reverse else (0, 1)
+    tensors = (torch.empty(steps, numel // steps, dtype=dtype, device="meta") for dtype in types)
+    inputs, outputs = (Rows(tensor, first, steps, step) for tensor in tensors)
+    return _prepared(_filter_window, _filter_settings(tau_syn), (inputs, None, outputs))
+
+
+@functools.cache
+def _filter_settings(tau_syn: float) -> WindowSettings:
+    return WindowSettings(LIFParameters(tau_syn=tau_syn))
 
 
 def pack(spikes: Tensor, words: Tensor) -> None:
-    """Fill ``words`` with the bits of ``spikes (T, N)``."""
-    words.zero_()
-    for t, row in enumerate(spikes):
+    """Write the bits of ``spikes (T, *)`` to ``words``."""
+    words = flat(words).zero_()
+    for t, row in enumerate(flat(spikes)):
         words[t // WORD] |= (row != 0).to(words.dtype) << (t % WORD)
 
 
 def unpack(words: Tensor, spikes: Tensor) -> None:
-    """Fill ``spikes (T, N)`` from ``words``."""
-    for t in range(0, len(spikes), WINDOW):
-        n = min(WINDOW, len(spikes) - t)
-        recipe = _Recipe(n, spikes.dtype, _ANY)
-        _run(_unpack_window, recipe, words[t // WORD], t % WORD, Rows(spikes, t, n))
-
-
-def _images(tensor: Tensor, first: int, length: int, pooling: Pooling | None, written: bool = False) -> Argument:
-    """Rows that may be those of pooled images."""
-    return Rows(tensor, first, length) if pooling is None else Pooled(tensor, first, length, written, *pooling)
-
-
-def _all(tensor: Tensor | None) -> Rows | None:
-    """All rows of a tensor ``(R, N)``."""
-    return None if tensor is None else Rows(tensor, 0, len(tensor))
+    """Write ``spikes (T, *)`` from the bits in ``words``."""
+    steps = spikes.shape[0]
+    for t in range(0, steps, WINDOW):
+        arguments = Rows(words, t // WORD, 1), t % WORD, Rows(spikes, t, min(WINDOW, steps - t))
+        _run(_unpack_window, WindowSettings(), *arguments)
 
 
 def _checkpoint(checkpoints: Tensor | None, t: int) -> Rows | None:
-    """The state that window ``t // WINDOW`` starts from, where it is kept; the first window's is not."""
+    """The saved state at the start of window ``t // WINDOW``, which is not the first."""
     return None if checkpoints is None else Rows(checkpoints, 3 * (t // WINDOW - 1), 3)
 
 
 def _zeros(rows: int, like: Tensor) -> Tensor:
-    return torch.zeros(rows, like.shape[1], dtype=arithmetic_dtype(like.dtype), device=like.device)
+    shape = rows, like.numel() // like.shape[0]
+    return torch.zeros(shape, dtype=arithmetic_dtype(like.dtype), device=like.device)
 
 
-# --- one window, again and again --------------------------------------------------------------------------------
+# --- calls ------------------------------------------------------------------------------------------------------
 
 
-class Single:
-    """Runs of one window from rest that differ in nothing but their numbers, as a training loop makes them.
-
-    What `lif_forward` and `lif_backward` find out at each call is found out once here; then a call takes five
-    microseconds. Each attribute below is a call that is told of tensors by their addresses.
-
-    Args:
-        current: an input of them, ``(T, N)`` or ``(1, N)``; only its shape and type count, as of the next two.
-        spikes: what becomes of it, ``(T, N)`` or ``(T, N')`` with ``pooling``, T at most `WINDOW`.
-        words: the packed spikes, ``(1, N)``.
-        params: constants of the neurons.
-        rule: the learning rule; None is TSSL-BP.
-        pooling: how spikes are pooled.
-    """
-
-    def __init__(
-        self,
-        current: Tensor,
-        spikes: Tensor,
-        words: Tensor,
-        params: LIFParameters,
-        rule: Surrogate | None,
-        pooling: Pooling | None,
-    ) -> None:
-        steps, dtype = spikes.shape[0], current.dtype
-        self._tensors, self._pooling = (current, spikes, words), pooling
-        self._recipe = _Recipe(steps, dtype, params, static=current.shape[0] < steps, rule=rule)
-        self.looks_ahead = rule is None and params.warmup == "silent"
-
-    @functools.cached_property
-    def forward(self) -> Call:
-        """Of current, spikes and words."""
-        return self._forward_call(*self._tensors)
-
-    @functools.cached_property
-    def inference(self) -> Call:
-        """Of current and spikes."""
-        return self._forward_call(*self._tensors[:2], None)
-
-    @functools.cached_property
-    def packing(self) -> Call:
-        """Of current and words."""
-        current, _, words = self._tensors
-        return self._forward_call(current, None, words)
-
-    @functools.cached_property
-    def backward(self) -> Call:
-        """Of the gradient of spikes, current, words, again words where it ``looks_ahead``, and the gradient of current,
-        which may be in its place."""
-        current, spikes, words = self._tensors
-        any_spike = words[0] if self.looks_ahead else None
-        rows = _backward_rows(spikes, current, words, any_spike, current, self._pooling)
-        return _call(_lif_backward_window, self._recipe, (*rows, None, None))
-
-    def _forward_call(self, current: Tensor, spikes: Tensor | None, words: Tensor | None) -> Call:
-        recipe = self._recipe._replace(packed=words is not None, static=False, rule=None)
-        rows = _forward_rows(current, spikes, words, recipe.steps, self._pooling)
-        return _call(_lif_forward_window, recipe, (*rows, None))
-
-
-def _call(window: Callable[..., None], recipe: _Recipe, arguments: Sequence[Argument]) -> Call:
-    return Call(_loop(window, recipe, arguments), arguments)
-
-
-def _forward_rows(
-    current: Tensor, spikes: Tensor | None, words: Tensor | None, steps: int, pooling: Pooling | None
-) -> tuple[Argument, ...]:
-    """Arguments of a forward window that is the whole run, from rest, but for learnt constants."""
-    stride = 1 if current.shape[0] == steps else 0
-    images = None if spikes is None else _images(spikes, 0, steps, pooling, written=True)
-    return Rows(current, 0, steps, stride), None, images, None if words is None else words[0], None, None
-
-
-def _backward_rows(
-    grad_spikes: Tensor,
-    current: Tensor,
-    words: Tensor,
-    any_spike: Tensor | None,
-    grad_current: Tensor,
-    pooling: Pooling | None,
-) -> tuple[Argument, ...]:
-    """Arguments of its backward window, but for learnt constants and their gradients."""
-    images = _images(grad_spikes, 0, grad_spikes.shape[0], pooling)
-    return images, _all(current), words[0], None, any_spike, None, None, _all(grad_current)
-
-
-# --- compiling --------------------------------------------------------------------------------------------------
-
-
-def _run(window: Callable[..., None], recipe: _Recipe, *arguments: Argument) -> None:
+def _run(window: Callable[..., None], settings: WindowSettings, *arguments: Argument) -> None:
     """Call ``window`` compiled, or eagerly where there is no compiler."""
-    loop = _cpp.compiled(lambda: _loop(window, recipe, arguments))
-    if loop is not None:
-        loop(arguments)
-        return
-    spelled_out = _spelled_out(arguments)
-    window(recipe, *spelled_out)
-    for argument, rows in zip(arguments, spelled_out, strict=True):
-        if isinstance(argument, Pooled):
-            argument.take(rows)
+    call = _prepared(window, settings, arguments)
+    if call is not None:
+        make(call, [argument.tensor for argument in arguments if isinstance(argument, Rows)])
+    else:
+        window(settings, *as_tensors(arguments))
 
 
-_loops: dict[tuple[Callable[..., None], _Recipe, tuple[Kind, ...]], Loop] = {}
+def _prepared(window: Callable[..., None], settings: WindowSettings, arguments: Sequence[Argument]) -> Call | None:
+    """A call of the window with such arguments; None where there is no compiler."""
+    loop = compiled(_loop, window, settings, tuple(map(signature, arguments)))
+    return None if loop is None else Call.of(loop, arguments)
 
 
-def _loop(window: Callable[..., None], recipe: _Recipe, arguments: Sequence[Argument]) -> Loop:
-    """The window as a loop for such arguments, compiled where it is the first of its kind in this process."""
-    key = window, recipe, tuple(map(kind, arguments))
-    if key not in _loops:
-        _loops[key] = Loop(functools.partial(window, recipe), arguments)
-    return _loops[key]
+def make(call: Call, tensors: Sequence[Tensor | None]) -> None:
+    """Make a call with its tensors, on as many of PyTorch's threads as the work occupies."""
+    window, neurons, threads, addresses, places = call
+    if threads > 1:
+        threads = min(threads, torch.get_num_threads())
+    window(neurons, threads, addresses(*[x.data_ptr() for x in tensors if x is not None]), places)
 
 
-def _spelled_out(arguments: Sequence[Argument]) -> list[Any]:
-    """Arguments as windows take them."""
-    found: list[Any] = []
-    for argument in arguments:
-        if isinstance(argument, (Rows, Pooled)):
-            found.append(argument.spelled_out())
-        elif isinstance(argument, int):
-            found.append(torch.full((), argument, dtype=torch.int32, device="cpu"))
-        else:
-            found.append(argument)
-    return found
+@functools.cache
+def _loop(window: Callable[..., None], settings: WindowSettings, signatures: tuple[Signature, ...]) -> Loop:
+    """The window compiled for arguments of such signatures."""
+    return Loop(functools.partial(window, settings), signatures)
+
+
+def _types(tensors: Sequence[Tensor | None]) -> Types:
+    return tuple([None if x is None else x.dtype for x in tensors])
+
+
+def _example(rows: int, neurons: int, dtype: torch.dtype | None) -> Rows | None:
+    """An argument without memory, to prepare a call with; None for no dtype."""
+    return None if dtype is None else Rows(torch.empty(rows, neurons, dtype=dtype, device="meta"), 0, rows)

@@ -1,98 +1,52 @@
-"""Reals of 16 bits in C++: integers in memory, floats in registers.
+"""Tensor types in C++.
 
-C++17 has no such types, and of those that compilers add GCC 12 makes no vectors. So a value is a float that has a value
-of the narrow type, and is converted where it is read, rounded and written.
+16-bit reals are integers in memory and floats in registers (`csrc/halves.hpp`); every other type is the same in both.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from .compiler import TYPES
+TYPES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.uint8: "uint8_t",
+    torch.int16: "int16_t",
+    torch.int32: "int32_t",
+    torch.int64: "int64_t",
+    torch.bool: "bool",
+}
+"""C++ names of the types that need no conversion."""
 
 HALVES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
-"""What the functions below call them."""
+"""Names of the 16-bit reals in the functions of `csrc/halves.hpp`."""
 
 
 def memory(dtype: torch.dtype) -> str:
-    """What a number of a tensor is in memory."""
+    """The C++ type of a tensor's elements in memory."""
     return "uint16_t" if dtype in HALVES else TYPES[dtype]
 
 
 def register(dtype: torch.dtype) -> str:
-    """What it is in registers."""
+    """The C++ type of a value of ``dtype`` in registers."""
     return "float" if dtype in HALVES else TYPES[dtype]
 
 
-def numbers(dtype: torch.dtype) -> str:
-    """The struct that says both, and how one becomes the other."""
+def conversions(dtype: torch.dtype) -> str:
+    """The C++ struct that names both types and converts between them."""
     return f"Halves_{HALVES[dtype]}" if dtype in HALVES else f"Plain<{TYPES[dtype]}>"
 
 
-SOURCE = """\
-#include <cstdint>
-#include <cstring>
+def cast(value: str, dtype: torch.dtype) -> str:
+    """C++ for ``value`` converted to ``dtype``."""
+    return f"as_{HALVES[dtype]}({value})" if dtype in HALVES else f"({TYPES[dtype]}){value}"
 
-template <class To, class From> static inline To bits_of(From x) {
-    static_assert(sizeof(To) == sizeof(From), "the same number of bits");
-    To y;
-    std::memcpy(&y, &x, sizeof y);
-    return y;
-}
 
-// `as` takes the nearest, ties to even, as PyTorch does, and NaN stays NaN; `to` takes the bits of what has such a
-// value already. Choices in place of branches: a compiler makes vectors of them.
-static inline float from_bfloat16(uint16_t bits) { return bits_of<float>((uint32_t)bits << 16); }
-static inline uint16_t to_bfloat16(float x) { return (uint16_t)(bits_of<uint32_t>(x) >> 16); }
-static inline float as_bfloat16(float x) {
-    const uint32_t bits = bits_of<uint32_t>(x);
-    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
-    return bits_of<float>(x != x ? 0x7fc00000u : rounded);
-}
-
-// Below 2^-14 a float16 is a multiple of 2^-24, which is what a float between 1/2 and 1 is.
-static inline float from_float16(uint16_t half) {
-    const uint32_t size = half & 0x7fffu, normal = (size << 13) + (112u << 23);
-    const uint32_t all = size >= 0x7c00u ? normal + (112u << 23) : normal;
-    const uint32_t bits = size < 0x400u ? bits_of<uint32_t>((float)(int32_t)size * 0x1p-24f) : all;
-    return bits_of<float>(bits | (uint32_t)(half & 0x8000u) << 16);
-}
-static inline float as_float16(float x) {
-    const uint32_t bits = bits_of<uint32_t>(x), size = bits & 0x7fffffffu;
-    const uint32_t normal = (size + 0xfffu + ((size >> 13) & 1u)) & 0xffffe000u;
-    const uint32_t small = bits_of<uint32_t>((bits_of<float>(size) + 0.5f) - 0.5f);
-    const uint32_t finite = size < 0x38800000u ? small : normal;
-    const uint32_t all = size >= 0x477ff000u ? 0x7f800000u : finite;  // from 65520 on it is infinite
-    return bits_of<float>((size > 0x7f800000u ? 0x7fc00000u : all) | (bits & 0x80000000u));
-}
-static inline uint16_t to_float16(float x) {
-    const uint32_t bits = bits_of<uint32_t>(x), size = bits & 0x7fffffffu;
-    const uint32_t normal = (size - (112u << 23)) >> 13;
-    const uint32_t small = (uint32_t)(int32_t)(bits_of<float>(size < 0x38800000u ? size : 0u) * 0x1p24f);
-    const uint32_t finite = size < 0x38800000u ? small : normal;
-    const uint32_t all = size > 0x7f800000u ? 0x7e00u : size == 0x7f800000u ? 0x7c00u : finite;
-    return (uint16_t)(all | (bits >> 16 & 0x8000u));
-}
-
-// Numbers as they are in memory and in registers.
-template <class T> struct Plain {
-    using Memory = T;
-    using Register = T;
-    static inline T read(T x) { return x; }
-    static inline T written(T x) { return x; }
-};
-template <class T> using Memory = typename T::Memory;
-template <class T> using Register = typename T::Register;
-struct Halves_float16 {
-    using Memory = uint16_t;
-    using Register = float;
-    static inline float read(uint16_t x) { return from_float16(x); }
-    static inline uint16_t written(float x) { return to_float16(as_float16(x)); }
-};
-struct Halves_bfloat16 {
-    using Memory = uint16_t;
-    using Register = float;
-    static inline float read(uint16_t x) { return from_bfloat16(x); }
-    static inline uint16_t written(float x) { return to_bfloat16(as_bfloat16(x)); }
-};
-"""
+def literal(number: float | bool, dtype: torch.dtype) -> str:
+    """C++ for a constant of ``dtype``."""
+    if not dtype.is_floating_point:
+        return f"({TYPES[dtype]}){int(number)}"
+    value = float(number)
+    return cast(f"({value.hex() if math.isfinite(value) else f'{math.copysign(1, value)} / 0.0'})", dtype)

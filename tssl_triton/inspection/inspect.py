@@ -67,6 +67,22 @@ class LayerNumbers:
     norms: tuple[WeightNorms, ...]
     learnt: dict[str, tuple[float, float, float]]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain containers, for JSON."""
+        return {
+            "shape": list(self.shape),
+            "neurons": self.firing.neurons,
+            "rate": self.firing.rate,
+            "rate_percentiles": dict(zip(map(str, PERCENTILES), self.percentiles, strict=True)),
+            "silent": self.silent,
+            "saturated": self.saturated,
+            "share_firing_k_times": list(self.firing.shares),
+            "norms": [norms._asdict() for norms in self.norms],
+            "learnt": {
+                name: dict(zip(("lowest", "mean", "highest"), of, strict=True)) for name, of in self.learnt.items()
+            },
+        }
+
 
 @dataclass(frozen=True)
 class TracedNeurons:
@@ -144,13 +160,8 @@ class Inspection:
         """Rows of text, heading first; one row per layer and parameter."""
         rows = [["layer", "neurons", "rate", "silent", "saturated", "parameter", "gradient norm", "weight norm"]]
         for name, layer in self.layers.items():
-            cells = [
-                name,
-                str(layer.firing.neurons),
-                f"{layer.firing.rate:.4f}",
-                str(layer.silent),
-                str(layer.saturated),
-            ]
+            firing = layer.firing
+            cells = [name, str(firing.neurons), f"{firing.rate:.4f}", str(layer.silent), str(layer.saturated)]
             for norms in layer.norms:
                 rows.append([*cells, norms.parameter, f"{norms.gradient:.3g}", f"{norms.weight:.3g}"])
                 cells = [""] * len(cells)
@@ -167,12 +178,9 @@ class Inspection:
             "epochs": self.trainer.epoch,
             "samples": self.samples,
             "reduction": config.reduction,
-            "layers": [_numbers_as_dict(name, layer) for name, layer in self.layers.items()],
+            "layers": [{"name": name, **layer.as_dict()} for name, layer in self.layers.items()],
             "sample": {
-                "index": sample.index,
-                "label": sample.label,
-                "predicted": sample.predicted,
-                "loss": sample.loss,
+                **{field: getattr(sample, field) for field in ("index", "label", "predicted", "loss")},
                 "spikes_per_step": {name: spikes.sum(1).tolist() for name, spikes in sample.spikes.items()},
                 "neurons": [
                     neuron
@@ -365,28 +373,10 @@ def _numbers(
         norms=norms,
         learnt={
             constant: (float(values.min()), float(values.mean()), float(values.max()))
-            for constant, values in (layer.constants()._asdict().items() if layer.constants is not None else ())
+            for constant, values in (() if layer.constants is None else layer.constants()._asdict().items())
             if values is not None
         },
     )
-
-
-def _numbers_as_dict(name: str, layer: LayerNumbers) -> dict[str, Any]:
-    return {
-        "name": name,
-        "shape": list(layer.shape),
-        "neurons": layer.firing.neurons,
-        "rate": layer.firing.rate,
-        "rate_percentiles": dict(zip(map(str, PERCENTILES), layer.percentiles, strict=True)),
-        "silent": layer.silent,
-        "saturated": layer.saturated,
-        "share_firing_k_times": list(layer.firing.shares),
-        "norms": [norms._asdict() for norms in layer.norms],
-        "learnt": {
-            constant: dict(zip(("lowest", "mean", "highest"), values, strict=True))
-            for constant, values in layer.learnt.items()
-        },
-    }
 
 
 def _neurons_as_dicts(name: str, shape: Sequence[int], traced: TracedNeurons) -> list[dict[str, Any]]:

@@ -15,10 +15,7 @@ import torch
 from torch import Tensor
 
 from tssl_triton._checks import check_like, check_sequence
-from tssl_triton.cpu import neuron as _cpu
-from tssl_triton.cpu.learnt import Neuron, neuron
-from tssl_triton.cpu.surrogate import membrane_error
-from tssl_triton.cpu.tssl import tssl_error
+from tssl_triton.cpu.steps import Neuron, after_reset, charged, filtered, membrane_error, neuron, quiet, tssl_error
 from tssl_triton.encoding import StaticInput
 from tssl_triton.functional import LIFConstants, LIFState, stacked, stacked_constants
 from tssl_triton.parameters import LIFParameters
@@ -98,11 +95,11 @@ def membrane_trace(
     steps = []
     for t, y_t in enumerate(y.to(dtype)):
         before = v
-        i, u = _cpu.charged(p, synapse, i, v, y_t)
+        i, u = charged(p, synapse, i, v, y_t)
         fires = u > p.threshold if fired is None else fired[t]
-        v = _cpu.after_reset(p, u, fires)
+        v = after_reset(p, u, fires)
         s = fires.to(dtype)
-        a = _cpu.filtered(p, a, s)
+        a = filtered(p, a, s)
         steps.append((i, u, u - before, v, s, a))
     return MembraneTrace(*map(torch.stack, zip(*steps, strict=True)))
 
@@ -149,7 +146,7 @@ def error_trace(
         else:
             delta, _ = membrane_error(surrogate, p, membrane[t], fired[t], grad[t], delta)
             emitted = delta
-        e = _cpu.filtered(p, e, emitted) if synapse else emitted
+        e = filtered(p, e, emitted) if synapse else emitted
         steps.append((delta, emitted, e))
     return ErrorTrace(*map(torch.stack, zip(*reversed(steps), strict=True)))
 
@@ -167,7 +164,7 @@ def warming_up(
         return torch.ones_like(trace.spikes, dtype=torch.bool)
     if params.warmup == "silent":
         return (trace.spikes == 0).all(0).expand(trace.spikes.shape)
-    return _cpu.quiet(_neuron(params, learnt, trace.psc), trace.psc)
+    return quiet(_neuron(params, learnt, trace.psc), trace.psc)
 
 
 def _neuron(params: LIFParameters, learnt: LIFConstants | None, like: Tensor) -> Neuron:

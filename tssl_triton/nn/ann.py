@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from tssl_triton.encoding import StaticInput
 
 from .network import Padding, Pool, build_network
-from .weighted import SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential, TimeSharedDropout
+from .pooling import SpikePool2d, TimeSharedDropout
+from .sequential import SpikingSequential
+from .weighted import SpikingConv2d, SpikingLinear
 
 _Product = TypeVar("_Product", nn.Conv2d, nn.Linear)
 

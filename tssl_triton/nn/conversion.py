@@ -30,7 +30,9 @@ from tssl_triton.functional import LIFState
 from tssl_triton.parameters import LIFParameters
 
 from .ann import ANN, Pool2d
-from .weighted import SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential
+from .pooling import SpikePool2d
+from .sequential import SpikingSequential
+from .weighted import SpikingConv2d, SpikingLinear
 
 #: Integrate and fire: no leak, no synaptic filter, and what is above the threshold is kept for the next spike.
 INTEGRATE_AND_FIRE = LIFParameters(tau_mem=math.inf, tau_syn=1.0, threshold=1.0, reset="subtract")

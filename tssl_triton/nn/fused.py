@@ -1,43 +1,47 @@
 """Fused layers: weights, synapse and neurons in one kernel that reads packed spikes and writes packed spikes.
 
-Between two fused layers no float spike tensor exists and y reaches memory only where backward is to find it there, not
-even then with ``recompute``. What the layers hand on is `PackedSpikes`: the bits, and a tensor of the dense shape that
-occupies no memory and through which gradients flow.
+Between two fused layers there is no float spike tensor, and y is written to memory only for backward, with
+``recompute`` not even for that. The layers hand on `PackedSpikes`.
 
-On a CPU there is no kernel to gain from: the same functions compose unpacking, product and neurons there, with the same
-numbers. `prefers_fused` says where the kernel is taken by default on a GPU.
+A CPU has no such kernel: there the same functions run the layer's node (`tssl_triton.nn.layer_node`), with the same
+numbers. `prefers_fused` decides where a GPU takes the kernel by default.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tssl_triton._checks import check_pair
-from tssl_triton.functional import LIFState, constants, stacked
+from tssl_triton.functional import LIFState, stacked
 from tssl_triton.kernels.layout import cdiv
-from tssl_triton.operators import fused as _fused_ops
-from tssl_triton.operators import neuron as _ops
-from tssl_triton.operators.autocast import Autocast
-from tssl_triton.operators.first_order import first_order
-from tssl_triton.operators.packed_spikes import PackedSpikes, ghost
-from tssl_triton.operators.records import Packed, remember
-from tssl_triton.operators.registration import differentiable
+from tssl_triton.operators import (
+    Autocast,
+    Neuron,
+    PackedSpikes,
+    differentiable,
+    first_order,
+    fused_weight_gradient,
+    ghost,
+    has_fused_kernel,
+    run_backward,
+    spike_weighted,
+    write_settings,
+)
 from tssl_triton.parameters import LIFParameters
-from tssl_triton.rules import DEFAULT, Rule, checked_rule
+from tssl_triton.rules import Rule, checked_rule
 
-from . import products as _weighted
-from .composed import composed
+from .layer_node import Layer, product_dtype, run_layer
+from .products import LINEAR, Conv2d, KeptInput, Product
 
 _DEFAULTS = LIFParameters()
 
 
 def prefers_fused(device: str, dtype: torch.dtype, pixels: int, neurons: int, inputs: int) -> bool:
-    """Whether a layer runs as one kernel where the user leaves it to us.
+    """Whether a layer with ``fused="auto"`` runs as one kernel.
 
     Args:
         device: ``"cuda"`` (ROCm too) or ``"cpu"``.
@@ -46,12 +50,12 @@ def prefers_fused(device: str, dtype: torch.dtype, pixels: int, neurons: int, in
         neurons: output neurons at each pixel.
         inputs: weights of one neuron: input features, or input channels times kernel area.
 
-    The fused kernel saves memory traffic, and walks time inside a program: it runs one T-th of the product's programs.
-    So it is taken where tensor cores do the product (16 bits), where there is a tile for most of a large device's
-    multiprocessors (128 tiles of 64 x 64), and where the product is long enough (64) to be worth a pipeline but not so
-    long (256) that unpacking bits, some twelve instructions per neuron-step and 64 inputs, takes longer than the bytes
-    that are saved. In float32 the vendor's product is faster than an exact one in Triton. These bounds come from the
-    counts of `python -m bench static` and are not yet measured.
+    The fused kernel saves memory traffic, but walks time inside a program: it runs one T-th of the product's programs.
+    It is therefore taken in 16 bits, where tensor cores compute the product; where there are tiles for most of a large
+    device's multiprocessors (128 tiles of 64 x 64); and for 64 to 256 inputs: fewer do not fill a pipeline, and for
+    more, unpacking bits (some twelve instructions per neuron-step and 64 inputs) costs more time than the saved bytes.
+    In float32 the vendor's product is faster than an exact one in Triton. These bounds follow from the counts of
+    `python -m bench static`; no GPU has measured them.
     """
     tiles = cdiv(pixels, 64) * cdiv(neurons, 64)
     sixteen_bits = dtype in (torch.float16, torch.bfloat16)
@@ -95,7 +99,7 @@ def spike_linear(
             f"spikes must have the {weight.shape[1]} features of weight's second axis, got {features} in shape "
             f"{tuple(spikes.shape)}"
         )
-    return _functional(spikes, _weighted.LINEAR, weight, bias, params, state, recompute, return_state, rule)
+    return _functional(spikes, LINEAR, weight, bias, params, state, recompute, return_state, rule)
 
 
 def spike_conv2d(
@@ -133,79 +137,65 @@ def spike_conv2d(
         TypeError, ValueError: naming the argument.
     """
     _check_layer(spikes, weight, bias, axes=4)
-    function = _weighted.Conv2d(check_pair("stride", stride, 1), check_pair("padding", padding, 0))
-    _check_images(spikes, weight, function)
-    return _functional(spikes, function, weight, bias, params, state, recompute, return_state, rule)
+    product = Conv2d(check_pair("stride", stride, 1), check_pair("padding", padding, 0))
+    _check_images(spikes, weight, product)
+    return _functional(spikes, product, weight, bias, params, state, recompute, return_state, rule)
 
 
 def run(
+    layer: Layer,
     spikes: PackedSpikes,
-    function: _weighted.Map,
     weight: Tensor,
     bias: Tensor | None,
-    params: LIFParameters,
     state: LIFState | None,
-    *,
-    recompute: bool,
     carry: bool,
     dense: bool,
-    rule: Rule,
-) -> tuple[PackedSpikes | Tensor, LIFState | None]:
-    """The layer in one kernel: packed spikes out, or dense ones; with ``carry`` the state too. Checks nothing."""
-    learns = differentiable(spikes.link, weight, bias)
-    layer = _Layer(function, spikes.steps, params, product_dtype(weight), learns and not recompute, dense, carry, rule)
-    start = stacked(
-        state, spikes.link.new_empty((), dtype=layer.dtype).expand(function.shape(spikes.shape, weight.shape))
-    )
-    y = _Product.apply(spikes.link, spikes.words, weight, bias, layer)
-    result, words, after = _Neurons.apply(y, spikes.words, weight, bias, start, layer)
-    new_state = LIFState(*after.unbind(0)) if carry else None
-    if not dense:
-        return PackedSpikes(words, spikes.steps, result), new_state
-    remember(result, Packed(words, spikes.steps))
-    return result, new_state
+) -> tuple[PackedSpikes, LIFState | None]:
+    """The layer in one kernel: packed spikes, with the dense ones if ``dense``; with ``carry`` the state too.
+
+    It checks no argument.
+    """
+    save = differentiable(spikes.link, weight, bias) and not layer.recompute
+    dtype, shape = product_dtype(weight), layer.product.shape(spikes.link.shape, weight.shape)
+    inner = _FusedLayer(layer.product, layer.steps, layer.neuron, dtype, save, dense, carry)
+    start = None if state is None else stacked(state, ghost(shape, spikes.link.new_empty((), dtype=dtype)))
+    y = _FusedProduct.apply(spikes.link, spikes.words, weight, bias, inner)
+    result, words, after = _FusedNeurons.apply(y, spikes.words, weight, bias, start, inner)
+    return PackedSpikes((words,), spikes.recipe, result), LIFState(*after.unbind(0)) if carry else None
 
 
-def product_dtype(weight: Tensor) -> torch.dtype:
-    """The type that a product with ``weight`` is taken in: autocast's, where it is on and the weight is float32."""
-    chosen = Autocast.now(weight.device.type).dtype
-    return weight.dtype if chosen is None or weight.dtype == torch.float64 else chosen
+def can_fuse(weight: Tensor) -> bool:
+    """Whether there is a fused kernel for the device and type of these weights."""
+    return has_fused_kernel(weight.device, product_dtype(weight))
 
 
-def can_fuse(device: torch.device, weight: Tensor) -> bool:
-    """Whether there is a kernel for this device and type; elsewhere the layer is composed."""
-    return _fused_ops.has_kernels(device) and product_dtype(weight) != torch.float64
+class _FusedLayer(NamedTuple):
+    """A fused layer without its tensors."""
 
-
-@dataclass(frozen=True)
-class _Layer:
-    """What a fused layer is besides its tensors."""
-
-    function: _weighted.Map
+    product: Product
     steps: int
-    params: LIFParameters
+    neuron: Neuron
     dtype: torch.dtype
     save: bool
     dense: bool
     carry: bool
-    rule: Rule = DEFAULT
 
     def strides(self) -> tuple[list[int], list[int]]:
         """Stride and padding; a fully connected layer is a 1x1 convolution of 1x1 images."""
-        f = self.function
-        return (list(f.stride), list(f.padding)) if isinstance(f, _weighted.Conv2d) else ([1, 1], [0, 0])
+        p = self.product
+        return (list(p.stride), list(p.padding)) if isinstance(p, Conv2d) else ([1, 1], [0, 0])
 
     def images(self, x: Tensor) -> Tensor:
         """``x`` with axes for height and width: ``(rows, B, C, H, W)``."""
-        return x if isinstance(self.function, _weighted.Conv2d) else x.flatten(2)[..., None, None]
+        return x if isinstance(self.product, Conv2d) else x.flatten(2)[..., None, None]
 
     def kernel(self, weight: Tensor) -> Tensor:
         """``weight (N, C, R, S)``."""
-        return weight if isinstance(self.function, _weighted.Conv2d) else weight[..., None, None]
+        return weight if isinstance(self.product, Conv2d) else weight[..., None, None]
 
     def features(self, x: Tensor) -> Tensor:
         """The inverse of `images`."""
-        return x if isinstance(self.function, _weighted.Conv2d) else x.flatten(2)
+        return x if isinstance(self.product, Conv2d) else x.flatten(2)
 
     def outputs(
         self,
@@ -217,56 +207,50 @@ class _Layer:
         emit: bool,
         carry: bool,
     ) -> tuple[Tensor, ...]:
-        """Spikes, packed spikes, y, checkpoints and state, as images; see `_fused_ops.spike_weighted`."""
-        stride, padding = self.strides()
+        """Spikes, packed spikes, y, checkpoints and state, as images; see the operator ``spike_weighted``."""
         kernel = self.kernel(weight).to(self.dtype).contiguous(memory_format=torch.channels_last)
-        return _fused_ops.spike_weighted(
-            self.images(words),
-            kernel,
-            bias,
-            None if start is None else self.images(start),
-            self.steps,
-            stride,
-            padding,
-            save,
-            emit,
-            carry,
-            *constants(self.params),
+        start = None if start is None else self.images(start)
+        flags = save, emit, carry
+        return spike_weighted(
+            self.images(words), kernel, bias, start, write_settings(*self.neuron), self.steps, *self.strides(), *flags
         )
 
 
-# One kernel forward, but two nodes on autograd's graph: what the neurons keep and are given is free once their own
-# errors are known, before the gradient of the input takes as much again.
+# One kernel forward, but two nodes on autograd's graph: what the neurons keep and receive is freed once their own
+# errors are known, before the gradient of the input is allocated.
 
 
-class _Product(torch.autograd.Function):
-    """y = W s as autograd is to see it, without contents: its gradient is e, and becomes those of input and weights."""
+class _FusedProduct(torch.autograd.Function):
+    """y = W s as autograd sees it, without contents. Its gradient e becomes those of input and weights."""
 
     @staticmethod
-    def forward(ctx: Any, link: Tensor, words: Tensor, weight: Tensor, bias: Tensor | None, layer: _Layer) -> Tensor:
+    def forward(
+        ctx: Any, link: Tensor, words: Tensor, weight: Tensor, bias: Tensor | None, layer: _FusedLayer
+    ) -> Tensor:
         ctx.save_for_backward(words, weight)
         ctx.layer, ctx.shape, ctx.dtype = layer, link.shape, link.dtype
-        return ghost(layer.function.shape(link.shape, weight.shape), weight.new_empty((), dtype=layer.dtype))
+        return ghost(layer.product.shape(link.shape, weight.shape), weight.new_empty((), dtype=layer.dtype))
 
     @staticmethod
     @first_order
     def backward(ctx: Any, e: Tensor) -> tuple[Tensor | None, ...]:
         words, weight = ctx.saved_tensors
         layer, needed = ctx.layer, ctx.needs_input_grad
-        x = _weighted.Input(ctx.shape, ctx.dtype, None, lambda: ghost(ctx.shape, e))
-        needed_here = needed[0], False, needed[3]
-        grad_x, grad_weight, grad_bias = _weighted.gradients(layer.function, e, x, weight, needed_here)
+        with Autocast(e.device.type).restored():
+            x = KeptInput(ctx.shape, ctx.dtype, (ghost(ctx.shape, e),))
+            grad_x, _, grad_bias = layer.product.gradients(e, x, weight, (needed[0], False, needed[3]))
+        grad_weight = None
         if needed[2]:
-            grad_weight = _fused_ops.spike_weight_gradient(
+            grad_weight = fused_weight_gradient(
                 layer.images(e), layer.images(words), layer.kernel(weight), layer.steps, *layer.strides()
             ).view_as(weight)
         return None if grad_x is None else grad_x.to(ctx.dtype), None, grad_weight, grad_bias, None
 
 
-class _Neurons(torch.autograd.Function):
-    """The kernel: product and neurons. Backward is the neurons' alone, from y kept or worked out again.
+class _FusedNeurons(torch.autograd.Function):
+    """The kernel: product and neurons. Its backward is that of the neurons, from y kept or computed again.
 
-    Weight and bias have their gradients by way of y, not from here.
+    Weight and bias receive their gradients through y.
     """
 
     @staticmethod
@@ -277,7 +261,7 @@ class _Neurons(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         start: Tensor | None,
-        layer: _Layer,
+        layer: _FusedLayer,
     ) -> tuple[Tensor, Tensor, Tensor]:
         spikes, packed, current, checkpoints, after = layer.outputs(
             words, weight, bias, start, layer.save, layer.dense, layer.carry
@@ -302,14 +286,13 @@ class _Neurons(torch.autograd.Function):
             kept = layer.outputs(words, weight, bias, start, True, False, False)[2:4]
         current, checkpoints = kept
         start = None if start is None else layer.images(start)
-        settings = constants(layer.params, layer.rule)
-        e = _ops.lif_backward(layer.images(grad), current, packed, checkpoints, start, True, *settings)
+        e, _ = run_backward(layer.images(grad), current, None, packed, checkpoints, start, layer.neuron)
         return layer.features(e), None, None, None, None, None
 
 
 def _functional(
     spikes: PackedSpikes,
-    function: _weighted.Map,
+    product: Product,
     weight: Tensor,
     bias: Tensor | None,
     params: LIFParameters,
@@ -322,12 +305,12 @@ def _functional(
     if not isinstance(params, LIFParameters):
         raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
     result: PackedSpikes | Tensor
-    if can_fuse(spikes.device, weight):
-        result, after = run(
-            spikes, function, weight, bias, params, state, recompute=recompute, carry=carry, dense=False, rule=rule
-        )
+    autocast = Autocast.now(weight.device.type).dtype
+    layer = Layer(product, Neuron(params, rule), spikes.steps, recompute, autocast)
+    if can_fuse(weight):
+        result, after = run(layer, spikes, weight, bias, state, carry, dense=False)
     else:
-        result, after = composed(spikes.dense(), function, weight, bias, params, state, recompute, carry, rule)
+        result, after = run_layer(layer, spikes, weight, bias, None, state, carry, packed_out=True, bits_out=True)
     packed = result if isinstance(result, PackedSpikes) else PackedSpikes.pack(result)
     return packed if after is None else (packed, after)
 
@@ -352,7 +335,7 @@ def _check_layer(spikes: object, weight: object, bias: object, axes: int) -> Non
         raise ValueError(f"bias must be a tensor ({weight.shape[0]},) or None, got {given}")
 
 
-def _check_images(spikes: PackedSpikes, weight: Tensor, function: _weighted.Conv2d) -> None:
+def _check_images(spikes: PackedSpikes, weight: Tensor, function: Conv2d) -> None:
     if len(spikes.shape) != 5 or spikes.shape[2] != weight.shape[1]:
         raise ValueError(f"spikes must be (T, B, {weight.shape[1]}, H, W), got shape {tuple(spikes.shape)}")
     if min(function.shape(spikes.shape, weight.shape)[3:]) < 1:

@@ -26,7 +26,10 @@ from tssl_triton._errors import UserError
 from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import Rule, checked_rule
 
-from .weighted import LIF, SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential, TimeSharedDropout
+from .neurons import LIF
+from .pooling import SpikePool2d, TimeSharedDropout
+from .sequential import SpikingSequential
+from .weighted import SpikingConv2d, SpikingLinear
 
 Pool = Literal["sum", "average", "max"]
 Padding = int | Literal["same"] | Sequence[int | Literal["same"]]

@@ -1,61 +1,76 @@
-"""Linear maps and pooling on spike trains that keep packed bits for backward, never float spike tensors.
+"""Products of a layer's input with its weights, and their gradients. Time is part of the batch.
 
-Each takes ``(T, B, *)`` and treats time as more of the batch. Without a packed form of its input at hand (see
-`tssl_triton.operators.records`) a map with weights keeps the dense input. Under torch.compile it is plain PyTorch,
-and what is
-kept the compiler's choice.
+A product keeps its input for the gradient of the weights: as packed spikes where it has them (`PackedSpikes`), else as
+the tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tssl_triton._checks import check_images
-from tssl_triton.cpu import spike_products as _spike_products
-from tssl_triton.cpu.spike_products import Listed
-from tssl_triton.cpu.sum_pooling import SumPool
+from tssl_triton._checks import check_features
 from tssl_triton.kernels.geometry import Geometry
-from tssl_triton.operators.autocast import Autocast
-from tssl_triton.operators.first_order import final
-from tssl_triton.operators.records import Packed, recall, remember
+from tssl_triton.operators import (
+    Autocast,
+    PackedSpikes,
+    Recipe,
+    first_order,
+    is_traced,
+    spike_product,
+    spike_weight_gradient,
+)
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-class Input(NamedTuple):
-    """The input ``(T, B, *)`` of a map.
+class KeptInput:
+    """The input ``(T, B, *)`` of a product, as it is kept for backward.
 
     Args:
         shape, dtype: of the dense input.
-        packed: its packed form, where it has one.
-        dense: the dense input, made when it is asked for.
-        turned: the same, with channels last in memory where it can be made so as soon; None if it is at hand already.
-        listed: who fires, where a product has found out.
-        directly: whether nobody follows what becomes of it, as far as `tssl_triton.nn.prepared.direct` has been asked.
+        tensors: the dense input alone; or with a ``recipe`` the tensors that this computes it from.
+        recipe: how to compute the dense input, as of `PackedSpikes`.
+        twice: whether the dense input, once computed, is held for a second use.
     """
 
-    shape: Sequence[int]
-    dtype: torch.dtype
-    packed: Packed | None
-    dense: Callable[[], Tensor]
-    turned: Callable[[], Tensor] | None = None
-    listed: Listed | None = None
-    directly: bool = False
+    def __init__(
+        self,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        tensors: Sequence[Tensor],
+        recipe: Recipe | None = None,
+        twice: bool = False,
+    ) -> None:
+        self.shape, self.dtype, self.tensors, self.recipe = shape, dtype, tuple(tensors), recipe
+        self._twice = twice
+        self._dense = tensors[0] if recipe is None else None
+
+    def dense(self, channels_last: bool = False) -> Tensor:
+        """The dense input; with ``channels_last`` images may come in that memory format."""
+        if self._dense is not None:
+            return self._dense
+        assert self.recipe is not None
+        dense = self.recipe.dense(self.tensors, self.dtype, channels_last and not self._twice)
+        if self._twice:
+            self._dense = dense
+        return dense
 
 
-def _as(dtype: torch.dtype, x: Tensor) -> Tensor:
-    """x in a type: itself where it has it, without a call of PyTorch's."""
-    return x if x.dtype == dtype else x.to(dtype)
+Input = Tensor | PackedSpikes | KeptInput
+"""Of a product."""
 
 
-class Linear:
+class Linear(NamedTuple):
     """``x (T, B, *)``, features flattened, times ``weight (out, in)``: ``(T, B, out)``."""
+
+    def check(self, x: Sequence[int], weight: Sequence[int]) -> None:
+        """Raise ValueError for an input of a shape that the weights do not fit."""
+        check_features("x", x, weight[1])
 
     def shape(self, x: Sequence[int], weight: Sequence[int]) -> tuple[int, ...]:
         """Shape of the output for an input of shape ``x``."""
@@ -64,26 +79,30 @@ class Linear:
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x if x.dim() == 3 else x.flatten(2), weight, bias)
 
-    def gradients(self, grad: Tensor, x: Input, weight: Tensor, needed: Sequence[bool]) -> Gradients:
-        """Gradients of input, weight and bias, those ``needed``."""
+    def of(self, x: Input, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The product of an input, from packed spikes where that is faster."""
+        if isinstance(x, Tensor):
+            return self(x, weight, bias)
+        y, spikes = None, _spikes_of(x)
+        if spikes is not None:
+            y = spike_product(*spikes, weight, bias)
+        return self(_dense(x), weight, bias) if y is None else y
+
+    def gradients(self, grad: Tensor, x: KeptInput, weight: Tensor, needed: Sequence[bool]) -> Gradients:
+        """Gradients of input, weight and bias, as far as they are ``needed``."""
         grad_x = grad_weight = grad_bias = None
         if needed[0]:
-            grad_x = (grad.flatten(0, 1) @ _as(grad.dtype, weight)).view(x.shape)
+            grad_x = (grad.flatten(0, 1) @ _in(grad.dtype, weight)).view(x.shape)
         if needed[1]:
-            if x.packed is not None:
-                grad_weight = _spike_products.weight_gradient(
-                    grad, x.packed, weight, known=x.listed, directly=x.directly
-                )
+            spikes = _spikes_of(x)
+            if spikes is not None:
+                grad_weight = spike_weight_gradient(grad, *spikes, weight)
             if grad_weight is None:
-                dense = _as(grad.dtype, x.dense())
-                grad_weight = _as(weight.dtype, grad.flatten(0, 1).t() @ dense.reshape(-1, weight.shape[1]))
+                dense = _in(grad.dtype, x.dense())
+                grad_weight = _in(weight.dtype, grad.flatten(0, 1).t() @ dense.reshape(-1, weight.shape[1]))
         if needed[2]:
             grad_bias = grad.flatten(0, 1).sum(0).to(weight.dtype)
         return grad_x, grad_weight, grad_bias
-
-
-LINEAR = Linear()
-"""It is the same for all layers."""
 
 
 class Conv2d(NamedTuple):
@@ -91,6 +110,16 @@ class Conv2d(NamedTuple):
 
     stride: tuple[int, int]
     padding: tuple[int, int]
+
+    def check(self, x: Sequence[int], weight: Sequence[int]) -> None:
+        """Raise ValueError for an input of a shape that the weights do not fit."""
+        if len(x) != 5 or x[2] != weight[1]:
+            raise ValueError(f"x must be (T, B, {weight[1]}, H, W), got shape {tuple(x)}")
+        if min(self.shape(x, weight)[3:]) < 1:
+            raise ValueError(
+                f"x must hold images that a kernel of {tuple(weight[2:])} fits into with padding {self.padding}, "
+                f"got shape {tuple(x)}"
+            )
 
     def shape(self, x: Sequence[int], weight: Sequence[int]) -> tuple[int, ...]:
         """Shape of the output for an input of shape ``x``."""
@@ -100,10 +129,14 @@ class Conv2d(NamedTuple):
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x.flatten(0, 1), weight, bias, self.stride, self.padding).unflatten(0, x.shape[:2])
 
-    def gradients(self, grad: Tensor, x: Input, weight: Tensor, needed: Sequence[bool]) -> Gradients:
-        """Gradients of input, weight and bias, those ``needed``."""
-        # A GPU accumulates in float32. A CPU would add one sample's 16-bit gradient to the next one's in 16 bits, ten
-        # times as far from the truth as one rounding is.
+    def of(self, x: Input, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The product of an input."""
+        return self(x if isinstance(x, Tensor) else _dense(x), weight, bias)
+
+    def gradients(self, grad: Tensor, x: KeptInput, weight: Tensor, needed: Sequence[bool]) -> Gradients:
+        """Gradients of input, weight and bias, as far as they are ``needed``."""
+        # A GPU accumulates in float32. A CPU would add up the 16-bit gradients of samples in 16 bits, with ten times
+        # the error of one rounding.
         narrow = grad.device.type == "cpu" and grad.dtype in (torch.float16, torch.bfloat16)
         accumulated = torch.float32 if narrow else grad.dtype
         rows, filters = grad.flatten(0, 1).to(accumulated), weight.to(grad.dtype).to(accumulated)
@@ -112,19 +145,19 @@ class Conv2d(NamedTuple):
         def backward(rows: Tensor, images: Tensor, needed: Sequence[bool]) -> Any:
             return torch.ops.aten.convolution_backward(rows, images, filters, *sizes, needed)
 
-        def images(x: Tensor) -> Tensor:
-            return x.flatten(0, 1).to(grad.dtype).to(accumulated)
+        def images(dense: Tensor) -> Tensor:
+            return dense.flatten(0, 1).to(grad.dtype).to(accumulated)
 
         of_x, of_weight, of_bias = needed
         grad_x = None
-        if of_weight and _is_faster_turned(rows, x.shape[2]):
-            turned = images((x.turned or x.dense)()).contiguous(memory_format=torch.channels_last)
+        if of_weight and _prefers_channels_last(rows, x.shape[2]):
+            channels_last = images(x.dense(channels_last=True)).contiguous(memory_format=torch.channels_last)
             beside = rows.contiguous(memory_format=torch.channels_last)
-            _, grad_weight, grad_bias = backward(beside, turned, (False, True, of_bias))
+            _, grad_weight, grad_bias = backward(beside, channels_last, (False, True, of_bias))
             grad_weight = grad_weight.contiguous()
-            del turned, beside
+            del channels_last, beside
             if of_x:
-                like = rows.new_empty(x.shape).flatten(0, 1)  # only its shape matters: no memory is touched
+                like = rows.new_empty(x.shape).flatten(0, 1)  # the operator reads its shape alone
                 grad_x, _, _ = backward(rows, like, (True, False, False))
         else:
             grad_x, grad_weight, grad_bias = backward(rows, images(x.dense()), (of_x, of_weight, of_bias))
@@ -135,130 +168,66 @@ class Conv2d(NamedTuple):
         )
 
 
-def _is_faster_turned(rows: Tensor, channels: int) -> bool:
-    """Whether the gradient of a convolution's weights is sooner had with channels last in memory, copies included.
+Product = Linear | Conv2d
 
-    oneDNN takes 16 channels at a time, or the one to three of a picture; numbers between it takes as fast only there.
+LINEAR = Linear()
+
+
+def _dense(x: PackedSpikes | KeptInput) -> Tensor:
+    """The dense input: the link of packed spikes, where that has contents."""
+    return x.link if isinstance(x, PackedSpikes) and any(x.link.stride()) else x.dense()
+
+
+def _spikes_of(x: PackedSpikes | KeptInput) -> tuple[Tensor, int, Tensor | None] | None:
+    """Packed spikes, T, and the factors of dropout, as the products from bits take them; None for other inputs."""
+    if x.recipe is None:
+        return None
+    steps, functions = x.recipe
+    if not functions:
+        return x.tensors[0], steps, None
+    return (x.tensors[0], steps, x.tensors[1]) if functions == _DROPPED_OUT else None
+
+
+_DROPPED_OUT = ((torch.mul, 1),)
+
+
+def _in(dtype: torch.dtype, x: Tensor) -> Tensor:
+    """x in a type; x itself, without a call of PyTorch, where it has the type."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+def _prefers_channels_last(rows: Tensor, channels: int) -> bool:
+    """Whether the gradient of a convolution's weights is faster with channels last, copies included.
+
+    oneDNN has fast kernels for multiples of 16 channels and for the one to three of a picture; in between it is as fast
+    with channels last only.
     """
     return rows.device.type == "cpu" and channels > 3 and channels % 16 > 0 and rows.is_contiguous()
 
 
-Map = Linear | Conv2d
-
-
-def gradients(function: Map, grad: Tensor, x: Input, weight: Tensor, needed: Sequence[bool]) -> Gradients:
-    """The gradients of ``function`` in the dtype of ``grad``, which is forward's: an autocast of now is not."""
-    with Autocast(grad.device.type).again():
-        return function.gradients(grad, x, weight, needed)
-
-
-def product(
-    function: Map,
-    packed: Packed | None,
-    dense: Callable[[], Tensor],
-    weight: Tensor,
-    bias: Tensor | None,
-    kept: list[Listed] | None = None,
-    directly: bool = False,
-) -> Tensor:
-    """``function`` of an input: from packed spikes where there are some and that is faster, or else from dense ones.
-
-    Who fires is added to ``kept``, where the product found out. That nobody follows may be known: ``directly``.
-    """
-    y = None
-    if packed is not None and isinstance(function, Linear):
-        y = _spike_products.product(packed, weight, bias, kept=kept, directly=directly)
-    return function(dense(), weight, bias) if y is None else y
-
-
-def weighted(function: Map, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``function(x, weight, bias)``, which keeps the packed form of x for backward where there is one."""
-    if torch.compiler.is_compiling():
-        return function(x, weight, bias)
-    return _Weighted.apply(x, weight, bias, function, recall(x))
-
-
-def kept(x: Tensor, packed: Packed | None) -> tuple[Tensor, ...]:
-    """What a map saves of its input: the packed form's tensors, or else the input itself."""
-    return (x,) if packed is None else packed.tensors()
-
-
-def rebuilt(packed: Packed | None, saved: Sequence[Tensor], dtype: torch.dtype, last: bool = False) -> Tensor:
-    """The input, of ``dtype``, from what `kept` returned; ``last`` as for `Packed.rebuild`."""
-    return saved[0] if packed is None else packed.rebuild(tuple(saved), dtype, last)
-
-
-def pooled(x: Tensor, pool: SumPool) -> Tensor:
-    """``pool`` of ``x (T, B, C, H, W)``."""
-    check_images("x", x.shape, pool.size)
-    return _followed(x, pool(x), pool)
-
-
-def max_pool2d(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """The maximum over each window of ``size``, for ``x (T, B, C, H, W)``."""
-    check_images("x", x.shape, size)
-
-    def pool(dense: Tensor) -> Tensor:
-        return F.max_pool2d(dense.flatten(0, 1), size).unflatten(0, dense.shape[:2])
-
-    packed = recall(x)
-    if packed is None:
-        return pool(x)
-    return _followed(x, _Recomputed.apply(x, pool, packed, *packed.tensors()), pool)
-
-
-def scaled_by(x: Tensor, mask: Tensor) -> Tensor:
-    """``x (T, B, *)`` times ``mask (B, *)`` at every step."""
-    return _followed(x, x * mask, torch.mul, mask)
-
-
-def _followed(x: Tensor, result: Tensor, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """``result``, remembered as ``function`` of the packed form of ``x`` if ``x`` has one."""
-    packed = recall(x)
-    if packed is not None:
-        remember(result, packed.followed_by(function, *tensors))
-    return result
+def weighted(product: Product, x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``product(x, weight, bias)``, which keeps packed spikes for backward where x has them."""
+    if isinstance(x, Tensor):
+        return product(x, weight, bias)
+    if is_traced([x.link, weight, bias]):
+        return product(x.dense(), weight, bias)
+    return _Weighted.apply(x.link, weight, bias, product, x)
 
 
 class _Weighted(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, function: Map, packed: Packed | None
+        ctx: Any, link: Tensor, weight: Tensor, bias: Tensor | None, product: Product, x: PackedSpikes
     ) -> Tensor:
-        ctx.save_for_backward(weight, *kept(x, packed))
-        ctx.function, ctx.packed, ctx.shape, ctx.dtype = function, packed, x.shape, x.dtype
-        return product(function, packed, lambda: x, weight, bias)
+        ctx.save_for_backward(weight, *x.tensors)
+        ctx.product, ctx.kept = product, (x.shape, x.dtype, x.recipe)
+        return product(x.dense(), weight, bias)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, *saved = ctx.saved_tensors
-
-        # On a graph of gradients it would be a constant, which the input that it is rebuilt for is not.
-        constant = ctx.packed is not None and torch.is_grad_enabled() and ctx.needs_input_grad[0]
-
-        def dense(last: bool = False) -> Tensor:
-            x = rebuilt(ctx.packed, saved, ctx.dtype, last)
-            return final(x, weight, grad) if constant else x
-
-        x = Input(ctx.shape, ctx.dtype, None if constant else ctx.packed, dense, partial(dense, True))
-        grads = gradients(ctx.function, grad, x, weight, ctx.needs_input_grad[:3])
-        return (*grads, None, None)
-
-
-class _Recomputed(torch.autograd.Function):
-    """``function(x)``; backward rebuilds x from its packed form and differentiates the function again."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor], packed: Packed, *kept: Tensor) -> Tensor:
-        ctx.save_for_backward(*kept)
-        ctx.packed, ctx.function, ctx.dtype = packed, function, x.dtype
-        return function(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x = ctx.packed.rebuild(ctx.saved_tensors, ctx.dtype)
-        twice = torch.is_grad_enabled()
-        with torch.enable_grad():
-            x.requires_grad_()
-            (grad_x,) = torch.autograd.grad(ctx.function(x), x, grad, create_graph=twice)
-        return (grad_x, None, None, *[None] * len(ctx.saved_tensors))
+        weight, *tensors = ctx.saved_tensors
+        shape, dtype, recipe = ctx.kept
+        with Autocast(grad.device.type).restored():
+            x = KeptInput(shape, dtype, tensors, recipe)
+            return *ctx.product.gradients(grad, x, weight, ctx.needs_input_grad[:3]), None, None

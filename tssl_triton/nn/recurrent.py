@@ -1,4 +1,4 @@
-"""A spiking layer whose neurons hear one another a step later."""
+"""A fully connected spiking layer with feedback."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from torch import Tensor, nn
 
 from tssl_triton._checks import check_count, check_features, check_flag, check_like, check_same_dtype, check_sequence
 from tssl_triton.encoding import StaticInput
-from tssl_triton.functional import LIFState, constants, stacked, stacked_constants
-from tssl_triton.operators import records as _packed
-from tssl_triton.operators import recurrent as _recurrent_ops
-from tssl_triton.operators.packed_spikes import PackedSpikes
-from tssl_triton.operators.registration import differentiable
+from tssl_triton.functional import LIFState, stacked, stacked_constants
+from tssl_triton.operators import PackedSpikes, Recipe, differentiable, is_traced, recurrent_forward, write_settings
 from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import Rule
 
-from . import products as _weighted
-from .weighted import LIF, Input, each_step, initial_weight
+from .neurons import LIF, Input, each_step
+from .products import LINEAR, weighted
+from .weighted import initial_weight
 
 
 class RecurrentState(NamedTuple):
@@ -29,7 +27,7 @@ class RecurrentState(NamedTuple):
         current: synaptic current i after the last step.
         membrane: membrane potential v after the last step and its reset.
         psc: postsynaptic current a that the neurons' own spikes have left.
-        spikes: spikes of the last step, which the next one hears.
+        spikes: spikes of the last step, the feedback of the next one.
     """
 
     current: Tensor
@@ -52,8 +50,8 @@ class SpikingRecurrent(LIF):
         learn: constants of the neurons that are parameters, see `LIF`.
         per: one value of each per ``"layer"`` or per ``"neuron"``.
 
-    W x is one product for all steps; V s[t-1] is one for each, between two steps of the neurons. The error of a spike
-    comes from above and, through V, from the step after it ::
+    W x is one product for all steps; V s[t-1] is a product for each step. The error of a spike comes from the loss and,
+    through V, from the next step ::
 
         G[t] = dL/ds[t] + V^T e[t+1],      dL/dV = sum over t of e[t] s[t-1]^T
 
@@ -86,40 +84,47 @@ class SpikingRecurrent(LIF):
     ) -> Tensor | tuple[Tensor, RecurrentState]:
         """Spikes ``(T, B, hidden)`` for ``x (T, B, *)``, a `StaticInput` or `PackedSpikes`; with ``return_state`` the
         state after the last step too."""
-        x = x.dense() if isinstance(x, PackedSpikes) else x
-        feed = self._product(x.values[None] if isinstance(x, StaticInput) else x)
-        steps = x.steps if isinstance(x, StaticInput) else len(feed)
-        start, before = self._start(state, feed)
+        spikes, after = self._run(x, state, return_state)
+        return spikes if after is None else (spikes, after)
+
+    def _run(
+        self, x: Input, state: RecurrentState | None, carry: bool, following: nn.Module | None = None
+    ) -> tuple[Tensor | PackedSpikes, RecurrentState | None]:
+        values = self._product(x.values[None] if isinstance(x, StaticInput) else x)
+        steps = x.steps if isinstance(x, StaticInput) else len(values)
+        start, before = self._start(state, values)
         learnt = self._learnt()
-        rows = None if learnt is None else stacked_constants(learnt, self.params, feed)
-        keep = differentiable(feed, self.recurrent_weight, rows)
-        spikes, words, _, _, final = _recurrent_ops.recurrent_forward(
-            feed, self.recurrent_weight, rows, start, before, steps, keep, *constants(self.params, self.rule)
+        rows = None if learnt is None else stacked_constants(learnt, self.params, values)
+        keep = differentiable(values, self.recurrent_weight, rows)
+        settings = write_settings(self.params, self.rule)
+        spikes, words, _, _, final = recurrent_forward(
+            values, self.recurrent_weight, rows, start, before, settings, steps, keep
         )
-        if keep:
-            _packed.remember(spikes, _packed.Packed(words.detach(), steps))
-        if return_state:
-            current, membrane, psc = final.detach().unbind(0)
-            return spikes, RecurrentState(current, membrane, psc, spikes[-1].detach())
-        return spikes
+        after = None
+        if carry:
+            after = RecurrentState(*final.detach().unbind(0), spikes[-1].detach())
+        if keep and following is not None and not is_traced([spikes]):
+            return PackedSpikes((words.detach(),), Recipe(steps), spikes), after
+        return spikes, after
 
     def weighted(self, x: Input) -> Input:
         """``W x (+ bias)``, ``(T, B, hidden)``: what y is without feedback."""
         return each_step(x, self._product)
 
-    def _product(self, x: Tensor) -> Tensor:
-        check_features("x", check_sequence("x", x).shape, self.in_features)
-        check_same_dtype("x", x, self.weight)
-        return _weighted.weighted(_weighted.LINEAR, x, self.weight, self.bias)
+    def _product(self, x: Tensor | PackedSpikes) -> Tensor:
+        link = check_sequence("x", x.link if isinstance(x, PackedSpikes) else x)
+        check_features("x", link.shape, self.in_features)
+        check_same_dtype("x", link, self.weight)
+        return weighted(LINEAR, x, self.weight, self.bias)
 
-    def _start(self, state: RecurrentState | None, feed: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The neurons' state ``(3, B, H)`` and the spikes that the first step hears ``(B, H)``."""
+    def _start(self, state: RecurrentState | None, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The neurons' state ``(3, B, H)`` and the spikes of the step before the first, ``(B, H)``."""
         if state is None:
             return None, None
         if not isinstance(state, RecurrentState):
             raise TypeError(f"state must be a RecurrentState, got {type(state).__name__}")
-        heard = check_like("state.spikes", state.spikes, tuple(feed.shape[1:]), feed.device)
-        return stacked(LIFState(*state[:3]), feed), heard.detach()
+        spikes = check_like("state.spikes", state.spikes, tuple(y.shape[1:]), y.device)
+        return stacked(LIFState(*state[:3]), y), spikes.detach()
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.hidden}, {super().extra_repr()}"

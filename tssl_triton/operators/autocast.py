@@ -1,4 +1,4 @@
-"""Autocast as layers need it: what it is now, off, and as it was; on devices without autocast it is simply off."""
+"""Autocast settings: the one in force, off, and one from before. Devices without autocast have it off."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _available = functools.cache(torch.amp.is_autocast_available)
 
 @dataclass(frozen=True)
 class Autocast:
-    """An autocast setting of a device, to be had again when it is no longer in force; None is off."""
+    """An autocast setting of a device, which can be restored later; None is off."""
 
     device: str
     dtype: torch.dtype | None = None
@@ -27,7 +27,7 @@ class Autocast:
             return cls(device, torch.get_autocast_dtype(device))
         return cls(device)
 
-    def again(self) -> AbstractContextManager[Any]:
+    def restored(self) -> AbstractContextManager[Any]:
         """A block in which this setting is in force."""
         if not _available(self.device) or (self.dtype is None and not torch.is_autocast_enabled(self.device)):
             return _AS_IT_IS

@@ -1,7 +1,7 @@
-"""Gradients that have no gradient of their own: who asks for a second derivative is told so.
+"""Gradients without a gradient of their own: a second derivative raises instead of being silently wrong.
 
-PyTorch's ``once_differentiable`` tells only where the incoming gradient is on a graph itself. Elsewhere it returns
-numbers that look like constants, and what is added to a loss because of them has no effect.
+PyTorch's ``once_differentiable`` raises only where the incoming gradient is on a graph itself. Elsewhere it returns
+constants, and what is added to a loss because of them has no effect.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ Gradients = tuple[Tensor | None, ...]
 
 
 def first_order(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
-    """Decorator of a ``backward``, which runs without a graph; with ``create_graph=True`` its results are `final`."""
+    """Decorator of a ``backward``, which runs without a graph.
+
+    With ``create_graph=True`` its results are passed through `no_second_derivative`.
+    """
 
     @functools.wraps(backward)
     def wrapped(ctx: Any, *grads: Tensor | None) -> Gradients:
@@ -25,17 +28,17 @@ def first_order(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
             return backward(ctx, *grads)
         with torch.no_grad():
             found = backward(ctx, *grads)
-        return tuple(None if x is None else final(x, *ctx.saved_tensors, *grads) for x in found)
+        return tuple(None if x is None else no_second_derivative(x, *ctx.saved_tensors, *grads) for x in found)
 
     return wrapped
 
 
-def final(x: Tensor, *of: Tensor | None) -> Tensor:
-    """``x``, a function ``of`` others, as a tensor that raises RuntimeError when it is differentiated."""
-    return _Final.apply(x.detach().requires_grad_(), *of)
+def no_second_derivative(x: Tensor, *of: Tensor | None) -> Tensor:
+    """``x``, a function ``of`` other tensors, as a tensor that raises RuntimeError when it is differentiated."""
+    return _NoSecondDerivative.apply(x.detach().requires_grad_(), *of)
 
 
-class _Final(torch.autograd.Function):
+class _NoSecondDerivative(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *of: Tensor | None) -> Tensor:
         return x.view_as(x)

@@ -1,8 +1,8 @@
-"""The operators of the fused layers; they run Triton kernels and nothing else.
+"""Fused layers as operators: weights, synapse and neurons in one Triton kernel.
 
-A CPU without Triton's interpreter has no such kernel: `tssl_triton.nn.fused` composes the layer there, and these raise.
-All images are (B, C, H, W); a fully connected layer has images of 1x1. Outputs have the neurons of a pixel side by
-side in memory (channels_last), which is what a tile of a program writes.
+A CPU without Triton's interpreter has no such kernel: `tssl_triton.nn.fused` composes the layer there, and these
+operators raise. All images are (B, C, H, W); a fully connected layer has images of 1x1. Outputs have the neurons of a
+pixel side by side in memory (channels_last), as a tile of a program writes them.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tssl_triton.kernels.geometry import Geometry
 from tssl_triton.kernels.layout import checkpoint_rows, word_count, word_dtype
 
-from .neuron import _backend, interpreting, parameters
+from . import devices, settings
 from .registration import operator
 
-
-def has_kernels(device: torch.device) -> bool:
-    """Whether the fused kernels run on ``device``: on a GPU, or on a CPU under Triton's interpreter."""
-    return device.type == "cuda" or interpreting()
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @operator
@@ -29,42 +27,35 @@ def spike_weighted(
     weight: Tensor,
     bias: Tensor | None,
     state: Tensor | None,
+    neuron: str,
     steps: int,
     stride: list[int],
     padding: list[int],
     save: bool,
     emit: bool,
     carry: bool,
-    tau_mem: float,
-    tau_syn: float,
-    threshold: float,
-    reset: str,
-    max_slope: float,
-    warmup: str,
-    variant: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> Outputs:
     """Weights, synapse and neurons on packed spikes ``(words, B, C, H, W)``.
 
     Returns ``(T, B, N, H', W')`` spikes, empty unless ``emit``; packed spikes ``(words, B, N, H', W')``; y, shaped as
     the spikes, and checkpoints, empty unless ``save``; the new state ``(3, B, N, H', W')``, empty unless ``carry``.
     """
-    params = parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
     geometry = _geometry(words, weight, stride, padding)
     spikes, packed, current, checkpoints, new_state = _outputs(words, weight, steps, stride, padding, save, emit, carry)
     if packed.numel():
-        _kernels(words.device).spike_weighted(
+        _kernels(words).spike_weighted(
             inputs=words,
             weight=weight,
             bias=bias,
             words=_pixels(packed),
             spikes=_pixels(spikes) if emit else None,
             current=_pixels(current) if save else None,
-            checkpoints=checkpoints if save else None,
+            checkpoints=_pixels(checkpoints) if save else None,
             state=None if state is None else _pixels(state),
             new_state=_pixels(new_state) if carry else None,
             steps=steps,
             geometry=geometry,
-            params=params,
+            params=settings.read(neuron).params,
         )
     return spikes, packed, current, checkpoints, new_state
 
@@ -75,14 +66,14 @@ def _(
     weight: Tensor,
     bias: Tensor | None,
     state: Tensor | None,
+    neuron: str,
     steps: int,
     stride: list[int],
     padding: list[int],
     save: bool,
     emit: bool,
     carry: bool,
-    *_: Any,
-) -> tuple[Tensor, ...]:
+) -> Outputs:
     return _outputs(words, weight, steps, stride, padding, save, emit, carry)
 
 
@@ -94,7 +85,7 @@ def spike_weight_gradient(
     if not grad_current.numel() or not words.numel():
         return torch.zeros_like(weight)
     geometry = _geometry(words, weight, stride, padding)
-    backend = _kernels(words.device)
+    backend = _kernels(words)
     return backend.weight_gradient(_pixels(grad_current), words, weight, steps=steps, geometry=geometry)
 
 
@@ -103,18 +94,16 @@ def _(grad_current: Tensor, words: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(weight)
 
 
-def _kernels(device: torch.device) -> Any:
-    if not has_kernels(device):
+def _kernels(words: Tensor) -> Any:
+    if not devices.has_fused_kernel(words.device, torch.float32):
         raise RuntimeError(
-            f"the fused operators are Triton kernels and have no implementation for {device}; call "
+            f"the fused operators are Triton kernels and have no implementation for {words.device}; call "
             "tssl_triton.spike_linear or spike_conv2d, which compose the layer there"
         )
-    return _backend(device)
+    return devices.launchers(words.device)
 
 
-def _geometry(words: Tensor, weight: Tensor, stride: list[int], padding: list[int]) -> Any:
-    from tssl_triton.kernels.geometry import Geometry
-
+def _geometry(words: Tensor, weight: Tensor, stride: list[int], padding: list[int]) -> Geometry:
     height, width = words.shape[3:]
     kernel = (weight.shape[2], weight.shape[3])
     return Geometry.of(height, width, kernel, (stride[0], stride[1]), (padding[0], padding[1]))
@@ -129,10 +118,9 @@ def _outputs(
     save: bool,
     emit: bool,
     carry: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> Outputs:
     geometry = _geometry(words, weight, stride, padding)
     shape = (words.shape[1], geometry.out_h, geometry.out_w, weight.shape[0])
-    neurons = shape[0] * shape[1] * shape[2] * shape[3]
 
     def rows(count: int, dtype: torch.dtype) -> Tensor:
         return words.new_empty((count, *shape), dtype=dtype).permute(0, 1, 4, 2, 3)
@@ -141,7 +129,7 @@ def _outputs(
         rows(steps if emit else 0, weight.dtype),
         rows(word_count(steps), word_dtype(steps)),
         rows(steps if save else 0, weight.dtype),
-        words.new_empty((checkpoint_rows(steps) if save else 0, neurons), dtype=torch.float32),
+        rows(checkpoint_rows(steps) if save else 0, torch.float32),
         rows(3 if carry else 0, torch.float32),
     )
 

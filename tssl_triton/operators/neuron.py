@@ -1,356 +1,280 @@
-"""The operators: what they compute, what they allocate, how they differentiate.
+"""The leaky integrate-and-fire neuron as operators: allocation, memory order and gradient.
 
-An operator sees shapes and memory order; what happens per neuron is left to the implementation for its device:
-`tssl_triton.kernels` (Triton) on a GPU, `tssl_triton.cpu.neuron` (loops in C++) on a CPU, or the Triton kernels on a
-CPU
-where ``TRITON_INTERPRET=1`` asks for them. A GPU tensor runs the Triton kernels or raises; it never falls back.
+``lif_forward`` and ``lif_backward`` are for autograd, compilers and dispatch modes. `run_forward` and `run_backward`
+are the same computation without the registration; a layer's node calls these.
 
-==================  ==================================================================================
-operator            what backward keeps
-==================  ==================================================================================
-lif_forward         current, packed spikes, checkpoints where the run is longer than one window, state
-lif_inference       not differentiable: spikes of one byte, where nothing is to be learnt
-psc_filter          nothing: it is linear
-pack, unpack        not differentiable
-==================  ==================================================================================
+For backward are kept: y (the current), the packed spikes, the state before each window of a long run but the first
+(checkpoints), the initial state, and learnt constants. Forward is the same for every learning rule.
+
+Shapes: ``current`` is (T, B, *), or (1, B, *) where one input serves all ``steps`` steps; its gradient then is the sum
+over time. A state is the triple (i, v, a), stacked: (3, B, *). Learnt ``constants`` are (tau_mem, tau_syn, threshold),
+stacked: (3, B, *); they replace those of the neuron's settings.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-import os
 from collections.abc import Callable
-from types import ModuleType
-from typing import Any
+from contextlib import nullcontext
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
-from tssl_triton.cpu import compiler as _cpp
-from tssl_triton.cpu import neuron as _cpu
+from tssl_triton._torch_private import profiling
 from tssl_triton.kernels.layout import arithmetic_dtype, checkpoint_rows, word_count, word_dtype
-from tssl_triton.parameters import LIFParameters
-from tssl_triton.rules import Surrogate
 
-from .layout import empty_rows, flat, in_layout_of, time_dense
+from . import devices, settings
+from .layout import empty_rows, in_layout_of, time_dense
 from .registration import operator
+from .settings import Neuron
 
 
-@functools.cache
-def interpreting() -> bool:
-    """Whether Triton kernels run on CPU tensors, under Triton's interpreter; for a whole process, as Triton decides."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+class Forward(NamedTuple):
+    """Results of a run; None for what was not asked for."""
+
+    spikes: Tensor | None
+    """``(T, B, *)``."""
+    words: Tensor | None
+    """Packed spikes ``(words, B, *)``."""
+    checkpoints: Tensor | None
+    """``(3 (windows - 1), B, *)``; None for a run of one window too."""
+    state: Tensor | None
+    """State after the last step, ``(3, B, *)``."""
 
 
-def implementation(device: torch.device | str = "cpu") -> str:
-    """Name of what runs on ``device``: ``"triton"``, ``"triton-interpreter"``, ``"native"`` or ``"eager"``."""
-    if torch.device(device).type == "cuda":
-        return "triton"
-    return "triton-interpreter" if interpreting() else _cpp.implementation()
+def run_forward(
+    current: Tensor,
+    constants: Tensor | None,
+    state: Tensor | None,
+    neuron: Neuron,
+    steps: int,
+    *,
+    synapse: bool = True,
+    keep: bool,
+    carry: bool,
+    dense: bool = True,
+    spike_dtype: torch.dtype | None = None,
+) -> Forward:
+    """Run the neurons on a time-dense ``current``.
+
+    ``keep`` asks for packed spikes and checkpoints, ``carry`` for the state afterwards. Without ``dense`` the spikes
+    may be left out, where an implementation can write the packed ones alone.
+    """
+    size = current.shape, current.stride(), current.dtype, current.device
+    launch, outputs = _prepared(*size, steps, keep, carry, dense, spike_dtype)
+    found = _allocated(outputs, current.device)
+    if launch is None:
+        return found
+    options: dict[str, Any] = {"params": neuron.params, "synapse": synapse}
+    if found.spikes is None:
+        options["steps"] = steps
+    if constants is not None:
+        options["constants"] = in_layout_of(constants, current)
+    if state is not None:
+        state = in_layout_of(state, current)
+    with record_function("tssl_triton::lif_forward") if profiling() else _NO_RECORD:
+        launch(current, *found[:3], state, found.state, **options)
+    return found
 
 
-def on_loops(device: torch.device) -> bool:
-    """Whether the loops for the CPU run there, or what stands for them where there is no compiler."""
-    return device.type == "cpu" and not interpreting()
+_NO_RECORD = nullcontext()
+
+Output = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+"""Shape, strides and type of a tensor to allocate."""
 
 
-def _backend(device: torch.device) -> ModuleType:
-    """The module whose functions fill the outputs of the operators below."""
-    if device.type == "cuda" or interpreting():
-        return importlib.import_module(".kernels.launch", __package__)
-    return _cpu
+@lru_cache(maxsize=256)
+def _prepared(
+    shape: torch.Size,
+    stride: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    steps: int,
+    keep: bool,
+    carry: bool,
+    dense: bool,
+    spike_dtype: torch.dtype | None,
+) -> tuple[Callable[..., None] | None, list[Output | None]]:
+    """The launcher of a run, None where there is no neuron, and the outputs as of `Forward`, None where not asked for.
+
+    It depends on the values of its arguments alone, and so is computed once for each size of a network.
+    """
+    dense = dense or not devices.uses_loops(device)
+    like = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+    launch = devices.launchers(device).lif_forward if like.numel() else None
+    return launch, _outputs(like, steps, keep or not dense, carry, dense, spike_dtype)
 
 
-# A schema carries numbers and strings; they are checked and made parameters of again once per setting, not per call.
-parameters: Callable[..., LIFParameters] = functools.lru_cache(maxsize=256)(LIFParameters)
+def _outputs(
+    current: Tensor, steps: int, keep: bool, carry: bool, dense: bool, spike_dtype: torch.dtype | None
+) -> list[Output | None]:
+    accumulated = arithmetic_dtype(current.dtype)
+    checkpoints = checkpoint_rows(steps) if keep else 0
+
+    def rows(count: int, dtype: torch.dtype) -> Output:
+        out = empty_rows(count, current, dtype)
+        return tuple(out.shape), out.stride(), dtype
+
+    return [
+        rows(steps, spike_dtype or current.dtype) if dense else None,
+        rows(word_count(steps), word_dtype(steps)) if keep else None,
+        rows(checkpoints, accumulated) if checkpoints else None,
+        rows(3, accumulated) if carry else None,
+    ]
 
 
-def backward_by(rule: Surrogate | None, device: torch.device) -> Callable[..., None]:
-    """What walks neurons back by a learning rule on ``device``."""
-    backend = _backend(device)
-    if rule is None:
-        return backend.lif_backward
-    return functools.partial(backend.surrogate_backward, rule=rule)
+def _allocated(outputs: list[Output | None], device: torch.device) -> Forward:
+    return Forward(
+        *[None if out is None else torch.empty_strided(out[0], out[1], dtype=out[2], device=device) for out in outputs]
+    )
 
 
-def told_rule(window: str, width: float, peak: float, reset_gradient: str) -> Surrogate | None:
-    """The learning rule that an operator was told; no window is TSSL-BP."""
-    return Surrogate(window, width, peak, reset_gradient) if window else None
+def run_backward(
+    grad_spikes: Tensor,
+    current: Tensor,
+    constants: Tensor | None,
+    words: Tensor,
+    checkpoints: Tensor | None,
+    state: Tensor | None,
+    neuron: Neuron,
+    *,
+    synapse: bool = True,
+    overwrite: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of ``current``, written over it with ``overwrite``, and of learnt ``constants``."""
+    grad_current = current if overwrite else empty_rows(current.shape[0], current, current.dtype)
+    grad_constants = None
+    options: dict[str, Any] = {}
+    if constants is not None:
+        grad_constants = empty_rows(3, current, constants.dtype)
+        options = {"constants": in_layout_of(constants, current), "grad_constants": grad_constants}
+    if current.numel():
+        words, checkpoints, state = (
+            None if x is None else in_layout_of(x, current) for x in (words, checkpoints, state)
+        )
+        given = in_layout_of(grad_spikes, current), current, words, checkpoints, state, grad_current
+        with record_function("tssl_triton::lif_backward") if profiling() else _NO_RECORD:
+            walk_back(*given, neuron, synapse=synapse, **options)
+    return grad_current, grad_constants
 
 
-# --- leaky integrate-and-fire neuron ----------------------------------------------------------------------------
-#
-# `current` is (T, B, *), or (1, B, *) where one input serves all `steps` steps. Its gradient has its shape: summed
-# over time in the second case. A state is the triple (i, v, a), stacked: (3, B, *). Forward is the same for every
-# learning rule; backward is TSSL-BP's, or with a `window` that of `rules.Surrogate`, whose fields the last four are.
+def walk_back(
+    grad_spikes: Tensor,
+    current: Tensor,
+    words: Tensor,
+    checkpoints: Tensor | None,
+    state: Tensor | None,
+    grad_current: Tensor,
+    neuron: Neuron,
+    **options: Any,
+) -> None:
+    """Fill ``grad_current`` by the learning rule of ``neuron``; ``options`` go to the launcher."""
+    given = grad_spikes, current, words, checkpoints, state, grad_current
+    implementation, surrogate = devices.launchers(current.device), neuron.rule.surrogate_gradient
+    if surrogate is None:
+        implementation.lif_backward(*given, params=neuron.params, **options)
+    else:
+        implementation.surrogate_backward(*given, params=neuron.params, rule=surrogate, **options)
+
+
+# --- the operators ----------------------------------------------------------------------------------------------
 
 
 @operator
 def lif_forward(
     current: Tensor,
+    constants: Tensor | None,
     state: Tensor | None,
+    neuron: str,
     steps: int,
     synapse: bool,
     keep: bool,
     carry: bool,
-    tau_mem: float,
-    tau_syn: float,
-    threshold: float,
-    reset: str,
-    max_slope: float,
-    warmup: str,
-    variant: str,
-    window: str = "",
-    width: float = 1.0,
-    peak: float = 1.0,
-    reset_gradient: str = "full",
+    spike_dtype: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Spikes ``(T, B, *)``; packed spikes and checkpoints, empty unless ``keep``; new state, empty unless ``carry``."""
-    params = parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
+    """Spikes ``(T, B, *)``; packed spikes and checkpoints, empty unless ``keep``; new state, empty unless ``carry``.
+
+    ``neuron`` is a string of `tssl_triton.operators.settings`. A ``spike_dtype`` of None is that of ``current``.
+    """
     current = time_dense(current)
-    spikes, words, checkpoints, new_state = lif_outputs(current, steps, keep, carry)
-    if spikes.numel():
-        beside = (words, checkpoints) if keep else None, state, new_state if carry else None
-        run = _backend(current.device).lif_forward
-        fill_forward(run, current, spikes, *beside, params=params, synapse=synapse)
-    return spikes, words, checkpoints, new_state
+    found = run_forward(
+        current, constants, state, settings.read(neuron), steps,
+        synapse=synapse, keep=keep, carry=carry, spike_dtype=spike_dtype,
+    )  # fmt: skip
+    return _as_tensors(found, current, steps)
 
 
 @lif_forward.register_fake
-def _(current: Tensor, state: Tensor | None, steps: int, synapse: bool, keep: bool, carry: bool, *_: Any) -> Any:
-    return lif_outputs(time_dense(current), steps, keep, carry)
-
-
-def fill_forward(
-    run: Callable[..., None],
+def _(
     current: Tensor,
-    spikes: Tensor,
-    kept: tuple[Tensor, Tensor] | None,
+    constants: Tensor | None,
     state: Tensor | None,
-    new_state: Tensor | None,
-    **options: Any,
-) -> None:
-    """Have an implementation's ``run`` write ``spikes``, words and checkpoints ``kept`` for backward, and
-    ``new_state``, those that are not None, from time-dense ``current``; it takes ``options`` as they are."""
-    words, checkpoints = kept or (None, None)
-    run(
-        current=flat(current),
-        spikes=flat(spikes),
-        words=None if words is None else flat(words),
-        checkpoints=checkpoints,
-        state=None if state is None else flat(in_layout_of(state, current)),
-        new_state=None if new_state is None else flat(new_state),
-        **options,
-    )
+    neuron: str,
+    steps: int,
+    synapse: bool,
+    keep: bool,
+    carry: bool,
+    spike_dtype: torch.dtype | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    current = time_dense(current)
+    found = _allocated(_outputs(current, steps, keep, carry, True, spike_dtype), current.device)
+    return _as_tensors(found, current, steps)
 
 
-def fill_backward(
-    run: Callable[..., None],
-    grad_spikes: Tensor,
-    current: Tensor,
-    words: Tensor,
-    checkpoints: Tensor,
-    state: Tensor | None,
-    grad_current: Tensor,
-    **options: Any,
-) -> None:
-    """Have an implementation's ``run`` write ``grad_current`` from the gradient of spikes, in their layout, and what
-    forward kept; it takes ``options`` as they are. On a CPU ``grad_current`` may be ``current`` itself."""
-    run(
-        grad_spikes=flat(grad_spikes),
-        current=flat(current),
-        words=flat(words),
-        checkpoints=checkpoints,
-        state=None if state is None else flat(in_layout_of(state, current)),
-        grad_current=flat(grad_current),
-        **options,
-    )
-
-
-def lif_outputs(current: Tensor, steps: int, keep: bool, carry: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return empty_rows(steps, current, current.dtype), *beside_spikes(current, steps, keep, carry)
-
-
-def beside_spikes(current: Tensor, steps: int, keep: bool, carry: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Packed spikes, checkpoints and new state, not yet filled."""
-    state_dtype = arithmetic_dtype(current.dtype)
-    rows = checkpoint_rows(steps) if keep else 0
-    return (
-        empty_rows(word_count(steps) if keep else 0, current, word_dtype(steps)),
-        torch.empty((rows, current[0].numel()), dtype=state_dtype, device=current.device),
-        empty_rows(3 if carry else 0, current, state_dtype),
-    )
+def _as_tensors(found: Forward, current: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The results as an operator returns them: empty tensors in place of None."""
+    spikes, words, checkpoints, state = found
+    assert spikes is not None
+    accumulated = arithmetic_dtype(current.dtype)
+    if words is None:
+        words = empty_rows(0, current, word_dtype(steps))
+    if checkpoints is None:
+        checkpoints = empty_rows(0, current, accumulated)
+    return spikes, words, checkpoints, empty_rows(0, current, accumulated) if state is None else state
 
 
 @operator
 def lif_backward(
     grad_spikes: Tensor,
     current: Tensor,
+    constants: Tensor | None,
     words: Tensor,
     checkpoints: Tensor,
     state: Tensor | None,
+    neuron: str,
     synapse: bool,
-    tau_mem: float,
-    tau_syn: float,
-    threshold: float,
-    reset: str,
-    max_slope: float,
-    warmup: str,
-    variant: str,
-    window: str = "",
-    width: float = 1.0,
-    peak: float = 1.0,
-    reset_gradient: str = "full",
-) -> Tensor:
-    """Gradient with respect to ``current``, in its shape: by TSSL-BP, or by the surrogate that ``window`` names."""
-    params = parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
-    grad_current = empty_rows(current.shape[0], current, current.dtype)
-    if grad_current.numel():
-        run = backward_by(told_rule(window, width, peak, reset_gradient), current.device)
-        kept = current, words, checkpoints, state
-        grads = in_layout_of(grad_spikes, current)
-        fill_backward(run, grads, *kept, grad_current, params=params, synapse=synapse)
-    return grad_current
+) -> tuple[Tensor, Tensor]:
+    """Gradients of ``current`` and of ``constants``, in their shapes; the second is empty where none are learnt."""
+    current = time_dense(current)
+    given = grad_spikes, current, constants, words, checkpoints, state
+    grad_current, grad_constants = run_backward(*given, settings.read(neuron), synapse=synapse)
+    return grad_current, empty_rows(0, current, checkpoints.dtype) if grad_constants is None else grad_constants
 
 
 @lif_backward.register_fake
-def _(grad_spikes: Tensor, current: Tensor, *_: Any) -> Tensor:
-    return empty_rows(current.shape[0], current, current.dtype)
-
-
-def _lif_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    current, state, _steps, synapse, _keep, _carry, *constants = inputs
-    _, words, checkpoints, _ = output
-    ctx.save_for_backward(time_dense(current), words, checkpoints, state)
-    ctx.settings = (synapse, *constants)
-    ctx.set_materialize_grads(False)
-
-
-def _lif_gradient(ctx: Any, grad_spikes: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    current, words, checkpoints, state = ctx.saved_tensors
-    grad_current = None
-    if grad_spikes is not None:
-        grad_current = lif_backward(grad_spikes, current, words, checkpoints, state, *ctx.settings)
-    return (grad_current, *[None] * 16)
-
-
-lif_forward.register_autograd(_lif_gradient, setup_context=_lif_setup)
-
-
-@operator
-def lif_inference(
-    current: Tensor,
-    state: Tensor | None,
-    steps: int,
-    synapse: bool,
-    carry: bool,
-    tau_mem: float,
-    tau_syn: float,
-    threshold: float,
-    reset: str,
-    max_slope: float,
-    warmup: str,
-    variant: str,
+def _(
+    grad_spikes: Tensor, current: Tensor, constants: Tensor | None, words: Tensor, checkpoints: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
-    """Spikes ``(T, B, *)`` of one byte each, and the new state, empty unless ``carry``; nothing that backward needs."""
-    params = parameters(tau_mem, tau_syn, threshold, reset, max_slope, warmup, variant)
     current = time_dense(current)
-    spikes, new_state = _inference_outputs(current, steps, carry)
-    if spikes.numel():
-        beside = None, state, new_state if carry else None
-        run = _backend(current.device).lif_forward
-        fill_forward(run, current, spikes, *beside, params=params, synapse=synapse)
-    return spikes, new_state
+    rows, dtype = (0, checkpoints.dtype) if constants is None else (3, constants.dtype)
+    return empty_rows(current.shape[0], current, current.dtype), empty_rows(rows, current, dtype)
 
 
-@lif_inference.register_fake
-def _(current: Tensor, state: Tensor | None, steps: int, synapse: bool, carry: bool, *_: Any) -> tuple[Tensor, Tensor]:
-    return _inference_outputs(time_dense(current), steps, carry)
-
-
-def _inference_outputs(current: Tensor, steps: int, carry: bool) -> tuple[Tensor, Tensor]:
-    spikes = empty_rows(steps, current, torch.uint8)
-    return spikes, empty_rows(3 if carry else 0, current, arithmetic_dtype(current.dtype))
-
-
-# --- postsynaptic current ---------------------------------------------------------------------------------------
-
-
-@operator
-def psc_filter(
-    inputs: Tensor, state: Tensor | None, tau_syn: float, reverse: bool, carry: bool
-) -> tuple[Tensor, Tensor]:
-    """``a[t] = beta a[t-1] + s[t] / tau_syn`` from ``state (1, B, *)``, or its transpose in time.
-
-    Beside it the last a, ``(1, B, *)``; empty unless ``carry``.
-    """
-    inputs = time_dense(inputs)
-    outputs, final = _psc_outputs(inputs, carry)
-    if outputs.numel():
-        _backend(inputs.device).psc(
-            inputs=flat(inputs),
-            outputs=flat(outputs),
-            state=None if state is None else flat(in_layout_of(state.to(final.dtype), inputs)),
-            new_state=flat(final) if carry else None,
-            tau_syn=tau_syn,
-            reverse=reverse,
-        )
-    return outputs, final
-
-
-@psc_filter.register_fake
-def _(inputs: Tensor, state: Tensor | None, tau_syn: float, reverse: bool, carry: bool) -> tuple[Tensor, Tensor]:
-    return _psc_outputs(time_dense(inputs), carry)
-
-
-def _psc_outputs(inputs: Tensor, carry: bool) -> tuple[Tensor, Tensor]:
-    outputs = empty_rows(inputs.shape[0], inputs, inputs.dtype)
-    return outputs, empty_rows(1 if carry else 0, inputs, arithmetic_dtype(inputs.dtype))
-
-
-def _psc_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.tau_syn, ctx.reverse = inputs[2], inputs[3]
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    current, constants, state, ctx.neuron, _, ctx.synapse, *_ = inputs
+    _, words, checkpoints, _ = output
+    ctx.save_for_backward(time_dense(current), constants, words, checkpoints, state)
     ctx.set_materialize_grads(False)
 
 
-def _psc_gradient(ctx: Any, grad_outputs: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    if grad_outputs is None:
-        return (None,) * 5
-    return psc_filter(grad_outputs, None, ctx.tau_syn, not ctx.reverse, False)[0], *[None] * 4
+def _gradient(ctx: Any, grad_spikes: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if grad_spikes is None:
+        return (None,) * 9
+    constants = ctx.saved_tensors[1]
+    grad_current, grad_constants = lif_backward(grad_spikes, *ctx.saved_tensors, ctx.neuron, ctx.synapse)
+    return (grad_current, None if constants is None else grad_constants, *[None] * 7)
 
 
-psc_filter.register_autograd(_psc_gradient, setup_context=_psc_setup)
-
-
-# --- packing ----------------------------------------------------------------------------------------------------
-
-
-@operator
-def pack(spikes: Tensor, dtype: torch.dtype) -> Tensor:
-    """Packed spikes ``(ceil(T / 32), B, *)``: bit ``t % 32`` of word ``t // 32`` says whether ``spikes[t] != 0``."""
-    spikes = time_dense(spikes)
-    words = empty_rows(word_count(len(spikes)), spikes, dtype)
-    if words.numel():
-        _backend(spikes.device).pack(spikes=flat(spikes), words=flat(words))
-    return words
-
-
-@pack.register_fake
-def _(spikes: Tensor, dtype: torch.dtype) -> Tensor:
-    return empty_rows(word_count(len(spikes)), time_dense(spikes), dtype)
-
-
-@operator
-def unpack(words: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
-    """Spikes ``(steps, B, *)`` of ``dtype``, 0 or 1, from packed words."""
-    words = time_dense(words)
-    spikes = empty_rows(steps, words, dtype)
-    if spikes.numel():
-        _backend(words.device).unpack(words=flat(words), spikes=flat(spikes))
-    return spikes
-
-
-@unpack.register_fake
-def _(words: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
-    return empty_rows(steps, time_dense(words), dtype)
+lif_forward.register_autograd(_gradient, setup_context=_setup)

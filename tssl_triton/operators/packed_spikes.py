@@ -1,9 +1,16 @@
-"""A spike train as bits that can be handed from layer to layer, with a way back for its gradient."""
+"""Spike trains as bits, with a way back for gradients.
+
+A weighted layer needs its input again for the gradient of its weights. Packed spikes are 1/32 of a float32 spike
+train, and a pooled or dropped-out spike train can be computed from the packed spikes before it. A layer that receives
+`PackedSpikes` therefore keeps their bits and not the dense tensor. They are handed on explicitly, from layer to layer:
+nothing is recorded on a tensor, so spikes that a program changes are never mistaken for the old ones.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,23 +18,56 @@ from torch import Tensor
 from tssl_triton._checks import check_sequence
 from tssl_triton.kernels.layout import word_dtype
 
-from . import neuron as _ops
-from .records import Packed, recall, remember
+from .spike_trains import pack, unpack
+from .sum_pool import SumPool
+
+Function = Callable[..., Tensor]
+
+
+class Recipe(NamedTuple):
+    """How to compute a dense tensor from packed spikes.
+
+    Args:
+        steps: number of time steps T.
+        functions: applied to the unpacked spikes in order, each with a number of further tensors.
+    """
+
+    steps: int
+    functions: tuple[tuple[Function, int], ...] = ()
+
+    def dense(self, tensors: Sequence[Tensor], dtype: torch.dtype, channels_last: bool = False) -> Tensor:
+        """The dense tensor from packed words and the further tensors of the functions.
+
+        With ``channels_last`` images may come in that memory format, where this takes no longer.
+        """
+        words, *others = tensors
+        functions, found = list(self.functions), None
+        if functions and isinstance(functions[0][0], SumPool):
+            found = functions[0][0].of_bits(words, self.steps, dtype, channels_last)
+        if found is None:
+            found = unpack(words, self.steps, dtype)
+        else:
+            del functions[0]
+        for function, count in functions:
+            found = function(found, *others[:count])
+            del others[:count]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
 class PackedSpikes:
-    """A spike train as bits, with a way for gradients. Made by `pack` and by fused layers.
+    """A spike train as bits, on autograd's graph. Made by `pack` and by this package's layers.
 
     Args:
-        words: packed spikes ``(ceil(T / 32), B, *)``, as `tssl_triton.pack_spikes` makes them.
-        steps: number of time steps T.
-        link: what autograd sees, ``(T, B, *)``: the dense spikes themselves, where this package made them, or a tensor
-            of their shape and dtype without contents of its own (all its strides are 0), whose gradient is theirs.
+        tensors: packed spikes ``(ceil(T / 32), B, *)``, as `tssl_triton.pack_spikes` makes them; inside a network that
+            pools or drops them out, also the tensors that this takes.
+        recipe: how to compute the dense tensor from these.
+        link: internal; the tensor ``(T, B, *)`` that autograd sees: the dense one, or a tensor of its shape and dtype
+            that occupies the memory of one number (all its strides are 0). Its gradient is that of the spikes.
     """
 
-    words: Tensor
-    steps: int
+    tensors: tuple[Tensor, ...]
+    recipe: Recipe
     link: Tensor
 
     @classmethod
@@ -38,19 +78,27 @@ class PackedSpikes:
             TypeError, ValueError: for a wrong rank, dtype or device, or T = 0.
         """
         check_sequence("spikes", spikes)
-        known = known_bits(spikes)
-        if known is not None:
-            return known
-        return cls(_ops.pack(spikes.detach(), word_dtype(len(spikes))), len(spikes), _Link.apply(spikes))
+        words = pack(spikes.detach(), word_dtype(len(spikes)))
+        return cls((words,), Recipe(len(spikes)), _Link.apply(spikes))
+
+    @property
+    def words(self) -> Tensor:
+        """The packed spikes."""
+        return self.tensors[0]
+
+    @property
+    def steps(self) -> int:
+        """Number of time steps T."""
+        return self.recipe.steps
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the dense spike train, ``(T, B, *)``."""
+        """Shape of the dense tensor, ``(T, B, *)``."""
         return self.link.shape
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the dense spike train."""
+        """Type of the dense tensor."""
         return self.link.dtype
 
     @property
@@ -58,22 +106,23 @@ class PackedSpikes:
         return self.words.device
 
     def dense(self) -> Tensor:
-        """The spike train ``(T, B, *)``, 0 and 1, on autograd's graph; layers still keep its bits for backward."""
+        """The dense tensor ``(T, B, *)`` on autograd's graph: spikes of 0 and 1."""
         if not self.link.numel() or any(self.link.stride()):
             return self.link
-        spikes = _Unpacked.apply(self.link, self.words, self.steps)
-        remember(spikes, Packed(self.words, self.steps))
-        return spikes
+        return _Unpacked.apply(self.link, self.words, self.steps)
 
+    def apply(self, function: Function, *tensors: Tensor) -> PackedSpikes:
+        """``function`` of the dense tensor and further tensors, computed now and, for backward, from the bits."""
+        return self.with_dense(function(self.dense(), *tensors), function, *tensors)
 
-def known_bits(spikes: Tensor) -> PackedSpikes | None:
-    """The packed form of a spike train that this package made and nothing has changed since."""
-    record = recall(spikes)
-    return None if record is None or record.then else PackedSpikes(record.words, record.steps, spikes)
+    def with_dense(self, dense: Tensor, function: Function, *tensors: Tensor) -> PackedSpikes:
+        """As `apply`, for a ``dense`` result that has been computed."""
+        functions = (*self.recipe.functions, (function, len(tensors)))
+        return PackedSpikes((*self.tensors, *tensors), Recipe(self.steps, functions), dense)
 
 
 class _Link(torch.autograd.Function):
-    """A link to given spikes, whose numbers nobody vouches for: the bits alone count from here on."""
+    """A link to spikes of a user. Only their bits count from here on."""
 
     @staticmethod
     def forward(ctx: Any, spikes: Tensor) -> Tensor:
@@ -89,13 +138,13 @@ class _Unpacked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, link: Tensor, words: Tensor, steps: int) -> Tensor:
-        return _ops.unpack(words, steps, link.dtype)
+        return unpack(words, steps, link.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return grad, None, None
 
 
-def ghost(shape: tuple[int, ...], like: Tensor) -> Tensor:
+def ghost(shape: Sequence[int], like: Tensor) -> Tensor:
     """A tensor of this shape that occupies the memory of one number."""
     return like.new_empty(()).expand(shape)

@@ -218,11 +218,7 @@ def _load(folder: Path, flags: dict[str, Any]) -> tuple[Trainer, dict[str, Any]]
 
 
 def load_trainer(folder: Path, flags: dict[str, Any]) -> Trainer:
-    """The trainer of a run, for testing its network; the folder is not changed.
-
-    Raises:
-        As `Run.resume`.
-    """
+    """The trainer of a run, for testing its network; the folder is not changed. Raises the errors of `Run.resume`."""
     return _load(folder, flags)[0]
 
 

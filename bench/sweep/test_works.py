@@ -1,4 +1,4 @@
-"""``pytest bench --benchmark-only``: the neuron, a layer and networks, for learning and for inference."""
+"""``pytest bench --benchmark-only``: the neuron, a layer and networks, training and inference."""
 
 import pytest
 

@@ -1,0 +1,214 @@
+"""One weighted layer as one node on autograd's graph, on every device; as two where something traces it.
+
+Forward takes the product of input and weights, y, and runs the neurons on it. For backward the node keeps
+
+* the input: as packed spikes where it has them, else as the tensor;
+* its own spikes, packed;
+* y, 4 bytes per neuron-step in float32, and the checkpoints of a long run; with ``recompute`` neither of these.
+
+Only the node holds y, so backward writes the gradient of y into its memory. A second backward over a retained graph,
+and every backward with ``recompute``, computes y again: the same function of the same numbers in the same memory order
+and under the same autocast setting, so that all gradients are bit-identical.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tssl_triton._torch_private import saved_tensor_hooks
+from tssl_triton.encoding import StaticInput
+from tssl_triton.functional import LIFConstants, LIFState, lif, stacked, stacked_constants
+from tssl_triton.kernels.layout import WINDOW
+from tssl_triton.operators import (
+    Autocast,
+    Forward,
+    Neuron,
+    PackedSpikes,
+    Recipe,
+    differentiable,
+    first_order,
+    ghost,
+    is_traced,
+    run_backward,
+    run_forward,
+    time_dense,
+)
+
+from .products import KeptInput, Product
+
+
+class Layer(NamedTuple):
+    """A weighted layer without its tensors.
+
+    Args:
+        product: of input and weights.
+        neuron: constants and learning rule.
+        steps: time steps T; the input has as many, or one that serves all.
+        recompute: whether backward computes y again.
+        autocast: the type that autocast casts to in forward; None where it is off.
+    """
+
+    product: Product
+    neuron: Neuron
+    steps: int
+    recompute: bool = False
+    autocast: torch.dtype | None = None
+
+
+def run_layer(
+    layer: Layer,
+    x: Tensor | PackedSpikes,
+    weight: Tensor,
+    bias: Tensor | None,
+    learnt: LIFConstants | None,
+    state: LIFState | None,
+    carry: bool,
+    packed_out: bool = False,
+    bits_out: bool = False,
+) -> tuple[Tensor | PackedSpikes, LIFState | None]:
+    """Spikes of the layer; with ``carry`` its state too.
+
+    Args:
+        layer: what to run.
+        x: the input ``(T, B, *)``, or ``(1, B, *)`` where one serves all steps.
+        weight, bias: of the product.
+        learnt: learnt constants of the neurons, or None.
+        state: state to start from; None is at rest.
+        carry: whether to return the state after the last step.
+        packed_out: whether to return `PackedSpikes`, where there are bits: while gradients are recorded.
+        bits_out: whether bits suffice; dense spikes are then written only where the device cannot leave them out.
+    """
+    link = x if isinstance(x, Tensor) else x.link
+    if is_traced([link, weight, bias]):
+        spikes, after = _traced(layer, x, weight, bias, learnt, state, carry)
+        return (PackedSpikes.pack(spikes) if bits_out else spikes), after
+    constants = None
+    if learnt is not None:
+        shape, dtype = layer.product.shape(link.shape, weight.shape), product_dtype(weight)
+        constants = stacked_constants(learnt, layer.neuron.params, ghost(shape, weight.new_empty((), dtype=dtype)))
+    if differentiable(link, weight, bias, constants):
+        found: list[Forward] = []
+        spikes = _LayerNode.apply(link, weight, bias, constants, layer, x, state, carry, bits_out, found)
+        words, after = found[0].words, found[0].state
+    else:
+        _, _, run, spikes = _forward(layer, x, weight, bias, constants, state, False, carry, bits_out)
+        words, after = run.words, run.state
+    new_state = None if after is None else LIFState(*after.unbind(0))
+    if words is None or not (packed_out or bits_out):
+        return spikes, new_state
+    return PackedSpikes((words,), Recipe(layer.steps), spikes), new_state
+
+
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """The type of a product with ``weight``: autocast's, where it is on and the weight is not float64."""
+    autocast = Autocast.now(weight.device.type).dtype
+    return weight.dtype if autocast is None or weight.dtype == torch.float64 else autocast
+
+
+def _traced(
+    layer: Layer,
+    x: Tensor | PackedSpikes,
+    weight: Tensor,
+    bias: Tensor | None,
+    learnt: LIFConstants | None,
+    state: LIFState | None,
+    carry: bool,
+) -> tuple[Tensor, LIFState | None]:
+    """The layer for a compiler, mode or transform: a product of PyTorch, then the operator of the neurons."""
+    y = layer.product(x if isinstance(x, Tensor) else x.dense(), weight, bias)
+    current = StaticInput(y.squeeze(0), layer.steps) if len(y) < layer.steps else y
+    params, rule = layer.neuron
+    spikes, after = lif(current, params, state=state, return_state=True, rule=rule, learnt=learnt)
+    return spikes, after if carry else None
+
+
+def _forward(
+    layer: Layer,
+    x: Tensor | PackedSpikes,
+    weight: Tensor,
+    bias: Tensor | None,
+    constants: Tensor | None,
+    state: LIFState | None,
+    keep: bool,
+    carry: bool,
+    bits_out: bool,
+) -> tuple[Tensor, Tensor | None, Forward, Tensor]:
+    """y, the state to start from, the run of the neurons, and their spikes, or a tensor in place of these."""
+    y = layer.product.of(x, weight, bias)
+    if not y.is_contiguous():
+        y = time_dense(y)
+    start = None if state is None else stacked(state, y)
+    found = run_forward(
+        y, constants, start, layer.neuron, layer.steps, keep=keep or bits_out, carry=carry, dense=not bits_out
+    )
+    spikes = y.new_empty(()).expand(layer.steps, *y.shape[1:]) if found.spikes is None else found.spikes
+    return y, start, found, spikes
+
+
+class _LayerNode(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        link: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        constants: Tensor | None,
+        layer: Layer,
+        x: Tensor | PackedSpikes,
+        state: LIFState | None,
+        carry: bool,
+        bits_out: bool,
+        found: list[Forward],
+    ) -> Tensor:
+        y, start, run, spikes = _forward(layer, x, weight, bias, constants, state, True, carry, bits_out)
+        found.append(run)
+        # Saved tensors are checked: a change in place before backward is an error. y and its checkpoints, which only
+        # this node holds, need no check and can be freed early, unless hooks on saved tensors are to see them.
+        own = (None, None) if layer.recompute else (y, run.checkpoints)
+        ctx.watched = saved_tensor_hooks(False) is not None and not layer.recompute
+        ctx.own = None if ctx.watched else own
+        saved = own if ctx.watched else (None, None)
+        tensors, recipe = ((x,), None) if isinstance(x, Tensor) else (x.tensors, x.recipe)
+        ctx.save_for_backward(weight, bias, constants, start, run.words, *saved, *tensors)
+        ctx.layer, ctx.input = layer, (link.shape, link.dtype, recipe)
+        ctx.autocast = (
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device := link.device.type) else None
+        )
+        ctx.set_materialize_grads(False)
+        return spikes
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 10
+        # Gradients have the type of forward's numbers, whichever autocast setting is in force now.
+        with Autocast(grad.device.type).restored():
+            return *_gradients(ctx, grad), *[None] * 6
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of input, weight, bias and learnt constants."""
+    layer: Layer = ctx.layer
+    weight, bias, constants, start, words, y, checkpoints, *tensors = ctx.saved_tensors
+    shape, dtype, recipe = ctx.input
+    if ctx.own is not None and ctx.own[0] is not None:
+        (y, checkpoints), ctx.own = ctx.own, None
+    again = y is None
+    x = KeptInput(shape, dtype, tensors, recipe, twice=again)
+    if again:
+        with Autocast(weight.device.type, layer.autocast).restored():
+            y = time_dense(layer.product.of(x, weight, bias))
+        if layer.steps > WINDOW:
+            checkpoints = run_forward(
+                y, constants, start, layer.neuron, layer.steps, keep=True, carry=False
+            ).checkpoints
+    e, of_constants = run_backward(
+        grad, y, constants, words, checkpoints, start, layer.neuron, overwrite=not ctx.watched
+    )
+    del y, checkpoints
+    needed = ctx.needs_input_grad[:3]
+    return *layer.product.gradients(e, x, weight, needed), of_constants
