@@ -24,7 +24,7 @@ from tssl_triton.training import run as run_module
 
 TIMING = ("seconds", "images_per_second")
 
-#: Small, with dropout, and slow enough to be caught in the middle: 144 batches an epoch.
+#: Small, with dropout, and slow enough to be interrupted: 144 batches per epoch.
 SMALL = [
     "--arch",
     "6C3-P2-20",
@@ -100,13 +100,13 @@ def test_resuming_after_kill_9_is_bit_for_bit(tmp_path, uninterrupted, capsys):
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert len(metrics(folder)) < 3, "the process was to be killed before its end"
+    assert len(metrics(folder)) < 3, "the process should be killed before it ends"
     assert run("train", "--resume", folder, "--progress", "lines") == 0
     assert "resuming" in capsys.readouterr().out
     assert_same_result(folder, uninterrupted)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, uninterrupted):
+def test_ctrl_c_saves_and_prints_how_to_continue(tmp_path, uninterrupted):
     folder = tmp_path / "a run"
     process = started(folder)
     time.sleep(0.05)
@@ -123,10 +123,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, uninterrupted):
     assert_same_result(folder, uninterrupted)
 
 
-def test_a_second_ctrl_c_leaves_at_once(tmp_path, uninterrupted, capsys):
+def test_a_second_ctrl_c_quits_immediately(tmp_path, uninterrupted, capsys):
     folder = tmp_path / "run"
     process = started(folder)
-    process.send_signal(signal.SIGSTOP)  # both signals are waiting when the process goes on
+    process.send_signal(signal.SIGSTOP)  # both signals are pending when the process continues
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
     for _ in range(1000):
@@ -168,14 +168,14 @@ def test_train_in_the_default_folder(tmp_path, monkeypatch, capsys):
     assert folder.name.startswith("digits-")
 
 
-def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch, capsys):
+def test_runs_started_in_the_same_second_have_different_folders(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.strftime", lambda *_: "20260101-120000")
     stem = tmp_path / "runs" / "digits-20260101-120000"
     load = run_module.load_data
 
     def overtaken(config):
-        stem.mkdir(parents=True, exist_ok=True)  # by another process, after this one has begun
+        stem.mkdir(parents=True, exist_ok=True)  # by another process, after this one has started
         (stem / "checkpoint.pt").touch()
         return load(config)
 
@@ -184,7 +184,7 @@ def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path, 
         assert run("train", "--arch", "20", "--epochs", 0) == 0
         assert f"run folder runs/{stem.name}-{number}\n" in capsys.readouterr().out
     assert run("train", "--arch", "20", "--epochs", 0, "--run-dir", tmp_path / "a b") == 0
-    monkeypatch.setattr(run_module, "_exists", lambda folder: False)  # asked a moment too early
+    monkeypatch.setattr(run_module, "_exists", lambda folder: False)  # as if checked too early
     assert run("train", "--arch", "20", "--epochs", 0, "--run-dir", tmp_path / "a b") == 2
     assert capsys.readouterr().err == (
         f"tssl: error: run folder {tmp_path / 'a b'} already exists; continue it with: tssl train --resume "
@@ -193,7 +193,7 @@ def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path, 
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_folder_that_is_no_run_cannot_be_gone_on_with(tmp_path, capsys):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path, capsys):
     assert run("train", "--arch", "20", "--run-dir", tmp_path) == 2
     assert capsys.readouterr().err == f"tssl: error: run folder {tmp_path} already exists; choose another one\n"
 
@@ -233,7 +233,7 @@ def test_info_names_versions_devices_and_implementations(capsys):
     assert rows["cpu"].endswith("runs: eager")
 
 
-def test_info_knows_of_a_compiler_that_is_not_there(tmp_path, monkeypatch, capsys):
+def test_info_reports_a_missing_compiler(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("TSSL_CPU")
     monkeypatch.setenv("CXX", "/nowhere/c++")
     monkeypatch.setattr("tssl_triton.cpu.compiler._eager_reason", None)
@@ -245,7 +245,7 @@ def test_info_knows_of_a_compiler_that_is_not_there(tmp_path, monkeypatch, capsy
     assert rows["cpu"].endswith("runs: eager")
 
 
-def test_a_full_disk_is_told_with_the_file(tmp_path):
+def test_a_full_disk_is_reported_with_the_file(tmp_path):
     def write(file):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -284,7 +284,7 @@ def test_every_setting_is_a_flag(capsys):
 
 
 def error_of(capsys, *words):
-    """Exit status 2, nothing but one error on standard error, no traceback; its text."""
+    """Assert exit status 2, one error on standard error and no traceback; returns its text."""
     try:
         status = run(*words)
     except SystemExit as exit_:
@@ -320,7 +320,7 @@ def test_errors_are_one_line(tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
     error = error_of(capsys, *words.split())
     assert re.fullmatch(message, error), error
-    assert os.listdir(tmp_path) == [], "a command that fails leaves nothing behind"
+    assert os.listdir(tmp_path) == [], "a failing command creates no files"
 
 
 def test_an_architecture_error_underlines_the_token(tmp_path, capsys):

@@ -111,7 +111,7 @@ def test_other_epochs_are_refused(reproduced, capsys):
     assert "contains a run of 1 epochs with schedule 'cosine', the trial has 2 epochs" in capsys.readouterr().err
 
 
-def test_an_interrupted_command_goes_on(tmp_path, reproduced, monkeypatch, capsys):
+def test_an_interrupted_command_continues(tmp_path, reproduced, monkeypatch, capsys):
     recipe, out, _ = reproduced
     words = (recipe, "--trials", 2, "--epochs", 1, "--out", tmp_path)
     train = trials.train_trial
@@ -130,7 +130,7 @@ def test_an_interrupted_command_goes_on(tmp_path, reproduced, monkeypatch, capsy
     assert (tmp_path / "own" / "report.md").read_text() == (out / "own" / "report.md").read_text()
 
 
-def test_a_missing_data_set_is_said_and_the_others_go_on(tmp_path, reproduced, capsys):
+def test_a_missing_data_set_is_reported_and_the_others_continue(tmp_path, reproduced, capsys):
     recipe, _, _ = reproduced
     out = tmp_path / "out"
     words = ("--trials", 1, "--epochs", 1, "--out", out, "--data-root", tmp_path / "none", "--no-download")

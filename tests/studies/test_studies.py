@@ -61,7 +61,7 @@ def cells(text, first):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-# --- what is to be trained ----------------------------------------------------------------------------------------
+# --- plans ----------------------------------------------------------------------------------------------------------
 
 
 def test_every_ablation_is_a_valid_change():
@@ -109,7 +109,7 @@ def test_rules_differ_in_the_rule_alone(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_planned(tmp_path, make, message):
+def test_invalid_plans(tmp_path, make, message):
     with pytest.raises(ConfigError, match=message):
         make(tmp_path)
 
@@ -153,7 +153,7 @@ def test_all_rows_begin_with_the_same_weights_and_go_different_ways(ablation):
     assert torch.equal(start[0], start[1])
 
 
-def test_a_study_goes_on_where_it_was(ablation, monkeypatch):
+def test_a_study_continues(ablation, monkeypatch):
     study, outcome = ablation
     monkeypatch.setattr(trials, "train_trial", lambda *_: pytest.fail("trained again"))
     lines = []
@@ -163,7 +163,7 @@ def test_a_study_goes_on_where_it_was(ablation, monkeypatch):
     assert run_study(AblationReport(study), train=False, say=ignore).results == outcome.results
 
 
-def test_a_report_of_what_is_not_there(tmp_path):
+def test_a_report_without_results(tmp_path):
     study = ablate.plan(config(), tmp_path / "none", 2, ["paper"])
     run_study(AblationReport(study), train=False, say=ignore)
     assert cells((study.out / "ablation.md").read_text(), "paper")[-1] == "-"

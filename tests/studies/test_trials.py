@@ -140,7 +140,7 @@ def test_a_failing_trial_does_not_stop_the_others(tmp_path):
     assert "does not fit" in outcome.failures[2].error
 
 
-def test_a_half_done_trial_goes_on(finished, tmp_path, monkeypatch):
+def test_an_unfinished_trial_continues(finished, tmp_path, monkeypatch):
     asked = []
 
     class StopEarly(run_module.StopRequest):

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, plain, and recognised when they are not what they should be."""
+"""Checkpoints: written atomically, plain, and rejected if they are damaged or from another program."""
 
 import os
 import pickle
@@ -29,14 +29,14 @@ def path(tmp_path):
     return path
 
 
-def test_what_is_saved_is_loaded(path):
+def test_a_saved_checkpoint_is_loaded(path):
     content = checkpoint.load(path)
     assert content["format"] == checkpoint.FORMAT
     assert content["history"] == CONTENT["history"]
     torch.testing.assert_close(content["model"]["weight"], CONTENT["model"]["weight"], rtol=0, atol=0)
 
 
-def test_a_checkpoint_holds_tensors_and_plain_containers_only(path):
+def test_a_checkpoint_contains_only_tensors_and_plain_containers(path):
     assert torch.load(path, weights_only=True)["epoch"] == 2
 
 
@@ -46,7 +46,7 @@ def test_saving_leaves_no_other_file(path):
 
 
 @pytest.mark.parametrize("failing", ["save", "fsync", "replace"])
-def test_a_save_that_breaks_off_leaves_the_old_checkpoint(path, monkeypatch, failing):
+def test_an_interrupted_save_keeps_the_old_checkpoint(path, monkeypatch, failing):
     def fail(*arguments, **options):
         raise OSError("the power went out")
 
@@ -109,7 +109,7 @@ def test_files_of_torch_that_are_no_checkpoint_of_ours(tmp_path, foreign):
 
 
 class Payload:
-    """What a malicious file would run when it is unpickled."""
+    """Code that a malicious file would run when unpickled."""
 
     def __reduce__(self):
         return (os.mkdir, (os.environ["PAYLOAD_FOLDER"],))

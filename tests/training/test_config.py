@@ -1,4 +1,4 @@
-"""Settings: where they come from, in which order, and what is wrong with them."""
+"""Settings: sources, precedence and errors."""
 
 import dataclasses
 import sys
@@ -46,7 +46,7 @@ def test_a_flag_beats_the_file_beats_the_dataset_beats_the_default():
         {"data_root": 'a "quoted" \\ folder\tand \u00fcml\u00e4ute \U0001f600', "pattern": "0110", "padding": "same"},
     ],
 )
-def test_toml_gives_back_what_was_written(tmp_path, settings):
+def test_toml_round_trip(tmp_path, settings):
     config = resolve(settings, {})
     path = tmp_path / "config.toml"
     path.write_text(write_toml(config), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Training on two processes: the numbers of one, whoever stops it and whoever goes on."""
+"""Training on two processes: the same numbers as on one, also when interrupted and resumed."""
 
 import json
 import os
@@ -15,19 +15,19 @@ from shared_training import one_epoch, one_step, sharded_step
 from tssl_triton import cli
 from tssl_triton.training import ConfigError, Processes, checkpoint
 
-#: 20 batches an epoch, the last one of 69 images: 35 and 34.
-#: So few neurons that none is likely to sit within rounding of its threshold, where a last bit decides on a spike.
+#: 20 batches per epoch, the last one of 69 images: 35 and 34.
+#: Few neurons, so that none is likely to be within rounding of its threshold, where the last bit decides on a spike.
 SETTINGS = {"arch": "2C5-P2-8", "weight_scale": 3.0, "epochs": 1, "batch_size": 72, "device": "cpu"}
 
 #: Sums of float32 over half a batch and then over two processes, instead of over the batch at once: a few ulps.
 GRADIENT = 1e-6
-#: The same after 20 steps, each of which starts from what the last one left.
+#: The same after 20 consecutive steps.
 LOSS = 1e-5
 
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than these tests; the arithmetic is the same."""
+    """Use the eager implementation: compiling the loops would take longer than these trainings."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def alone():
 
 
 def assert_same_course(readings, expected):
-    """The same batches, and means that agree: loss, norm of the gradient and accuracy."""
+    """The same batches, and equal means: loss, norm of the gradient and accuracy."""
     assert [reading.batch for reading in readings] == [reading.batch for reading in expected]
     for one, other in zip(readings, expected, strict=True):
         assert one.loss == pytest.approx(other.loss, rel=LOSS)
@@ -92,7 +92,7 @@ def test_the_course_of_a_training_is_that_of_one_process(pair, alone):
 
 
 def assert_same_kind(state, other):
-    """States of equal keys and shapes: how many processes there were cannot be told."""
+    """States with equal keys and shapes: they do not depend on the number of processes."""
     if isinstance(state, dict):
         assert state.keys() == other.keys()
         for key, value in state.items():
@@ -104,7 +104,7 @@ def assert_same_kind(state, other):
 
 
 @pytest.mark.parametrize("asked", [0, 1])
-def test_one_process_goes_on_with_what_two_began(pair, alone, asked):
+def test_one_process_continues_a_training_of_two(pair, alone, asked):
     (_, _, state), (_, _, other) = pair.run(one_epoch, SETTINGS, None, 7, asked)
     assert state["batch"] == other["batch"] == 7
     readings, (metrics,), _ = one_epoch(SETTINGS, state)
@@ -112,14 +112,14 @@ def test_one_process_goes_on_with_what_two_began(pair, alone, asked):
     assert metrics["test_accuracy"] == alone[1][0]["test_accuracy"]
 
 
-def test_two_processes_go_on_with_what_one_began(pair, alone):
+def test_two_processes_continue_a_training_of_one(pair, alone):
     _, _, state = one_epoch(SETTINGS, None, 7)
     for readings, (metrics,), _ in pair.run(one_epoch, SETTINGS, state):
         assert_same_course(readings, alone[0][7:])
         assert metrics["test_accuracy"] == alone[1][0]["test_accuracy"]
 
 
-def test_two_processes_go_on_bit_for_bit_with_dropout(pair):
+def test_two_processes_resume_bit_for_bit_with_dropout(pair):
     settings = SETTINGS | {"dropout": 0.3}
     whole = pair.run(one_epoch, settings)[0][2]["model"]
     state = pair.run(one_epoch, settings, None, 7)[0][2]
@@ -138,7 +138,7 @@ def test_random_numbers_differ_by_rank():
     expected = torch.rand(4)
     torch.manual_seed(5)
     Processes(0, 3).reseed(0, 1, 2)
-    assert torch.equal(torch.rand(4), expected), "the first process goes on as it is"
+    assert torch.equal(torch.rand(4), expected), "the first process keeps its generator"
     assert len(set(map(tuple, drawn))) == 4
 
 
@@ -148,7 +148,7 @@ def test_the_command_shares_a_training_and_its_test(pair, tmp_path):
     first, second = pair.command("train", *flags, "--progress=lines", "--run-dir", folder)
     assert first[0] == second[0] == 0, first[1] + second[1]
     assert "2 processes, each on its cpu (eager)" in first[1]
-    assert second[1] == "", "the first process alone speaks"
+    assert second[1] == "", "only the first process prints"
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
     accuracy = json.loads((folder / "metrics.jsonl").read_text())["test_accuracy"]
     for status, said in pair.command("evaluate", folder, "--device=cpu"):
@@ -188,7 +188,7 @@ def test_sharded_weights_take_the_same_step(pair):
 
 
 def torchrun(*words):
-    """Two processes on this machine, and what keeps them, in a session of their own."""
+    """Two processes on this machine and their launcher, in a new session."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tssl_triton"]
     return subprocess.Popen(
         [*command, *map(str, words)],
@@ -219,8 +219,8 @@ def trained_once(process, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
-def test_torchrun_ends_and_any_number_of_processes_goes_on(tmp_path, sent):
-    """A killed process takes the other with it; Ctrl-C saves where both are."""
+def test_torchrun_ends_and_any_number_of_processes_continues(tmp_path, sent):
+    """Killing one process ends the other; Ctrl-C saves the state of both."""
     folder = tmp_path / "run"
     settings = SETTINGS | {"epochs": 40}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]

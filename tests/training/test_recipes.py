@@ -1,4 +1,4 @@
-"""Recipes: every file is complete, builds its network, trains on data of its true shape and resumes."""
+"""Recipes: every file is complete, builds its network, trains on data of the true shape and resumes."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ from tssl_triton.training import (
     resolve,
 )
 
-#: Settings that a recipe leaves to the machine, or that do not concern it.
+#: Settings that recipes leave out, because they depend on the machine or do not apply.
 LEFT_OUT = (MAY_CHANGE - {"epochs"}) | {"seed", "fused"}
 PATTERN, COUNT = {"pattern"}, {"count", "desired_count", "undesired_count"}
 
@@ -49,7 +49,7 @@ WEIGHTS = {
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than all of these trainings; the arithmetic is the same."""
+    """Use the eager implementation: compiling the loops would take longer than these trainings."""
 
 
 @pytest.mark.parametrize("name", recipes.NAMES)
@@ -146,7 +146,7 @@ def images(dataset, count, test=1):
 
 
 def first_steps(name, tmp_path):
-    """Two steps at once, and one step, a checkpoint, and the other step by another trainer: the same weights."""
+    """Two steps, and one step, a checkpoint and the second step by another trainer, give the same weights."""
     dataset = recipes.read(name).settings["dataset"]
     config = recipes.read(name).config(batch_size=1, device="cpu")
     samples = images(dataset, 2)
@@ -162,7 +162,7 @@ def first_steps(name, tmp_path):
     assert first.read().seen == 2
     assert not torch.equal(first.network[0].weight, before), "a step is to change even the first weights"
 
-    torch.manual_seed(12345)  # whatever the next process has drawn before
+    torch.manual_seed(12345)  # a new process would have other generator states
     second = Trainer(config, samples)
     second.load_state(checkpoint.load(path), path)
     path.unlink()

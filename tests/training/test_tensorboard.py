@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard: each epoch once, whatever happened to the run, and nothing unless asked for."""
+"""Scalars for TensorBoard: each epoch once, also after crashes, and only if requested."""
 
 import json
 import os
@@ -18,7 +18,7 @@ QUIET = Lines(lambda line: None)
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than this training; the arithmetic is the same."""
+    """Use the eager implementation: compiling the loops would take longer than these trainings."""
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def logged(folder):
 
 
 def assert_complete(folder, epochs):
-    """Each tag has each epoch once, with the number that ``metrics.jsonl`` has."""
+    """Each tag has each epoch once, with the number in ``metrics.jsonl``."""
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert len(history) == epochs
     found = logged(folder)
@@ -61,7 +61,7 @@ def assert_complete(folder, epochs):
 
 
 @pytest.mark.usefixtures("_tensorboard")
-def test_every_epoch_is_logged_and_a_resumed_run_goes_on(tmp_path):
+def test_every_epoch_is_logged_also_after_resuming(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = tmp_path / "run"
@@ -71,9 +71,9 @@ def test_every_epoch_is_logged_and_a_resumed_run_goes_on(tmp_path):
     assert [event.step for event in watching.Scalars("loss/train")] == [1, 2]
     assert Run.resume(folder, {"epochs": 4}, lambda line: None).train(QUIET)
     assert_complete(folder, 4)
-    # A TensorBoard that read the former file shows no epoch twice.
+    # A TensorBoard that has read the previous file shows no epoch twice.
     assert [event.step for event in watching.Reload().Scalars("loss/train")] == [1, 2, 3, 4]
-    # The setting is the run's; a run that is complete loses nothing either.
+    # The setting is stored in the run; resuming a complete run loses nothing.
     assert Run.resume(folder, {}, lambda line: None).train(QUIET)
     assert_complete(folder, 4)
 
@@ -99,7 +99,7 @@ def test_a_crash_between_checkpoint_and_log_loses_nothing(tmp_path, monkeypatch)
 
 @pytest.mark.usefixtures("_tensorboard")
 @pytest.mark.parametrize("damage", ["an epoch twice", "half an epoch", "half a record", "an epoch to come"])
-def test_what_a_kill_left_behind(tmp_path, damage):
+def test_files_of_a_killed_run(tmp_path, damage):
     folder = tmp_path / "run"
     create(folder, epochs=1).train(QUIET)
     (events,) = (folder / "tensorboard").iterdir()

@@ -1,4 +1,4 @@
-"""Training: it learns, it stops and goes on bit for bit, and it says so when numbers go wrong."""
+"""Training: it learns, resumes bit for bit, and raises an error for numbers that are not finite."""
 
 import json
 import math
@@ -26,7 +26,7 @@ SMALL = {"arch": "6C3-P2-20", "padding": "1", "dropout": 0.2, "epochs": 3, "batc
 
 @pytest.fixture(autouse=True)
 def _eager(eager):
-    """Compiling the loops would take longer than all of these trainings; the arithmetic is the same."""
+    """Use the eager implementation: compiling the loops would take longer than these trainings."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def without_timing(history):
 
 
 def assert_same(one, other):
-    """Equal to the last bit: weights, optimizer, generators and metrics."""
+    """Assert bitwise equality of weights, optimizer, generators and metrics."""
     first, second = one.state(), other.state()
     for name, weight in first["model"].items():
         assert torch.equal(weight, second["model"][name]), name
@@ -74,7 +74,7 @@ def test_recomputing_trains_the_same_network(uninterrupted, digits):
 
 
 class StopAfter:
-    """Says yes to being stopped from the given question on."""
+    """Returns True from the given call on."""
 
     def __init__(self, questions):
         self.left = questions
@@ -105,9 +105,9 @@ def test_every_loss_trains(digits, loss, reduction):
     assert history[1]["loss"] < history[0]["loss"]
 
 
-# 15 batches an epoch, then one question before the only batch of the test.
+# 15 batches per epoch, then one call before the only batch of the test.
 @pytest.mark.parametrize("questions", [0, 1, 14, 15, 16, 23, 46, 47])
-def test_an_interrupted_training_goes_on_bit_for_bit(digits, uninterrupted, tmp_path, questions):
+def test_an_interrupted_training_resumes_bit_for_bit(digits, uninterrupted, tmp_path, questions):
     config = resolve(SMALL, {})
     path = tmp_path / "checkpoint.pt"
     first = Trainer(config, digits)
@@ -116,7 +116,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(digits, uninterrupted, tmp_
         pass
     checkpoint.save(path, {"config": {}, **first.state()})
 
-    torch.manual_seed(12345)  # whatever the next process has drawn before
+    torch.manual_seed(12345)  # a new process would have other generator states
     second = Trainer(config, digits)
     second.load_state(checkpoint.load(path), path)
     assert (second.epoch, second.batch) == (first.epoch, first.batch)
@@ -146,7 +146,7 @@ def test_clipping(digits):
     assert max(weight.abs().max().item() for weight in trainer.network.parameters()) == pytest.approx(0.05)
     norm = math.sqrt(sum(weight.grad.square().sum().item() for weight in trainer.network.parameters()))
     assert norm == pytest.approx(0.01, rel=1e-3)
-    assert trainer.read().norm > 0.01, "the norm that is reported is the one before clipping"
+    assert trainer.read().norm > 0.01, "the reported norm is before clipping"
 
 
 @pytest.mark.parametrize("per", ["layer", "neuron"])
@@ -167,7 +167,7 @@ def test_constants_are_learnt_without_decay_or_bound(digits, per):
     assert max(weight.abs().max().item() for weight in weights["params"]) == pytest.approx(0.05)
 
 
-def test_a_training_that_learns_constants_goes_on_bit_for_bit(digits, tmp_path):
+def test_a_training_with_learnt_constants_resumes_bit_for_bit(digits, tmp_path):
     config = resolve(SMALL | {"learn": "tau_mem,threshold", "per": "neuron"}, {})
     whole = trained(config, digits)
     stopped, answers = Trainer(config, digits), iter([False] * 4 + [True])
@@ -223,7 +223,7 @@ def test_the_test_covers_every_image(digits, uninterrupted):
 
 
 def test_nan_weights_stop_the_training(digits):
-    # A network of NaN weights is silent, and silence has a finite loss: only the gradient gives it away.
+    # A network with NaN weights does not fire, and its loss is finite: only the gradient shows the error.
     trainer = Trainer(resolve(SMALL, {}), digits)
     with torch.no_grad():
         next(trainer.network.parameters()).fill_(float("nan"))

@@ -104,9 +104,7 @@ def evaluate(options: dict[str, Any]) -> int:
         trainer = load_trainer(Path(options.pop("run")), options)
         result = trainer.test()
     assert result is not None
-    place = f"{trainer.epoch} epochs"
-    if trainer.batch:
-        place += f" and {trainer.batch} of {trainer.batches} batches"
+    place = f"{trainer.epoch} epochs" + (f" and {trainer.batch} of {trainer.batches} batches" if trainer.batch else "")
     voice(processes)(
         f"test accuracy {result.accuracy:.2%} ({result.correct} of {result.images} {trainer.images.noun}) after {place}"
     )

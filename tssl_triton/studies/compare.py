@@ -15,21 +15,11 @@ from typing import Any
 
 from tssl_triton._extras import require
 from tssl_triton.rules import RULES
-from tssl_triton.training import ConfigError, TrainConfig, label_epochs, new_figure, save_figure
+from tssl_triton.training import ConfigError, TrainConfig, new_figure, save_figure
 
 from . import accuracy_over_time
-from .results import aligned, per_cent, spread, summary_as_dict
-from .study import (
-    RESULT_HEADING,
-    Report,
-    Row,
-    Study,
-    Variant,
-    draw_accuracies,
-    fit_accuracies,
-    result_cells,
-    settings_line,
-)
+from .results import aligned, draw_accuracies, fit_accuracies, per_cent, spread, summary_as_dict
+from .study import RESULT_HEADING, Report, Row, Study, Variant, result_cells, settings_line
 from .trials import TRIAL_ERRORS
 
 #: Learning rules that can be compared.
@@ -144,8 +134,7 @@ class ComparisonReport(Report):
                 marker = "o-" if len(seconds) <= 10 else "-"
                 seconds_axes.plot(seconds, [100 * a for a in accuracy], marker, ms=3, color=color, label=label)
             trained_elsewhere |= self._draw_steps(steps_axes, of_rule, color)
-        label_epochs(epochs_axes)
-        label_epochs(steps_axes)
+        steps_axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         steps_axes.set_xlabel("time steps" + (": solid trained with, dashed read after" if trained_elsewhere else ""))
         seconds_axes.set_xlabel("seconds of training")
         for axes in (steps_axes, seconds_axes):
@@ -156,8 +145,8 @@ class ComparisonReport(Report):
         if late:
             fit_accuracies(epochs_axes, late)
             fit_accuracies(seconds_axes, late)
-        below = {"loc": "outside lower center", "ncols": 4, "frameon": False}
-        figure.legend(*seconds_axes.get_legend_handles_labels(), title="mean of best epochs (%)", **below)
+        names = seconds_axes.get_legend_handles_labels()
+        figure.legend(*names, title="mean of best epochs (%)", loc="outside lower center", ncols=4, frameon=False)
         save_figure(path, figure)
 
     def _draw_steps(self, axes: Any, rows: list[Row], color: str) -> bool:
@@ -168,9 +157,8 @@ class ComparisonReport(Report):
                 axes.axhline(100 * main.summary.last_mean, color=color, ls=":")
             return False
         trained = _by_steps(rows) if len(rows) > 1 else []
-        read = self._over_time(main)
-        style = "o--" if trained else "o-"
-        axes.plot(range(1, len(read) + 1), [100 * share for share in read], style, ms=3, color=color)
+        read = [100 * share for share in self._over_time(main)]
+        axes.plot(range(1, len(read) + 1), read, "o--" if trained else "o-", ms=3, color=color)
         if trained:
             summaries = [row.summary for row in trained if row.summary is not None]
             means = [100 * summary.last_mean for summary in summaries]

@@ -23,21 +23,11 @@ from typing import Any
 
 from tssl_triton._extras import MissingExtraError
 from tssl_triton.inspection import sparsity
-from tssl_triton.training import (
-    ConfigError,
-    Display,
-    RecipeError,
-    TrainConfig,
-    label_epochs,
-    load_trainer,
-    new_figure,
-    recipes,
-    save_figure,
-)
-from tssl_triton.training.recipes import Paper, Recipe
+from tssl_triton.training import ConfigError, Display, TrainConfig, load_trainer, new_figure, recipes, save_figure
+from tssl_triton.training.recipes import Paper, Recipe, RecipeError
 
-from .results import aligned, per_cent, settings_as_dict
-from .study import Report, Row, Study, Variant, draw_accuracies, fit_accuracies, result_cells, run_study
+from .results import aligned, draw_accuracies, fit_accuracies, per_cent, settings_as_dict
+from .study import Report, Row, Study, Variant, result_cells, run_study
 from .trials import TRIAL_ERRORS, Failure, Outcome
 
 #: The networks of the paper's firing-sparsity figures. Which number belongs to which data set is an assumption: the
@@ -167,8 +157,7 @@ def _measure(report: ReproductionReport, outcome: Outcome, say: Callable[[str], 
         measured = sparsity.measure(load_trainer(result.folder, placement))
         for line in aligned(measured.table()):
             say(line)
-        title = f"{study.title}, after {measured.epochs} epochs"
-        sparsity.write(study.file(".md").parent, measured, title)
+        sparsity.write(study.file(".md").parent, measured, f"{study.title}, after {measured.epochs} epochs")
     except MissingExtraError as error:
         say(f"no figure: {error}")
     except TRIAL_ERRORS as error:
@@ -220,6 +209,7 @@ class ReproductionReport(Report):
         return {
             "recipe": row.variant.name,
             "settings": settings_as_dict(row.config),
+            "trials_asked_for": self.study.trials,
             "paper": None if paper is None else dataclasses.asdict(paper),
         }
 
@@ -254,7 +244,6 @@ class ReproductionReport(Report):
                 shown.append(value)
             fit_accuracies(axes, shown)
             axes.set_title(f"{row.variant.name}: {row.config.arch}", fontsize="medium")
-            label_epochs(axes)
             axes.legend(loc="lower right", fontsize="small")
         save_figure(path, figure)
 

@@ -245,31 +245,6 @@ def run_study(
     return outcome
 
 
-def draw_accuracies(axes: Any, results: Sequence[TrialResult], **line: Any) -> list[float]:
-    """Draw test accuracy over epochs: mean over trials as a line, their range as a band.
-
-    Returns:
-        Accuracies to fit the y axis to: without the first tenth of the epochs, where accuracy rises steeply.
-    """
-    curves = [[100 * accuracy for accuracy in result.accuracies] for result in results]
-    at_epoch = [[curve[k] for curve in curves if len(curve) > k] for k in range(max(map(len, curves)))]
-    epochs = range(1, len(at_epoch) + 1)
-    means = [statistics.fmean(values) for values in at_epoch]
-    (drawn,) = axes.plot(epochs, means, "o-" if len(epochs) <= 10 else "-", markersize=3, **line)
-    if len(curves) > 1:
-        lowest, highest = [min(values) for values in at_epoch], [max(values) for values in at_epoch]
-        axes.fill_between(epochs, lowest, highest, color=drawn.get_color(), alpha=0.2, lw=0)
-    axes.set_ylabel("test accuracy (%)")
-    axes.grid(alpha=0.3)
-    return [accuracy for values in at_epoch[len(at_epoch) // 10 :] for accuracy in values]
-
-
-def fit_accuracies(axes: Any, accuracies: Sequence[float]) -> None:
-    """Set the limits of the y axis to the range of ``accuracies``, with a margin."""
-    margin = 0.08 * max(max(accuracies) - min(accuracies), 0.1)
-    axes.set_ylim(min(accuracies) - margin, max(accuracies) + margin)
-
-
 def settings_line(config: TrainConfig) -> str:
     """The settings that a reader needs first, as a sentence."""
     return f"{config.dataset}, {config.arch}, {config.steps} steps, {config.epochs} epochs."

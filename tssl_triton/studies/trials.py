@@ -257,9 +257,8 @@ def run_trials(
     if len(devices) > 1 and len(waiting) > 1:
         complete = _run_in_processes(out, waiting, devices, say, ended)
     else:
-        display = Lines(say) if display is None else display
         placed = [trial.on_device(devices[0]) for trial in waiting] if devices else waiting
-        complete = _run_in_turn(out, placed, display, say, ended)
+        complete = _run_in_turn(out, placed, display or Lines(say), say, ended)
     return dataclasses.replace(collect(out, trials), failures=tuple(failures), interrupted=not complete)
 
 

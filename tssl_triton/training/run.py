@@ -101,11 +101,10 @@ class Run:
             ConfigError: if ``flags`` contradict the run.
             DataError, MissingExtraError: if the data set cannot be loaded.
         """
-        config, state = _read(folder, flags)
-        if config.epochs < state["epoch"]:
-            raise ConfigError(f"epochs must be >= {state['epoch']}, the epochs of {folder} so far; got {config.epochs}")
-        trainer = Trainer(config, load_data(config))
-        trainer.load_state(state, folder / "checkpoint.pt")
+        trainer, state = _load(folder, flags)
+        done, epochs = trainer.epoch, trainer.config.epochs
+        if epochs < done:
+            raise ConfigError(f"epochs must be >= {done}, the epochs of {folder} so far; got {epochs}")
         for name, now in trainer.environment().items():
             before = state["environment"].get(name)
             if before != now:
@@ -124,8 +123,7 @@ class Run:
         """
         trainer = self.trainer
         notice = "stopping after this batch; press Ctrl-C again to quit immediately"
-        notice = notice if trainer.processes.first else ""
-        with StopRequest(notice) as stop, _repeatable(), self._scalars() as log:
+        with StopRequest(notice if trainer.processes.first else "") as stop, _repeatable(), self._scalars() as log:
             while trainer.epoch < trainer.config.epochs:
                 display.begin(trainer.epoch + 1, trainer.config.epochs, trainer.batch, trainer.batches)
                 try:
@@ -197,8 +195,8 @@ def _repeatable() -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark = former
 
 
-def _read(folder: Path, flags: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
-    """The settings of a run, changed by ``flags``, and the content of its checkpoint."""
+def _load(folder: Path, flags: dict[str, Any]) -> tuple[Trainer, dict[str, Any]]:
+    """The trainer of a run, with settings changed by ``flags``, and the content of its checkpoint."""
     path = folder / "checkpoint.pt"
     state = checkpoint.load(path)
     try:
@@ -214,15 +212,14 @@ def _read(folder: Path, flags: dict[str, Any]) -> tuple[TrainConfig, dict[str, A
         before, now = getattr(saved, name), getattr(config, name)
         if name not in MAY_CHANGE and before != now:
             raise ConfigError(f"{name} of the run {folder} is {before!r} and cannot be changed to {now!r}")
-    return config, state
+    trainer = Trainer(config, load_data(config))
+    trainer.load_state(state, path)
+    return trainer, state
 
 
 def load_trainer(folder: Path, flags: dict[str, Any]) -> Trainer:
     """The trainer of a run, for testing its network; the folder is not changed. Raises the errors of `Run.resume`."""
-    config, state = _read(folder, flags)
-    trainer = Trainer(config, load_data(config))
-    trainer.load_state(state, folder / "checkpoint.pt")
-    return trainer
+    return _load(folder, flags)[0]
 
 
 def _default_folders(config: TrainConfig) -> list[Path]:
