@@ -5,7 +5,6 @@ The queries are PyTorch's own functions under a name that says what they answer:
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -32,11 +31,9 @@ saved_tensor_hooks: Callable[[bool], Any] = getattr(
     torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore_is_tracing: True
 )
 
-# Whether there are hooks on all modules; and the hooks on one. There are no public queries.
+# Whether there are hooks on all modules; and the attributes with the hooks of one. There are no public queries.
 has_global_hooks: Callable[[], bool] = _has_any_global_hook
-hooks_of: Callable[[nn.Module], tuple[Any, ...]] = operator.attrgetter(
-    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
-)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def forward_mode_active() -> bool:

@@ -89,7 +89,7 @@ def lif(
     *,
     state: LIFState | None = ...,
     synapse: bool = ...,
-    return_state: bool,
+    return_state: Literal[True],
     rule: Rule | str = ...,
     learnt: LIFConstants | None = ...,
     dtype: torch.dtype | None = ...,
@@ -146,17 +146,15 @@ def lif(
         steps = len(y)
     check_flag("synapse", synapse)
     settings, start = write_settings(params, checked_rule(rule)), stacked(state, y)
-    if dtype is not None and dtype != y.dtype:
+    as_bytes = dtype is not None and dtype != y.dtype
+    if as_bytes:
         _check_inference(dtype, y, learnt)
-        as_bytes = torch.uint8
-    else:
-        as_bytes = dtype = None
     constants = None if learnt is None else stacked_constants(learnt, params, y)
     keep = differentiable(y, constants)
     spikes, _, _, new_state = lif_forward(
-        time_dense(y), constants, start, settings, steps, synapse, keep, return_state, as_bytes
+        time_dense(y), constants, start, settings, steps, synapse, keep, return_state, torch.uint8 if as_bytes else None
     )
-    if dtype is not None:
+    if dtype is not None and as_bytes:
         spikes = spikes.view(dtype)
     return (spikes, LIFState(*new_state.detach().unbind(0))) if return_state else spikes
 

@@ -285,8 +285,8 @@ class _FusedNeurons(torch.autograd.Function):
             words, weight, bias = kept
             kept = layer.outputs(words, weight, bias, start, True, False, False)[2:4]
         current, checkpoints = kept
-        start = None if start is None else layer.images(start)
-        e, _ = run_backward(layer.images(grad), current, None, packed, checkpoints, start, layer.neuron)
+        before = None if start is None else layer.images(start)
+        e, _ = run_backward(layer.images(grad), current, None, packed, checkpoints, before, layer.neuron)
         return layer.features(e), None, None, None, None, None
 
 

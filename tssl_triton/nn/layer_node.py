@@ -83,8 +83,8 @@ def run_layer(
     """
     link = x if isinstance(x, Tensor) else x.link
     if is_traced([link, weight, bias]):
-        spikes, after = _traced(layer, x, weight, bias, learnt, state, carry)
-        return (PackedSpikes.pack(spikes) if bits_out else spikes), after
+        dense, new_state = _traced(layer, x, weight, bias, learnt, state, carry)
+        return (PackedSpikes.pack(dense) if bits_out else dense), new_state
     constants = None
     if learnt is not None:
         shape, dtype = layer.product.shape(link.shape, weight.shape), product_dtype(weight)
@@ -92,14 +92,13 @@ def run_layer(
     if differentiable(link, weight, bias, constants):
         found: list[Forward] = []
         spikes = _LayerNode.apply(link, weight, bias, constants, layer, x, state, carry, bits_out, found)
-        words, after = found[0].words, found[0].state
+        (run,) = found
     else:
         _, _, run, spikes = _forward(layer, x, weight, bias, constants, state, False, carry, bits_out)
-        words, after = run.words, run.state
-    new_state = None if after is None else LIFState(*after.unbind(0))
-    if words is None or not (packed_out or bits_out):
+    new_state = None if run.state is None else LIFState(*run.state.unbind(0))
+    if run.words is None or not (packed_out or bits_out):
         return spikes, new_state
-    return PackedSpikes((words,), Recipe(layer.steps), spikes), new_state
+    return PackedSpikes((run.words,), Recipe(layer.steps), spikes), new_state
 
 
 def product_dtype(weight: Tensor) -> torch.dtype:
@@ -121,8 +120,9 @@ def _traced(
     y = layer.product(x if isinstance(x, Tensor) else x.dense(), weight, bias)
     current = StaticInput(y.squeeze(0), layer.steps) if len(y) < layer.steps else y
     params, rule = layer.neuron
-    spikes, after = lif(current, params, state=state, return_state=True, rule=rule, learnt=learnt)
-    return spikes, after if carry else None
+    if carry:
+        return lif(current, params, state=state, return_state=True, rule=rule, learnt=learnt)
+    return lif(current, params, state=state, rule=rule, learnt=learnt), None
 
 
 def _forward(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,10 +58,9 @@ class LIF(nn.Module):
     def forward(self, x: Input, state: LIFState | None = None, return_state: bool = False) -> Output:
         """Spikes ``(T, B, *)`` of the weighted input ``x (T, B, *)``; with ``return_state`` the state too."""
         y = x.dense() if isinstance(x, PackedSpikes) else x
-        return lif(
-            y, self.params, state=state, synapse=self.synapse, return_state=return_state,
-            rule=self.rule, learnt=self._learnt(),
-        )  # fmt: skip
+        learnt = self._learnt()
+        options: dict[str, Any] = {"state": state, "synapse": self.synapse, "rule": self.rule, "learnt": learnt}
+        return lif(y, self.params, return_state=True, **options) if return_state else lif(y, self.params, **options)
 
     def _learnt(self) -> LIFConstants | None:
         """The learnt constants as they are now; None if none are learnt."""

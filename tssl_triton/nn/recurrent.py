@@ -85,6 +85,7 @@ class SpikingRecurrent(LIF):
         """Spikes ``(T, B, hidden)`` for ``x (T, B, *)``, a `StaticInput` or `PackedSpikes`; with ``return_state`` the
         state after the last step too."""
         spikes, after = self._run(x, state, return_state)
+        assert isinstance(spikes, Tensor)
         return spikes if after is None else (spikes, after)
 
     def _run(
@@ -102,7 +103,7 @@ class SpikingRecurrent(LIF):
         )
         after = None
         if carry:
-            after = RecurrentState(*final.detach().unbind(0), spikes[-1].detach())
+            after = RecurrentState(*final.detach(), spikes[-1].detach())
         if keep and following is not None and not is_traced([spikes]):
             return PackedSpikes((words.detach(),), Recipe(steps), spikes), after
         return spikes, after

@@ -61,7 +61,7 @@ class SpikingSequential(nn.Sequential):
 
 def _hands_on(layer: nn.Module) -> bool:
     """Whether the layer's own ``forward`` alone would run: no hook, no subclass, no replacement."""
-    hooked = any(_torch_private.hooks_of(layer)) or "forward" in layer.__dict__
+    hooked = any(getattr(layer, hooks) for hooks in _torch_private.HOOKS) or "forward" in layer.__dict__
     return type(layer).forward in _OWN_FORWARD and not hooked
 
 

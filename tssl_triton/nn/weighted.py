@@ -74,6 +74,7 @@ class _WeightedLIF(LIF):
     def forward(self, x: Input, state: LIFState | None = None, return_state: bool = False) -> Output:
         """Spikes for ``x (T, B, *)``, a `StaticInput` or `PackedSpikes`; with ``return_state`` the state too."""
         spikes, after = self._run(x, state, return_state)
+        assert isinstance(spikes, Tensor)
         return spikes if after is None else (spikes, after)
 
     def _run(
@@ -84,20 +85,18 @@ class _WeightedLIF(LIF):
         For a ``following`` layer the spikes come with their bits, where there are bits, and without the dense tensor
         if that layer needs none; without such a layer they come as a tensor.
         """
-        static = isinstance(x, StaticInput)
-        values = x.values[None] if static else x
-        packed = isinstance(values, PackedSpikes)
-        link = values.link if packed else values
+        values: Tensor | PackedSpikes
+        values, steps = (x.values[None], x.steps) if isinstance(x, StaticInput) else (x, None)
+        link = values.link if isinstance(values, PackedSpikes) else values
         if not isinstance(link, Tensor):
             raise TypeError(f"x must be a tensor (T, B, *), got {type(x).__name__}")
         own, next_own = self._settings(), following._settings() if isinstance(following, _WeightedLIF) else None
-        steps = x.steps if static else None
-        fuses = packed and not values.recipe.functions
+        packed = isinstance(values, PackedSpikes) and not values.recipe.functions
         # torch.compile warns of caches that it cannot trace.
         planned = _planned if torch.compiler.is_compiling() else _planned_once
-        layer, runs_fused, bits_out = planned(own, next_own, steps, link.shape, link.dtype, link.device, fuses)
+        layer, runs_fused, bits_out = planned(own, next_own, steps, link.shape, link.dtype, link.device, packed)
         weight, bias = self.weight, self.bias
-        if runs_fused:
+        if runs_fused and isinstance(values, PackedSpikes):
             spikes, after = fused.run(layer, values, weight, bias, state, carry, dense=not bits_out)
             return (spikes.link if following is None else spikes), after
         learnt = None if self.constants is None else self.constants()
@@ -162,7 +161,7 @@ class Settings(NamedTuple):
 
     def takes_bits(self, shape: Sequence[int]) -> bool:
         """Whether packed spikes of this shape may be all that the layer needs as input."""
-        if isinstance(self.product, Linear) and takes_spikes(*shape[:2], self.shape, self.dtype, self.device):
+        if isinstance(self.product, Linear) and takes_spikes(shape[0], shape[1], self.shape, self.dtype, self.device):
             return True
         return self.prefers_fused(shape)
 

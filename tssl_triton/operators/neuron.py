@@ -151,10 +151,8 @@ def run_backward(
         grad_constants = empty_rows(3, current, constants.dtype)
         options = {"constants": in_layout_of(constants, current), "grad_constants": grad_constants}
     if current.numel():
-        words, checkpoints, state = (
-            None if x is None else in_layout_of(x, current) for x in (words, checkpoints, state)
-        )
-        given = in_layout_of(grad_spikes, current), current, words, checkpoints, state, grad_current
+        kept = [None if x is None else in_layout_of(x, current) for x in (words, checkpoints, state)]
+        given = in_layout_of(grad_spikes, current), current, *kept, grad_current
         with record_function("tssl_triton::lif_backward") if profiling() else _NO_RECORD:
             walk_back(*given, neuron, synapse=synapse, **options)
     return grad_current, grad_constants
@@ -163,7 +161,7 @@ def run_backward(
 def walk_back(
     grad_spikes: Tensor,
     current: Tensor,
-    words: Tensor,
+    words: Tensor | None,
     checkpoints: Tensor | None,
     state: Tensor | None,
     grad_current: Tensor,
@@ -272,8 +270,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _gradient(ctx: Any, grad_spikes: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if grad_spikes is None:
         return (None,) * 9
-    constants = ctx.saved_tensors[1]
-    grad_current, grad_constants = lif_backward(grad_spikes, *ctx.saved_tensors, ctx.neuron, ctx.synapse)
+    current, constants, words, checkpoints, state = ctx.saved_tensors
+    given = grad_spikes, current, constants, words, checkpoints, state
+    grad_current, grad_constants = lif_backward(*given, ctx.neuron, ctx.synapse)
     return (grad_current, None if constants is None else grad_constants, *[None] * 7)
 
 

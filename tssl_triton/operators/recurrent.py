@@ -182,7 +182,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
 def _gradient(ctx: Any, grad_spikes: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if grad_spikes is None:
         return (None,) * 8
-    grad_y, grad_weight, grad_constants = recurrent_backward(grad_spikes.contiguous(), *ctx.saved_tensors, ctx.neuron)
+    y, states, words, weight, constants, previous_spikes = ctx.saved_tensors
+    given = grad_spikes.contiguous(), y, states, words, weight, constants, previous_spikes
+    grad_y, grad_weight, grad_constants = recurrent_backward(*given, ctx.neuron)
     # The gradient of one input for all steps is the sum of theirs, added up in float32.
     grad_input = grad_y.sum(0, keepdim=True, dtype=grad_constants.dtype).to(grad_y.dtype) if ctx.static else grad_y
     return (grad_input, grad_weight, grad_constants if ctx.learns else None, *[None] * 5)

@@ -1,6 +1,6 @@
 """A neuron and its learning rule as one string, which a schema can carry, and back. ::
 
-    "tau_mem=5.0 tau_syn=3.0 threshold=1.0 reset=zero max_slope=8.0 warmup=psc variant=released rule=stbp width=1.0 ..."
+"tau_mem=5.0 tau_syn=3.0 threshold=1.0 reset=zero max_slope=8.0 warmup=psc variant=released rule=stbp width=1.0 ..."
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def read(text: str) -> Neuron:
 
 def _made(kind: type[Any], settings: list[str]) -> Any:
     """The dataclass with these ``name=value`` settings, each of the type of its default."""
-    types = {field.name: type(field.default) for field in dataclasses.fields(kind)}
+    types: dict[str, Any] = {field.name: type(field.default) for field in dataclasses.fields(kind)}
     given = dict(setting.split("=", 1) for setting in settings)
     if given.keys() != types.keys():
         raise ValueError(f"settings of {kind.__name__} must be {', '.join(types)}, got {', '.join(given)}")
