@@ -103,7 +103,8 @@ class SpikingRecurrent(LIF):
         )
         after = None
         if carry:
-            after = RecurrentState(*final.detach(), spikes[-1].detach())
+            current, membrane, psc = final.detach().unbind(0)
+            after = RecurrentState(current, membrane, psc, spikes[-1].detach())
         if keep and following is not None and not is_traced([spikes]):
             return PackedSpikes((words.detach(),), Recipe(steps), spikes), after
         return spikes, after

@@ -151,8 +151,10 @@ def run_backward(
         grad_constants = empty_rows(3, current, constants.dtype)
         options = {"constants": in_layout_of(constants, current), "grad_constants": grad_constants}
     if current.numel():
-        kept = [None if x is None else in_layout_of(x, current) for x in (words, checkpoints, state)]
-        given = in_layout_of(grad_spikes, current), current, *kept, grad_current
+        words = in_layout_of(words, current)
+        checkpoints = None if checkpoints is None else in_layout_of(checkpoints, current)
+        state = None if state is None else in_layout_of(state, current)
+        given = in_layout_of(grad_spikes, current), current, words, checkpoints, state, grad_current
         with record_function("tssl_triton::lif_backward") if profiling() else _NO_RECORD:
             walk_back(*given, neuron, synapse=synapse, **options)
     return grad_current, grad_constants
@@ -161,7 +163,7 @@ def run_backward(
 def walk_back(
     grad_spikes: Tensor,
     current: Tensor,
-    words: Tensor | None,
+    words: Tensor,
     checkpoints: Tensor | None,
     state: Tensor | None,
     grad_current: Tensor,
