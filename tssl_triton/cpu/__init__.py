@@ -9,10 +9,11 @@ Other rooms import these names only. The one exception is `tssl_triton.inspectio
 
 from .compiler import CompileError, compiler_command, implementation
 from .neuron import lif_backward, lif_forward, pack, psc, surrogate_backward, unpack
-from .spike_products import busy, spike_product, spike_weight_gradient, takes_spikes
+from .spike_products import ActiveInputs, busy, spike_product, spike_weight_gradient, takes_spikes
 from .sum_pooling import count_pool, spread_pool, sum_pool
 
 __all__ = [
+    "ActiveInputs",
     "CompileError",
     "busy",
     "compiler_command",

@@ -56,10 +56,16 @@ def takes_spikes(steps: int, batch: int, weight_shape: Sequence[int], weight_dty
     return large and batch * inputs < 1 << 31 and _indexable(inputs, weight_dtype)
 
 
+ActiveInputs = list[Tensor]
+"""For each window, int32: the offset of each sample's list, the end of the last list, then the lists."""
+
+
 def spike_product(
     words: Tensor, steps: int, factors: Tensor | None, weight: Tensor, bias: Tensor | None, *, most: float | None = None
-) -> Tensor | None:
+) -> tuple[Tensor, ActiveInputs] | None:
     """``(T, B, out)``, the product of spikes with ``weight (out, in)``, plus ``bias``; None: take a dense product.
+
+    The second result is the active inputs, for `spike_weight_gradient`.
 
     Args:
         words: the packed spikes ``(1.., B, in)``; on another device the answer is None.
@@ -81,22 +87,31 @@ def spike_product(
     for window, lists in zip(windows, active, strict=True):
         addresses = weight.data_ptr(), y[window.first].data_ptr(), scratch.data_ptr()
         window.library.product(lists.data_ptr(), _address(factors), *addresses, *sizes)
-    return y if bias is None else y.add_(bias)
+    return (y if bias is None else y.add_(bias)), active
 
 
 def spike_weight_gradient(
-    grad: Tensor, words: Tensor, steps: int, factors: Tensor | None, weight: Tensor, *, most: float | None = None
+    grad: Tensor,
+    words: Tensor,
+    steps: int,
+    factors: Tensor | None,
+    weight: Tensor,
+    active: ActiveInputs | None = None,
+    *,
+    most: float | None = None,
 ) -> Tensor | None:
     """``(out, in)``, the sum over steps and samples of ``grad (T, B, out)`` times spikes; None: take a dense product.
 
-    The other arguments are those of `spike_product`; only size and type of ``weight`` matter.
+    ``active`` is from `spike_product`, or None to list the active inputs here. The other arguments are as there; only
+    size and type of ``weight`` matter.
     """
     batch, (outputs, inputs) = words.shape[1], weight.shape
     few = outputs <= FEW and min(steps, WINDOW) * batch * inputs >= LEAST_SPIKES and _indexable(inputs, weight.dtype)
     if not (few or takes_spikes(steps, batch, weight.shape, weight.dtype)) or not _alike(weight, grad, factors):
         return None
     windows, factors, grad = _windows(words, steps), _contiguous(factors), grad.contiguous()
-    active = None if few or not windows else list_active_inputs(windows, factors, busy(steps) if most is None else most)
+    if not (few or active or not windows):
+        active = list_active_inputs(windows, factors, busy(steps) if most is None else most)
     if not windows or not (few or active):
         return None
     gradient = grad.new_empty(outputs, inputs)
@@ -105,7 +120,7 @@ def spike_weight_gradient(
     scratch = grad.new_empty(inputs * (MOST_LANES if few else sizes[-1] * windows[-1].library.block()))
     for k, window in enumerate(windows):
         addresses = _address(factors), grad[window.first].data_ptr(), gradient.data_ptr(), scratch.data_ptr()
-        if active:
+        if active and not few:
             window.library.gradient(active[k].data_ptr(), *addresses, *sizes, k > 0)
         else:
             window.library.gradient_of_few(window.word.data_ptr(), *addresses, *sizes, window.bit, k > 0)
@@ -152,20 +167,17 @@ def _windows(words: Tensor, steps: int) -> list[_Window]:
     return found
 
 
-ActiveInputs = list[Tensor]
-"""For each window, int32: the offset of each sample's list, the end of the last list, then the lists."""
-
-
 def list_active_inputs(windows: Sequence[_Window], factors: Tensor | None, most: float) -> ActiveInputs | None:
     """The active inputs of packed spikes, dropped out by ``factors``; None if their average share is above ``most``."""
     batch, inputs = windows[0].word.shape
-    active, found = 0, []
-    scratch = torch.empty(batch * inputs, dtype=torch.int32, device="cpu")
+    total, found = 0, []
+    lists, scratch = (torch.empty(batch + 1 + batch * inputs, dtype=torch.int32, device="cpu") for _ in range(2))
     for window in windows:
-        found.append(scratch.new_empty(batch + 1 + batch * inputs))
-        addresses = window.word.data_ptr(), _address(factors), found[-1].data_ptr(), scratch.data_ptr()
-        active += window.library.list_active(*addresses, batch, inputs, torch.get_num_threads(), window.bit)
-    return found if active / (len(windows) * batch * inputs) <= most else None
+        addresses = window.word.data_ptr(), _address(factors), lists.data_ptr(), scratch.data_ptr()
+        active = window.library.list_active(*addresses, batch, inputs, torch.get_num_threads(), window.bit)
+        found.append(lists[: batch + 1 + active].clone())
+        total += active
+    return found if total / (len(windows) * batch * inputs) <= most else None
 
 
 @functools.cache

@@ -6,9 +6,10 @@ Forward takes the product of input and weights, y, and runs the neurons on it. F
 * its own spikes, packed;
 * y, 4 bytes per neuron-step in float32, and the checkpoints of a long run; with ``recompute`` neither of these.
 
-Only the node holds y, so backward writes the gradient of y into its memory. A second backward over a retained graph,
-and every backward with ``recompute``, computes y again: the same function of the same numbers in the same memory order
-and under the same autocast setting, so that all gradients are bit-identical.
+Only the node holds y, so backward writes the gradient of y into its memory; or over the incoming gradient, where the
+spikes went to this package's layers alone, so that no one else holds that. A second backward over a retained graph, and
+every backward with ``recompute``, computes y again: the same function of the same numbers in the same memory order and
+under the same autocast setting, so that all gradients are bit-identical.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tssl_triton.encoding import StaticInput
 from tssl_triton.functional import LIFConstants, LIFState, lif, stacked, stacked_constants
 from tssl_triton.kernels.layout import WINDOW
 from tssl_triton.operators import (
+    ActiveInputs,
     Autocast,
     Forward,
     Neuron,
@@ -68,6 +70,7 @@ def run_layer(
     carry: bool,
     packed_out: bool = False,
     bits_out: bool = False,
+    private: bool = False,
 ) -> tuple[Tensor | PackedSpikes, LIFState | None]:
     """Spikes of the layer; with ``carry`` its state too.
 
@@ -79,6 +82,7 @@ def run_layer(
         state: state to start from; None is at rest.
         carry: whether to return the state after the last step.
         packed_out: whether to return `PackedSpikes`, where there are bits: while gradients are recorded.
+        private: whether the spikes go to a layer of this package alone, which computes with them.
         bits_out: whether bits suffice; dense spikes are then written only where the device cannot leave them out.
     """
     link = x if isinstance(x, Tensor) else x.link
@@ -91,10 +95,10 @@ def run_layer(
         constants = stacked_constants(learnt, layer.neuron.params, ghost(shape, weight.new_empty((), dtype=dtype)))
     if differentiable(link, weight, bias, constants):
         found: list[Forward] = []
-        spikes = _LayerNode.apply(link, weight, bias, constants, layer, x, state, carry, bits_out, found)
+        spikes = _LayerNode.apply(link, weight, bias, constants, layer, x, state, carry, bits_out, private, found)
         (run,) = found
     else:
-        _, _, run, spikes = _forward(layer, x, weight, bias, constants, state, False, carry, bits_out)
+        *_, run, spikes = _forward(layer, x, weight, bias, constants, state, False, carry, bits_out)
     new_state = None if run.state is None else LIFState(*run.state.unbind(0))
     if run.words is None or not (packed_out or bits_out):
         return spikes, new_state
@@ -135,9 +139,9 @@ def _forward(
     keep: bool,
     carry: bool,
     bits_out: bool,
-) -> tuple[Tensor, Tensor | None, Forward, Tensor]:
-    """y, the state to start from, the run of the neurons, and their spikes, or a tensor in place of these."""
-    y = layer.product.of(x, weight, bias)
+) -> tuple[Tensor, ActiveInputs | None, Tensor | None, Forward, Tensor]:
+    """y, the active inputs, the state to start from, the run of the neurons, and their spikes or a tensor for these."""
+    y, active = layer.product.of(x, weight, bias)
     if not y.is_contiguous():
         y = time_dense(y)
     start = None if state is None else stacked(state, y)
@@ -145,7 +149,7 @@ def _forward(
         y, constants, start, layer.neuron, layer.steps, keep=keep or bits_out, carry=carry, dense=not bits_out
     )
     spikes = y.new_empty(()).expand(layer.steps, *y.shape[1:]) if found.spikes is None else found.spikes
-    return y, start, found, spikes
+    return y, active, start, found, spikes
 
 
 class _LayerNode(torch.autograd.Function):
@@ -161,19 +165,19 @@ class _LayerNode(torch.autograd.Function):
         state: LIFState | None,
         carry: bool,
         bits_out: bool,
+        private: bool,
         found: list[Forward],
     ) -> Tensor:
-        y, start, run, spikes = _forward(layer, x, weight, bias, constants, state, True, carry, bits_out)
+        y, active, start, run, spikes = _forward(layer, x, weight, bias, constants, state, True, carry, bits_out)
         found.append(run)
         # Saved tensors are checked: a change in place before backward is an error. y and its checkpoints, which only
         # this node holds, need no check and can be freed early, unless hooks on saved tensors are to see them.
-        own = (None, None) if layer.recompute else (y, run.checkpoints)
         ctx.watched = saved_tensor_hooks(False) is not None and not layer.recompute
-        ctx.own = None if ctx.watched else own
-        saved = own if ctx.watched else (None, None)
+        ctx.own = None if ctx.watched or layer.recompute else (y, run.checkpoints, active)
+        saved = (y, run.checkpoints) if ctx.watched else (None, None)
         tensors, recipe = ((x,), None) if isinstance(x, Tensor) else (x.tensors, x.recipe)
         ctx.save_for_backward(weight, bias, constants, start, run.words, *saved, *tensors)
-        ctx.layer, ctx.input = layer, (link.shape, link.dtype, recipe)
+        ctx.layer, ctx.input, ctx.private = layer, (link.shape, link.dtype, recipe), private
         ctx.set_materialize_grads(False)
         return spikes
 
@@ -181,10 +185,10 @@ class _LayerNode(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return (None,) * 10
+            return (None,) * 11
         # Gradients have the type of forward's numbers, whichever autocast setting is in force now.
         with Autocast(grad.device.type).restored():
-            return *_gradients(ctx, grad), *[None] * 6
+            return *_gradients(ctx, grad), *[None] * 7
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -192,20 +196,24 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     layer: Layer = ctx.layer
     weight, bias, constants, start, words, y, checkpoints, *tensors = ctx.saved_tensors
     shape, dtype, recipe = ctx.input
-    if ctx.own is not None and ctx.own[0] is not None:
-        (y, checkpoints), ctx.own = ctx.own, None
-    again = y is None
-    x = KeptInput(shape, dtype, tensors, recipe, twice=again)
+    active, again = None, ctx.own is None and not ctx.watched
+    if ctx.own is not None:
+        (y, checkpoints, active), ctx.own = ctx.own, None
+    x = KeptInput(shape, dtype, tensors, recipe, active, twice=again)
     if again:
         with Autocast(weight.device.type, layer.autocast).restored():
-            y = time_dense(layer.product.of(x, weight, bias))
+            y, x.active = layer.product.of(x, weight, bias)
+            y = time_dense(y)
         if layer.steps > WINDOW:
             checkpoints = run_forward(
                 y, constants, start, layer.neuron, layer.steps, keep=True, carry=False
             ).checkpoints
-    e, of_constants = run_backward(
-        grad, y, constants, words, checkpoints, start, layer.neuron, overwrite=not ctx.watched
-    )
-    del y, checkpoints
+    out = None if ctx.watched else y
+    alike = grad.shape == y.shape and grad.stride() == y.stride()
+    if ctx.private and alike and not grad.requires_grad:
+        out = grad
+    given = grad, y, constants, words, checkpoints, start
+    e, of_constants = run_backward(*given, layer.neuron, out=out)
+    del y, checkpoints, out, given
     needed = ctx.needs_input_grad[:3]
     return *layer.product.gradients(e, x, weight, needed), of_constants

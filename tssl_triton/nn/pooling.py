@@ -39,20 +39,26 @@ class SpikePool2d(nn.Module):
         if not isinstance(x, PackedSpikes):
             return self(x), None
         check_images("x", x.shape, self.kernel_size)
-        if self.kind == "max":
+        sums = self._settings()
+        if sums is None:
             function = partial(_max_pool2d, size=self.kernel_size)
             pooled = x.with_dense(_Recomputed.apply(x.dense(), function, x.recipe, *x.tensors), function)
+        elif any(x.link.stride()):
+            pooled = x.apply(sums)
         else:
-            pooled = x.apply(self._sums)
-        return (pooled.dense() if following is None else pooled), None
+            pooled = x.with_dense(sums.of_packed(x.link, x.words, x.steps), sums)
+        return (pooled.link if following is None else pooled), None
 
-    @property
-    def _sums(self) -> SumPool:
+    def _settings(self) -> SumPool | None:
+        """The sums of ``kind="sum"`` and ``"average"``."""
+        if self.kind == "max":
+            return None
         return SumPool(self.kernel_size, self.scale if self.kind == "sum" else 1.0 / math.prod(self.kernel_size))
 
     def _pool(self, x: Tensor) -> Tensor:
         check_images("x", x.shape, self.kernel_size)
-        return _max_pool2d(x, self.kernel_size) if self.kind == "max" else self._sums(x)
+        sums = self._settings()
+        return _max_pool2d(x, self.kernel_size) if sums is None else sums(x)
 
     def extra_repr(self) -> str:
         return f"{self.kernel_size}, kind={self.kind!r}" + (f", scale={self.scale}" if self.kind == "sum" else "")

@@ -16,6 +16,7 @@ from torch import Tensor
 from tssl_triton._checks import check_features
 from tssl_triton.kernels.geometry import Geometry
 from tssl_triton.operators import (
+    ActiveInputs,
     Autocast,
     PackedSpikes,
     Recipe,
@@ -35,6 +36,7 @@ class KeptInput:
         shape, dtype: of the dense input.
         tensors: the dense input alone; or with a ``recipe`` the tensors that this computes it from.
         recipe: how to compute the dense input, as of `PackedSpikes`.
+        active: the active inputs that the product found, if it did.
         twice: whether the dense input, once computed, is held for a second use.
     """
 
@@ -44,10 +46,11 @@ class KeptInput:
         dtype: torch.dtype,
         tensors: Sequence[Tensor],
         recipe: Recipe | None = None,
+        active: ActiveInputs | None = None,
         twice: bool = False,
     ) -> None:
         self.shape, self.dtype, self.tensors, self.recipe = shape, dtype, tuple(tensors), recipe
-        self._twice = twice
+        self.active, self._twice = active, twice
         self._dense = tensors[0] if recipe is None else None
 
     def dense(self, channels_last: bool = False) -> Tensor:
@@ -79,14 +82,13 @@ class Linear(NamedTuple):
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x if x.dim() == 3 else x.flatten(2), weight, bias)
 
-    def of(self, x: Input, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The product of an input, from packed spikes where that is faster."""
+    def of(self, x: Input, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ActiveInputs | None]:
+        """The product of an input, and the active inputs where it is taken from packed spikes, which may be faster."""
         if isinstance(x, Tensor):
-            return self(x, weight, bias)
-        y, spikes = None, _spikes_of(x)
-        if spikes is not None:
-            y = spike_product(*spikes, weight, bias)
-        return self(_dense(x), weight, bias) if y is None else y
+            return self(x, weight, bias), None
+        spikes = _spikes_of(x)
+        found = None if spikes is None else spike_product(*spikes, weight, bias)
+        return (self(_dense(x), weight, bias), None) if found is None else found
 
     def gradients(self, grad: Tensor, x: KeptInput, weight: Tensor, needed: Sequence[bool]) -> Gradients:
         """Gradients of input, weight and bias, as far as they are ``needed``."""
@@ -96,7 +98,7 @@ class Linear(NamedTuple):
         if needed[1]:
             spikes = _spikes_of(x)
             if spikes is not None:
-                grad_weight = spike_weight_gradient(grad, *spikes, weight)
+                grad_weight = spike_weight_gradient(grad, *spikes, weight, x.active)
             if grad_weight is None:
                 dense = _in(grad.dtype, x.dense())
                 grad_weight = _in(weight.dtype, grad.flatten(0, 1).t() @ dense.reshape(-1, weight.shape[1]))
@@ -129,9 +131,9 @@ class Conv2d(NamedTuple):
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x.flatten(0, 1), weight, bias, self.stride, self.padding).unflatten(0, x.shape[:2])
 
-    def of(self, x: Input, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The product of an input."""
-        return self(x if isinstance(x, Tensor) else _dense(x), weight, bias)
+    def of(self, x: Input, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, None]:
+        """The product of an input; there are no active inputs to it."""
+        return self(x if isinstance(x, Tensor) else _dense(x), weight, bias), None
 
     def gradients(self, grad: Tensor, x: KeptInput, weight: Tensor, needed: Sequence[bool]) -> Gradients:
         """Gradients of input, weight and bias, as far as they are ``needed``."""

@@ -32,13 +32,14 @@ from tssl_triton._checks import (
 )
 from tssl_triton.encoding import StaticInput
 from tssl_triton.functional import LIFState
-from tssl_triton.operators import Neuron, PackedSpikes, has_fused_kernel, takes_spikes
+from tssl_triton.operators import Neuron, PackedSpikes, SumPool, has_fused_kernel, takes_spikes
 from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import Rule
 
 from . import fused
 from .layer_node import Layer, run_layer
 from .neurons import LIF, Input, Output, each_step
+from .pooling import SpikePool2d
 from .products import LINEAR, Conv2d, Linear, Product
 
 FUSED = ("auto", "always", "never")
@@ -90,8 +91,9 @@ class _WeightedLIF(LIF):
         link = values.link if isinstance(values, PackedSpikes) else values
         if not isinstance(link, Tensor):
             raise TypeError(f"x must be a tensor (T, B, *), got {type(x).__name__}")
-        own, next_own = self._settings(), following._settings() if isinstance(following, _WeightedLIF) else None
-        packed = isinstance(values, PackedSpikes) and not values.recipe.functions
+        next_own = following._settings() if isinstance(following, (_WeightedLIF, SpikePool2d)) else None
+        own = self._settings()
+        packed = isinstance(values, PackedSpikes) and values.recipe.functions == ()
         # torch.compile warns of caches that it cannot trace.
         planned = _planned if torch.compiler.is_compiling() else _planned_once
         layer, runs_fused, bits_out = planned(own, next_own, steps, link.shape, link.dtype, link.device, packed)
@@ -100,7 +102,8 @@ class _WeightedLIF(LIF):
             spikes, after = fused.run(layer, values, weight, bias, state, carry, dense=not bits_out)
             return (spikes.link if following is None else spikes), after
         learnt = None if self.constants is None else self.constants()
-        return run_layer(layer, values, weight, bias, learnt, state, carry, following is not None, bits_out)
+        packed_out, private = following is not None, next_own is not None
+        return run_layer(layer, values, weight, bias, learnt, state, carry, packed_out, bits_out, private)
 
     def _settings(self) -> Settings:
         """The layer as it is now, without the numbers of its weights."""
@@ -159,9 +162,9 @@ class Settings(NamedTuple):
         inputs = math.prod(self.shape[1:])
         return fused.prefers_fused(self.device.type, self.product_dtype, batch * math.prod(size), neurons, inputs)
 
-    def takes_bits(self, shape: Sequence[int]) -> bool:
+    def takes_bits(self, shape: Sequence[int], device: torch.device) -> bool:
         """Whether packed spikes of this shape may be all that the layer needs as input."""
-        if isinstance(self.product, Linear) and takes_spikes(shape[0], shape[1], self.shape, self.dtype, self.device):
+        if isinstance(self.product, Linear) and takes_spikes(shape[0], shape[1], self.shape, self.dtype, device):
             return True
         return self.prefers_fused(shape)
 
@@ -178,7 +181,7 @@ class Plan(NamedTuple):
 
 def _planned(
     own: Settings,
-    following: Settings | None,
+    following: Settings | SumPool | None,
     steps: int | None,
     shape: torch.Size,
     dtype: torch.dtype,
@@ -198,7 +201,7 @@ def _planned(
         raise TypeError(f"x must be {own.dtype} as the layer's weight is, got {dtype}; convert one of them")
     layer = Layer(own.product, own.neuron, steps or shape[0], own.recompute, own.autocast)
     out = (layer.steps, *own.product.shape(shape, own.shape)[1:])
-    return Plan(layer, packed and own.prefers_fused(shape), following is not None and following.takes_bits(out))
+    return Plan(layer, packed and own.prefers_fused(shape), following is not None and following.takes_bits(out, device))
 
 
 _planned_once = lru_cache(maxsize=256)(_planned)

@@ -14,7 +14,7 @@ Each takes the constants of the neurons and their learning rule as one string (`
 `SumPool` and the products from packed spikes are no operators: nodes of the layers call them.
 """
 
-from tssl_triton.cpu import spike_product, spike_weight_gradient
+from tssl_triton.cpu import ActiveInputs, spike_product, spike_weight_gradient
 
 from .autocast import Autocast
 from .devices import cpu_compiler, has_fused_kernel, implementation, interpreting, launchers, takes_spikes
@@ -32,6 +32,7 @@ from .spike_trains import pack, psc_filter, unpack
 from .sum_pool import SumPool
 
 __all__ = [
+    "ActiveInputs",
     "Autocast",
     "Forward",
     "Neuron",

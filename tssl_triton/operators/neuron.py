@@ -141,10 +141,14 @@ def run_backward(
     neuron: Neuron,
     *,
     synapse: bool = True,
-    overwrite: bool = False,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Gradients of ``current``, written over it with ``overwrite``, and of learnt ``constants``."""
-    grad_current = current if overwrite else empty_rows(current.shape[0], current, current.dtype)
+    """Gradients of ``current`` and of learnt ``constants``.
+
+    The former is written to ``out`` if that is given: ``current`` itself, or ``grad_spikes`` where it has the shape and
+    memory order of ``current``.
+    """
+    grad_current = empty_rows(current.shape[0], current, current.dtype) if out is None else out
     grad_constants = None
     options: dict[str, Any] = {}
     if constants is not None:

@@ -86,8 +86,12 @@ def is_traced(tensors: Sequence[Tensor | None]) -> bool:
         return True
     if _torch_private.dispatch_modes() or _torch_private.function_modes() or _torch_private.transforms_active():
         return True
-    given = [tensor for tensor in tensors if tensor is not None]
-    return any(type(tensor) not in _PLAIN or tensor.device.type not in _checks.DEVICES for tensor in given)
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) not in _PLAIN or tensor.device.type not in _checks.DEVICES:
+            return True
+    return False
 
 
 def differentiable(*tensors: Tensor | None) -> bool:

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from tssl_triton import cpu
 
+from . import devices
 from .registration import is_traced
+from .spike_trains import unpack
 
 REALS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -32,6 +34,14 @@ class SumPool:
 
     def __call__(self, x: Tensor) -> Tensor:
         return _Sum.apply(x, self)
+
+    def takes_bits(self, shape: Sequence[int], device: torch.device) -> bool:
+        """Whether packed spikes are all that the sums need."""
+        return devices.uses_loops(device)
+
+    def of_packed(self, link: Tensor, words: Tensor, steps: int) -> Tensor:
+        """The pooled spikes of packed ones, whose gradient goes to their ``link`` on autograd's graph."""
+        return _SumOfPacked.apply(link, words, steps, self)
 
     def of_bits(self, words: Tensor, steps: int, dtype: torch.dtype, channels_last: bool = False) -> Tensor | None:
         """The pooled spikes from their packed form ``(words, B, C, H, W)``; None where it takes the dense spikes.
@@ -70,6 +80,20 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Spread.apply(grad, ctx.pool, ctx.shape), None
+
+
+class _SumOfPacked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, link: Tensor, words: Tensor, steps: int, pool: SumPool) -> Tensor:
+        ctx.shape, ctx.pool = link.shape, pool
+        pooled = pool.of_bits(words, steps, link.dtype)
+        if pooled is None:
+            pooled = pool.sums(unpack(words, steps, link.dtype).flatten(0, 1)).unflatten(0, link.shape[:2])
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Spread.apply(grad, ctx.pool, ctx.shape), None, None, None
 
 
 class _Spread(torch.autograd.Function):
