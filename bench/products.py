@@ -60,8 +60,13 @@ def cases(share: float, steps: int, batch: int, inputs: int, outputs: int) -> di
         dense = unpack_spikes(words, steps, weight.dtype)
         return grad.flatten(0, 1).t() @ dense.flatten(0, 1)
 
+    def product() -> torch.Tensor:
+        found = spike_product(words, steps, None, weight, None, most=1.0)
+        assert found is not None
+        return found[0]
+
     return {
-        "product": lambda: spike_product(words, steps, None, weight, None, most=1.0),
+        "product": product,
         "dense_product": lambda: F.linear(spikes, weight),
         "gradient": lambda: spike_weight_gradient(grad, words, steps, None, weight, most=1.0),
         "dense_gradient": dense_gradient,

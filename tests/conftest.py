@@ -7,10 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 
+IN_INTERPRETER = ("interpret", "implementation")
+"""Markers of the tests that run under Triton's interpreter."""
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     missing = {}
-    if os.environ.get("TRITON_INTERPRET") != "1":
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        marked = {item: any(map(item.get_closest_marker, IN_INTERPRETER)) for item in items}
+        config.hook.pytest_deselected(items=[item for item in items if not marked[item]])
+        items[:] = [item for item in items if marked[item]]
+    else:
         missing["interpret"] = "runs Triton kernels on CPU tensors: set TRITON_INTERPRET=1"
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
@@ -25,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def poisoned() -> Iterator[None]:
-    """Memory that nobody has written holds NaN, or the largest integer, and so shows in any result that reads it."""
+    """Unwritten memory holds NaN, or the largest integer, and so shows in any result that reads it."""
     import torch
 
     mode, warn_only = (

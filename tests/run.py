@@ -1,9 +1,8 @@
 """The project's test command: ``python tests/run.py [pytest arguments]``.
 
-Triton decides when a kernel is defined whether it will be compiled or interpreted, so pytest runs as usual, and with
-``TRITON_INTERPRET=1`` for the tests that hold the Triton kernels against the reference. What is only compiled, and
-layers of interpreted kernels, are runs of their own, so that two processes share the work evenly. Each has its share
-of the processors: more threads than there are wait for one another in loops that cost several times the work.
+Triton decides when a kernel is defined whether it is compiled or interpreted. So pytest runs as usual, and again with
+``TRITON_INTERPRET=1`` for the tests marked ``interpret`` or ``implementation``. The work is split into four runs, two
+at a time; each run has its share of the processors, since more threads than processors wait for one another.
 """
 
 from __future__ import annotations
@@ -18,30 +17,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERPRETED = {"TRITON_INTERPRET": "1"}
-INTERPRETED_FILES = [
-    *(f"tests/nn/test_{name}.py" for name in ("layers", "fused", "recurrent", "rules", "layer_node")),
-    *(f"tests/bench/test_{name}.py" for name in ("counting", "gpu_fused", "hardware", "report", "traffic")),
-    "tests/gpu/test_fused_device_checks.py",
-]
 RUNS = (  # the longest first
-    (
-        "Triton kernels under the interpreter",
-        INTERPRETED,
-        ["tests/operators", "--ignore=tests/operators/test_learnt.py", "--ignore=tests/operators/test_registration.py"],
-    ),
+    ("Operators on interpreted Triton kernels", INTERPRETED, ["tests/operators"]),
     ("CPU path, networks, training, packaging", {}, ["tests", "--ignore=tests/kernels"]),
-    (
-        "Learnt constants, layers and traffic of interpreted kernels",
-        INTERPRETED,
-        ["tests/operators/test_learnt.py", *INTERPRETED_FILES],
-    ),
+    ("Layers and traffic on interpreted Triton kernels", INTERPRETED, ["tests/nn", "tests/bench", "tests/gpu"]),
     ("Triton kernels compiled for GPUs", {}, ["tests/kernels"]),
 )
 AT_ONCE = 2
 
 
 def run(title: str, environment: dict[str, str], arguments: list[str]) -> dict[str, int]:
-    """Counts of one pytest run, whose output is printed when it has ended: another runs beside it."""
+    """Counts of one pytest run. Its output is printed at the end, as another run is beside it."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *arguments]
@@ -60,7 +46,7 @@ def run(title: str, environment: dict[str, str], arguments: list[str]) -> dict[s
             for name in total:
                 total[name] += int(suite.get(name, 0))
     failed = total["errors"] + total["failures"]
-    # Exit code 5 is "no test was selected", which -k may well mean for one of the runs.
+    # Exit code 5 is "no test was selected", as -k may do in one of the runs.
     if code not in (0, 5) and failed == 0:
         failed = 1
     return {
@@ -72,7 +58,7 @@ def run(title: str, environment: dict[str, str], arguments: list[str]) -> dict[s
 
 def main() -> int:
     total = {"passed": 0, "failed": 0, "skipped": 0}
-    print(f"{len(RUNS)} runs of pytest, {AT_ONCE} at a time; each prints when it has ended", flush=True)
+    print(f"{len(RUNS)} runs of pytest, {AT_ONCE} at a time; each prints at its end", flush=True)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         runs = [pool.submit(run, title, environment, [*folders, *sys.argv[1:]]) for title, environment, folders in RUNS]
         for finished in runs:

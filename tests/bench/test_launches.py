@@ -10,7 +10,7 @@ from bench import __main__
 from bench.common.steps import layer_shapes
 from bench.common.tracing import DEVICE, KINDS, pretending, record
 from bench.launches import count, table
-from tssl_triton import SpikingConv2d, SpikingLinear, SpikingRecurrent, SpikingSequential, lif, psc
+from tssl_triton import PackedSpikes, SpikingConv2d, SpikingLinear, SpikingRecurrent, SpikingSequential, lif, psc
 from tssl_triton.nn.network import parse_architecture
 from tssl_triton.training.presets import EXPERIMENTS
 
@@ -78,9 +78,10 @@ def launches_of_fused_layers(make, features, batch, **options):
     with pretending(), DEVICE:
         net = SpikingSequential(*(make(fused="always", **options) for _ in range(2)))
         spikes = lif(torch.empty(5, batch, *features).requires_grad_())
-        out = net(spikes)
+        packed = PackedSpikes.pack(spikes)
+        out = net(packed)
         wanted = (spikes, *net.parameters())
-        forward = record(lambda: net(spikes)).launches()
+        forward = record(lambda: net(packed)).launches()
         backward = record(lambda: torch.autograd.grad(out, wanted, torch.empty_like(out))).launches()
     return forward, backward
 
@@ -111,7 +112,7 @@ def test_recomputing_runs_the_fused_kernel_again():
 def test_layers_fuse_by_themselves_where_they_would_on_a_gpu(dtype, fused):
     with pretending(), DEVICE:
         layer = SpikingLinear(256, 1024).to(dtype)
-        spikes = lif(torch.empty(5, 512, 256, dtype=dtype).requires_grad_())
+        spikes = PackedSpikes.pack(lif(torch.empty(5, 512, 256, dtype=dtype).requires_grad_()))
         assert record(lambda: layer(spikes)).launches()["fused forward"] == fused
 
 

@@ -29,7 +29,7 @@ from tssl_triton import (
 )
 from tssl_triton.nn import prefers_fused
 
-pytestmark = pytest.mark.usefixtures("poisoned", "eager")
+pytestmark = [pytest.mark.implementation, pytest.mark.usefixtures("poisoned", "eager")]
 
 KERNELS = os.environ.get("TRITON_INTERPRET") == "1"
 T, B = 9, 3

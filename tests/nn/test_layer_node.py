@@ -27,6 +27,8 @@ from tssl_triton import (
 )
 from tssl_triton.nn import products
 
+pytestmark = pytest.mark.implementation
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 cpu_only = pytest.mark.skipif(INTERPRETED, reason="does not depend on the implementation; interpreted it is slow")
 

@@ -22,6 +22,8 @@ from tssl_triton import (
 )
 from tssl_triton.nn.products import Conv2d, KeptInput
 
+pytestmark = pytest.mark.implementation
+
 
 @pytest.fixture(autouse=True)
 def _eager(eager):

@@ -30,7 +30,7 @@ from tssl_triton import (
 )
 from tssl_triton.rules import SLAYER, STBP, TSSL
 
-pytestmark = pytest.mark.usefixtures("eager")
+pytestmark = [pytest.mark.implementation, pytest.mark.usefixtures("eager")]
 
 T, B, IN, H = 12, 3, 8, 7
 DEFAULTS = LIFParameters()

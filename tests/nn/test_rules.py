@@ -20,7 +20,7 @@ from tssl_triton import (
     spike_linear,
 )
 
-pytestmark = pytest.mark.usefixtures("eager")
+pytestmark = [pytest.mark.implementation, pytest.mark.usefixtures("eager")]
 
 RULES = [STBP("sigmoid", width=0.5), SLAYER()]
 T, B = 9, 1

@@ -6,7 +6,7 @@ from judging import DTYPES, RESETS, VARIANTS, WARMUPS, assert_agrees, draw_gradi
 
 from tssl_triton import LIFParameters, LIFState, lif, pack_spikes, psc, unpack_spikes
 
-pytestmark = pytest.mark.usefixtures("poisoned", "eager")
+pytestmark = [pytest.mark.implementation, pytest.mark.usefixtures("poisoned", "eager")]
 
 
 def series(values, dtype):

@@ -9,7 +9,7 @@ from comparing import relative_error
 
 from tssl_triton import LIFParameters, SpikePool2d, SpikingConv2d, SpikingLinear, SpikingSequential, lif, psc
 
-pytestmark = pytest.mark.usefixtures("poisoned", "eager")
+pytestmark = [pytest.mark.implementation, pytest.mark.usefixtures("poisoned", "eager")]
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NEURONS = sorted(GOLDEN.glob("neuron_*.npz"))

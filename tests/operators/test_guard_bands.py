@@ -12,7 +12,7 @@ from tssl_triton.kernels.plan import LaunchPlan, forced_plan
 from tssl_triton import STBP, LIFParameters
 from tssl_triton.operators import launchers
 
-pytestmark = pytest.mark.usefixtures("eager")
+pytestmark = [pytest.mark.implementation, pytest.mark.usefixtures("eager")]
 
 GUARD = 513  # more than the largest block
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from judging import draw_current
 from tssl_triton import LIFConstants, LIFParameters, LIFState, encoding, lif
 from tssl_triton.operators import lif_forward, write_settings
 
-pytestmark = pytest.mark.usefixtures("eager")
+pytestmark = [pytest.mark.implementation, pytest.mark.usefixtures("eager")]
 
 
 def check(y, dtype, **options):

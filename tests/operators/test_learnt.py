@@ -15,7 +15,7 @@ from tssl_triton.operators import Neuron, interpreting, launchers
 from tssl_triton.operators.neuron import walk_back
 from tssl_triton.rules import SLAYER, STBP, TSSL
 
-pytestmark = pytest.mark.usefixtures("poisoned", "eager")
+pytestmark = [pytest.mark.implementation, pytest.mark.usefixtures("poisoned", "eager")]
 
 T, B, N = 20, 2, 9
 TSSL_OPTIONS = [*itertools.product(VARIANTS, WARMUPS), *ABLATIONS]

@@ -8,7 +8,7 @@ from judging import assert_agrees, draw_current, draw_gradient, judge, run
 
 from tssl_triton import LIFParameters, LIFState, lif, pack_spikes, psc, unpack_spikes
 
-pytestmark = pytest.mark.usefixtures("poisoned", "eager")
+pytestmark = [pytest.mark.implementation, pytest.mark.usefixtures("poisoned", "eager")]
 
 PARAMS = LIFParameters()
 

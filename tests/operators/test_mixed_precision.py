@@ -10,6 +10,8 @@ from bench import precision
 from tssl_triton import LIFParameters, encoding, lif
 from tssl_triton.operators import interpreting
 
+pytestmark = pytest.mark.implementation
+
 HALVES = [torch.float16, torch.bfloat16]
 STEPS = [1, 5, 8, 32, 100]
 

@@ -24,7 +24,7 @@ from judging import (
 from tssl_triton import LIFParameters, lif
 from tssl_triton.encoding import static
 
-pytestmark = pytest.mark.usefixtures("poisoned", "eager")
+pytestmark = [pytest.mark.implementation, pytest.mark.usefixtures("poisoned", "eager")]
 
 
 def check(shape, dtype, params, synapse=True, seed=0):

@@ -11,7 +11,7 @@ from tssl_triton.reference import unpack_spikes as reference_unpack
 from tssl_triton import LIFParameters, pack_spikes, unpack_spikes
 from tssl_triton.operators import lif_forward, write_settings
 
-pytestmark = pytest.mark.usefixtures("poisoned", "eager")
+pytestmark = [pytest.mark.implementation, pytest.mark.usefixtures("poisoned", "eager")]
 
 WORDS = [(torch.int32, T) for T in [*STEPS, 8, 9, 16, 17]]
 WORDS += [(torch.int16, T) for T in (1, 2, 5, 8, 9, 15, 16)]

@@ -8,7 +8,7 @@ from judging import DTYPES, RESETS, VARIANTS, WARMUPS, assert_agrees, draw_curre
 
 from tssl_triton import LIFParameters, pack_spikes, unpack_spikes
 
-pytestmark = pytest.mark.usefixtures("eager")
+pytestmark = [pytest.mark.implementation, pytest.mark.usefixtures("eager")]
 
 # The fixture only sets an environment variable, which every example may share.
 drawn = settings(

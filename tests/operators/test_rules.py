@@ -24,7 +24,7 @@ from tssl_triton import LIFParameters, lif
 from tssl_triton.encoding import static
 from tssl_triton.rules import SLAYER, STBP, TSSL
 
-pytestmark = pytest.mark.usefixtures("poisoned", "eager")
+pytestmark = [pytest.mark.implementation, pytest.mark.usefixtures("poisoned", "eager")]
 
 WIDEST = STBP("arctan", width=0.6)
 

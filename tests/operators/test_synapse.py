@@ -8,7 +8,7 @@ from tssl_triton.reference import psc_backward
 
 from tssl_triton import psc
 
-pytestmark = pytest.mark.usefixtures("poisoned", "eager")
+pytestmark = [pytest.mark.implementation, pytest.mark.usefixtures("poisoned", "eager")]
 
 
 def draw_spikes(shape, dtype):

@@ -20,7 +20,7 @@ from judging import (
 from tssl_triton import LIFParameters, LIFState, lif
 from tssl_triton.encoding import static
 
-pytestmark = pytest.mark.usefixtures("poisoned", "eager")
+pytestmark = [pytest.mark.implementation, pytest.mark.usefixtures("poisoned", "eager")]
 
 PIECES = [7, 13, 1]
 

@@ -174,7 +174,9 @@ MUTATIONS = (
     Mutation(
         "learnt: errors not carried", WINDOWS, "_zeros(2, current) if carry is None else carry", "_zeros(2, current)"
     ),
-    Mutation("recurrent: V for its transpose", RECURRENT, "grad_y[t + 1], dense_weight)", "grad_y[t + 1], dense_weight.t())"),
+    Mutation(
+        "recurrent: V for its transpose", RECURRENT, "grad_y[t + 1], dense_weight)", "grad_y[t + 1], dense_weight.t())"
+    ),
     Mutation("recurrent: error of this step's neurons", RECURRENT, "g = torch.addmm(g, ", "torch.addmm(g, "),
     Mutation("recurrent: spikes of the same step", RECURRENT, "cat([first, spikes[:-1]])", "cat([spikes[1:], first])"),
     Mutation("recurrent: state of one step for all", RECURRENT, "before_each[t % WINDOW]", "before_each[0]"),

@@ -22,7 +22,7 @@ from torch import Tensor
 from tssl_triton._torch_private import saved_tensor_hooks
 from tssl_triton.encoding import StaticInput
 from tssl_triton.functional import LIFConstants, LIFState, lif, stacked, stacked_constants
-from tssl_triton.kernels.layout import WINDOW
+from tssl_triton.kernels.layout import WINDOW, word_dtype
 from tssl_triton.operators import (
     ActiveInputs,
     Autocast,
@@ -34,6 +34,7 @@ from tssl_triton.operators import (
     first_order,
     ghost,
     is_traced,
+    pack,
     run_backward,
     run_forward,
     time_dense,
@@ -88,7 +89,9 @@ def run_layer(
     link = x if isinstance(x, Tensor) else x.link
     if is_traced([link, weight, bias]):
         dense, new_state = _traced(layer, x, weight, bias, learnt, state, carry)
-        return (PackedSpikes.pack(dense) if bits_out else dense), new_state
+        if not bits_out:
+            return dense, new_state
+        return PackedSpikes((pack(dense.detach(), word_dtype(layer.steps)),), Recipe(layer.steps), dense), new_state
     constants = None
     if learnt is not None:
         shape, dtype = layer.product.shape(link.shape, weight.shape), product_dtype(weight)

@@ -164,7 +164,8 @@ class Settings(NamedTuple):
 
     def takes_bits(self, shape: Sequence[int], device: torch.device) -> bool:
         """Whether packed spikes of this shape may be all that the layer needs as input."""
-        if isinstance(self.product, Linear) and takes_spikes(shape[0], shape[1], self.shape, self.dtype, device):
+        linear = isinstance(self.product, Linear)
+        if linear and takes_spikes(shape[0], shape[1], self.shape, self.dtype, device):
             return True
         return self.prefers_fused(shape)
 

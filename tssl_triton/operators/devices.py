@@ -52,8 +52,12 @@ def has_fused_kernel(device: torch.device, dtype: torch.dtype) -> bool:
 def takes_spikes(
     steps: int, batch: int, weight_shape: Sequence[int], weight_dtype: torch.dtype, device: torch.device
 ) -> bool:
-    """Whether a product of so many steps and samples with weights ``(out, in)`` may be taken from packed spikes."""
-    return uses_loops(device) and cpu.takes_spikes(steps, batch, weight_shape, weight_dtype)
+    """Whether a product of so many steps and samples with weights ``(out, in)`` may be taken from packed spikes.
+
+    A compiler, which may leave the batch open, takes dense products.
+    """
+    loops = uses_loops(device) and not torch.compiler.is_compiling()
+    return loops and cpu.takes_spikes(steps, batch, weight_shape, weight_dtype)
 
 
 def cpu_compiler() -> str:

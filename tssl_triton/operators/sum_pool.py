@@ -37,7 +37,7 @@ class SumPool:
 
     def takes_bits(self, shape: Sequence[int], device: torch.device) -> bool:
         """Whether packed spikes are all that the sums need."""
-        return devices.uses_loops(device)
+        return devices.uses_loops(device) and not torch.compiler.is_compiling()
 
     def of_packed(self, link: Tensor, words: Tensor, steps: int) -> Tensor:
         """The pooled spikes of packed ones, whose gradient goes to their ``link`` on autograd's graph."""
