@@ -88,18 +88,22 @@ def run_layer(
     """
     link = x if isinstance(x, Tensor) else x.link
     if is_traced([link, weight, bias]):
-        dense, new_state = _traced(layer, x, weight, bias, learnt, state, carry)
+        y = layer.product(x if isinstance(x, Tensor) else x.dense(), weight, bias)
+        current = StaticInput(y.squeeze(0), layer.steps) if len(y) < layer.steps else y
+        options: dict[str, Any] = {"state": state, "return_state": carry, "rule": layer.neuron.rule, "learnt": learnt}
+        found: Any = lif(current, layer.neuron.params, **options)
+        spikes, after = found if carry else (found, None)
         if not bits_out:
-            return dense, new_state
-        return PackedSpikes((pack(dense.detach(), word_dtype(layer.steps)),), Recipe(layer.steps), dense), new_state
+            return spikes, after
+        return PackedSpikes((pack(spikes.detach(), word_dtype(layer.steps)),), Recipe(layer.steps), spikes), after
     constants = None
     if learnt is not None:
         shape, dtype = layer.product.shape(link.shape, weight.shape), product_dtype(weight)
         constants = stacked_constants(learnt, layer.neuron.params, ghost(shape, weight.new_empty((), dtype=dtype)))
     if differentiable(link, weight, bias, constants):
-        found: list[Forward] = []
-        spikes = _LayerNode.apply(link, weight, bias, constants, layer, x, state, carry, bits_out, private, found)
-        (run,) = found
+        runs: list[Forward] = []
+        spikes = _LayerNode.apply(link, weight, bias, constants, layer, x, state, carry, bits_out, private, runs)
+        (run,) = runs
     else:
         *_, run, spikes = _forward(layer, x, weight, bias, constants, state, False, carry, bits_out)
     new_state = None if run.state is None else LIFState(*run.state.unbind(0))
@@ -112,24 +116,6 @@ def product_dtype(weight: Tensor) -> torch.dtype:
     """The type of a product with ``weight``: autocast's, where it is on and the weight is not float64."""
     autocast = Autocast.now(weight.device.type).dtype
     return weight.dtype if autocast is None or weight.dtype == torch.float64 else autocast
-
-
-def _traced(
-    layer: Layer,
-    x: Tensor | PackedSpikes,
-    weight: Tensor,
-    bias: Tensor | None,
-    learnt: LIFConstants | None,
-    state: LIFState | None,
-    carry: bool,
-) -> tuple[Tensor, LIFState | None]:
-    """The layer for a compiler, mode or transform: a product of PyTorch, then the operator of the neurons."""
-    y = layer.product(x if isinstance(x, Tensor) else x.dense(), weight, bias)
-    current = StaticInput(y.squeeze(0), layer.steps) if len(y) < layer.steps else y
-    params, rule = layer.neuron
-    if carry:
-        return lif(current, params, state=state, return_state=True, rule=rule, learnt=learnt)
-    return lif(current, params, state=state, rule=rule, learnt=learnt), None
 
 
 def _forward(
@@ -169,10 +155,10 @@ class _LayerNode(torch.autograd.Function):
         carry: bool,
         bits_out: bool,
         private: bool,
-        found: list[Forward],
+        runs: list[Forward],
     ) -> Tensor:
         y, active, start, run, spikes = _forward(layer, x, weight, bias, constants, state, True, carry, bits_out)
-        found.append(run)
+        runs.append(run)
         # Saved tensors are checked: a change in place before backward is an error. y and its checkpoints, which only
         # this node holds, need no check and can be freed early, unless hooks on saved tensors are to see them.
         ctx.watched = saved_tensor_hooks(False) is not None and not layer.recompute

@@ -62,19 +62,9 @@ def spike_weighted(
 
 @spike_weighted.register_fake
 def _(
-    words: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor | None,
-    neuron: str,
-    steps: int,
-    stride: list[int],
-    padding: list[int],
-    save: bool,
-    emit: bool,
-    carry: bool,
+    words: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, neuron: str, steps: int, *others: Any
 ) -> Outputs:
-    return _outputs(words, weight, steps, stride, padding, save, emit, carry)
+    return _outputs(words, weight, steps, *others)
 
 
 @operator

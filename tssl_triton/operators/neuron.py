@@ -218,10 +218,9 @@ def _(
     neuron: str,
     steps: int,
     synapse: bool,
-    keep: bool,
-    carry: bool,
-    spike_dtype: torch.dtype | None,
+    *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    keep, carry, spike_dtype = others
     current = time_dense(current)
     found = _allocated(_outputs(current, steps, keep, carry, True, spike_dtype), current.device)
     return _as_tensors(found, current, steps)

@@ -83,16 +83,8 @@ def _one_step(y: Tensor, state: Tensor, spikes: Tensor, neuron: Neuron, constant
 
 
 @recurrent_forward.register_fake
-def _(
-    external_input: Tensor,
-    weight: Tensor,
-    constants: Tensor | None,
-    state: Tensor | None,
-    previous_spikes: Tensor | None,
-    neuron: str,
-    steps: int,
-    keep: bool,
-) -> Outputs:
+def _(external_input: Tensor, *others: Any) -> Outputs:
+    *_, steps, keep = others
     return _outputs(external_input.contiguous(), steps, keep)
 
 
