@@ -185,10 +185,10 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     layer: Layer = ctx.layer
     weight, bias, constants, start, words, y, checkpoints, *tensors = ctx.saved_tensors
     shape, dtype, recipe = ctx.input
-    active, again = None, ctx.own is None and not ctx.watched
+    again = ctx.own is None and not ctx.watched
+    x = KeptInput(shape, dtype, tensors, recipe, twice=again)
     if ctx.own is not None:
-        (y, checkpoints, active), ctx.own = ctx.own, None
-    x = KeptInput(shape, dtype, tensors, recipe, active, twice=again)
+        (y, checkpoints, x.active), ctx.own = ctx.own, None
     if again:
         with Autocast(weight.device.type, layer.autocast).restored():
             y, x.active = layer.product.of(x, weight, bias)
