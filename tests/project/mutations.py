@@ -228,10 +228,10 @@ MUTATIONS = (
     Mutation("operators: tensors not looked at", REGISTRATION, "type(tensor) not in _PLAIN or", ""),
     Mutation("operators: another order of checkpoints", NEURON, "in_layout_of(checkpoints, current)", "checkpoints"),
     Mutation("operators: settings lose digits", SETTINGS, "types[name](value)", "types[name](value[:6])"),
-    Mutation("node: y kept when it is overwritten", NODE, "active), ctx.own = ctx.own, None", "active) = ctx.own"),
-    Mutation("node: every incoming gradient private", NODE, "if ctx.private and alike", "if alike"),
+    Mutation("node: y kept when it is overwritten", NODE, "x.active), ctx.own = ctx.own, None", "x.active) = ctx.own"),
+    Mutation("node: every incoming gradient private", NODE, "if ctx.private and not", "if not"),
     Mutation("node: hooks not asked", NODE, "saved_tensor_hooks(False) is not None and", "False and"),
-    Mutation("node: y overwritten under hooks", NODE, "out = None if ctx.watched else y", "out = y"),
+    Mutation("node: y overwritten under hooks", NODE, "overwrite=not ctx.watched", "overwrite=True"),
     Mutation(
         "node: state forgotten in backward",
         NODE,

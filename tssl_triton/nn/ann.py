@@ -1,10 +1,8 @@
-"""The non-spiking network of the same size: rectified units in place of neurons, and no time.
+"""The non-spiking network of the same size: rectified linear units instead of neurons, and no time.
 
-`build_ann` takes the architecture strings of `tssl_triton.nn.network.build_network` and makes the same layers:
-weights of
-the same shapes with the same initial values (after the same ``torch.manual_seed``, the same numbers), the same pooling
-and dropout. Between them stand rectifiers, ``max(0, W x)``; the last layer is linear, and its outputs are the logits of
-a softmax.
+`build_ann` takes the architecture strings of `build_network` and builds the same layers: weights of the same shapes and
+initial values (the same numbers after the same ``torch.manual_seed``), the same pooling and dropout. Hidden layers are
+rectified, ``max(0, W x)``; the last layer is linear and returns the logits of a softmax.
 """
 
 from __future__ import annotations
@@ -29,9 +27,8 @@ _Product = TypeVar("_Product", nn.Conv2d, nn.Linear)
 class ANN(nn.Sequential):
     """A network of rectified units from images ``(B, *in_shape)`` to logits ``(B, classes)``.
 
-    It also takes what a spiking network is presented with, so that both train in the same harness: of a `StaticInput`
-    its image, of a sequence ``(T, B, *in_shape)`` the mean over time, which for spike trains is each input's count
-    divided by T.
+    It also takes the input of a spiking network, so that both train with the same code: the image of a `StaticInput`,
+    and the mean over time of a sequence ``(T, B, *in_shape)``, which for spike trains is each input's firing rate.
 
     Args:
         layers: ordinary modules of PyTorch, and `Pool2d`.
@@ -51,7 +48,7 @@ class ANN(nn.Sequential):
         return logits
 
     def images(self, x: Tensor | StaticInput) -> Tensor:
-        """The images ``(B, *in_shape)`` that stand for a network's input ``x`` without its time."""
+        """The images ``(B, *in_shape)`` that represent an input ``x`` without its time."""
         values = x.values if isinstance(x, StaticInput) else x
         if tuple(values.shape[1:]) == self.in_shape:
             return values

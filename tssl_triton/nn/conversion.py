@@ -5,11 +5,11 @@
     u[t]     = v[t-1] + W'[l] s[t] + b'[l]                        integrate: no leak, no synaptic filter
     fires where u[t] > 1,   v[t] = u[t] - 1 where it fires        and fire, reset by subtraction
 
-These neurons are the package's own, with tau_mem = inf, tau_syn = 1, threshold 1 and reset "subtract". The image is a
-constant input current. With an input x that does not change, a neuron's rate over T steps is ``clip(x, 0, 1)`` to
-within 1/T, and to within 1/(2T) where its membrane starts at half a threshold; so a layer's rates approach its
-activations divided by its scale, cut off at 1. The output neurons do not fire: their membrane gathers
-``scale[L-1] W[L] s[t] + b[L]``, and divided by T it estimates the logits.
+The neurons are those of this package with tau_mem = inf, tau_syn = 1, threshold 1 and reset "subtract". The image is a
+constant input current. For a constant input x, a neuron's rate over T steps is ``clip(x, 0, 1)`` to within 1/T, or to
+within 1/(2T) if its membrane starts at half a threshold. A layer's rates therefore approach its activations divided by
+its scale, clipped at 1. The output neurons do not fire: their membrane accumulates ``scale[L-1] W[L] s[t] + b[L]``,
+which divided by T estimates the logits.
 
 Sources: Rueckauer et al., Frontiers in Neuroscience 11:682 (2017), for percentiles and reset by subtraction; Diehl et
 al., IJCNN 2015, for balancing by data, there with the largest activation: percentile 100.
@@ -34,10 +34,10 @@ from .pooling import SpikePool2d
 from .sequential import SpikingSequential
 from .weighted import SpikingConv2d, SpikingLinear
 
-#: Integrate and fire: no leak, no synaptic filter, and what is above the threshold is kept for the next spike.
+#: Integrate and fire: no leak, no synaptic filter; the part above the threshold is kept for the next spike.
 INTEGRATE_AND_FIRE = LIFParameters(tau_mem=math.inf, tau_syn=1.0, threshold=1.0, reset="subtract")
 
-#: Steps that are presented at once; memory grows with them and with nothing else.
+#: Steps presented at once; memory grows with them alone.
 LONGEST_WINDOW = 16
 
 
@@ -46,7 +46,7 @@ class ConversionError(UserError, ValueError):
 
 
 class ConvertedNetwork(nn.Module):
-    """Spiking layers and an output that integrates; made by `convert`.
+    """Spiking layers and an integrating output, made by `convert`.
 
     Args:
         hidden: all layers but the last.
@@ -64,11 +64,11 @@ class ConvertedNetwork(nn.Module):
     def forward(self, images: Tensor, marks: Sequence[int]) -> Tensor:
         """Estimates of the logits, ``(len(marks), B, classes)``, after each number of time steps in ``marks``.
 
-        One walk through time serves all marks; it goes in windows, so memory does not grow with time.
+        One run serves all marks. It is split into windows, so memory does not grow with time.
 
         Args:
             images: ``(B, *in_shape)``, the constant input current.
-            marks: numbers of time steps, rising.
+            marks: increasing numbers of time steps.
 
         Raises:
             TypeError, ValueError: if ``marks`` are not rising integers >= 1.
@@ -80,7 +80,7 @@ class ConvertedNetwork(nn.Module):
         for before, mark in zip([0, *marks], marks, strict=False):
             for _ in range(before, mark, window):
                 spikes, state = self.hidden(static(images, window), state, return_state=True)
-                # Without a layer of neurons, as behind a lone pooling, the image itself arrives at every step.
+                # Without a layer of neurons, as after a single pooling, the image itself arrives at every step.
                 arrived = (spikes.dense() if isinstance(spikes, StaticInput) else spikes).sum(0).flatten(1)
                 counts = arrived if counts is None else counts + arrived
             assert counts is not None
@@ -100,17 +100,18 @@ class ConvertedNetwork(nn.Module):
 
 
 def convert(ann: ANN, scales: Sequence[float], initial: float = 0.0) -> ConvertedNetwork:
-    """The spiking network whose rates stand for an ANN's activations; the ANN is left as it is.
+    """The spiking network whose rates represent an ANN's activations; the ANN is not changed.
 
     Args:
         ann: as `tssl_triton.nn.ann.build_ann` makes it.
-        scales: activation that a rate of one spike per step stands for, one per rectified layer, > 0;
+        scales: activation represented by a rate of one spike per step, one per rectified layer, > 0;
             `activation_scales` measures them.
-        initial: membrane potential that neurons start from, as a share of the threshold, in [0, 1]. A half makes
-            rates round to the nearest count where 0 makes them round down.
+        initial: initial membrane potential, as a share of the threshold, in [0, 1]. With 0.5 rates round to the
+            nearest count, with 0 they round down.
 
     Raises:
-        ConversionError: for a layer that has no spiking counterpart; a maximum over spikes is not that over rates.
+        ConversionError: for a layer without a spiking counterpart, such as max pooling, whose maximum over spikes is
+            not the maximum over rates.
         TypeError, ValueError: naming the argument.
     """
     if not isinstance(ann, ANN):
@@ -157,7 +158,7 @@ def _spiking(layer: nn.Module, before: float = 1.0, after: float = 1.0) -> nn.Mo
 
 
 def _is_plain(layer: nn.Conv2d) -> bool:
-    """Whether a convolution does no more than a `SpikingConv2d` can."""
+    """Whether `SpikingConv2d` supports all settings of a convolution."""
     named_padding = isinstance(layer.padding, str) or layer.padding_mode != "zeros"
     return not named_padding and layer.groups == 1 and all(step == 1 for step in layer.dilation)
 
@@ -171,9 +172,9 @@ def _set_parameters(target: nn.Module, source: nn.Conv2d | nn.Linear, before: fl
 
 
 def _window(marks: Sequence[int]) -> int:
-    """Steps to walk at once: the largest number that every mark is a multiple of, up to `LONGEST_WINDOW`.
+    """Steps to run at once: the largest common divisor of the marks up to `LONGEST_WINDOW`.
 
-    One length for the whole walk means one compiled loop per layer.
+    With one length for the whole run there is one compiled loop per layer.
     """
     check_marks(marks)
     common = math.gcd(*marks)
@@ -186,7 +187,7 @@ def activation_scales(ann: ANN, batches: Iterable[Tensor], samples: int, percent
 
     Args:
         ann: the trained network.
-        batches: images ``(B, *in_shape)``, ``samples`` of them in all.
+        batches: images ``(B, *in_shape)``, ``samples`` in total.
         samples: number of images.
         percentile: in (0, 100]; 100 is the largest activation.
 
@@ -225,14 +226,14 @@ def activation_scales(ann: ANN, batches: Iterable[Tensor], samples: int, percent
 
 
 class RunningPercentile:
-    """A percentile of values that come in pieces, exact, and of memory only for the values above it.
+    """The exact percentile of values that arrive in pieces; it stores only the values above it.
 
-    Between two values it is interpolated linearly, as `numpy.percentile` does: of n values in rising order, counted
-    from 0, it stands at place ``(n - 1) percentile / 100``.
+    It is interpolated linearly between two values as by `numpy.percentile`: at index ``(n - 1) percentile / 100`` of n
+    sorted values.
 
     Args:
         percentile: in (0, 100].
-        count: number of values n that will come.
+        count: number of values n.
     """
 
     def __init__(self, percentile: float, count: int) -> None:
@@ -245,7 +246,7 @@ class RunningPercentile:
         self._largest: Tensor | None = None
 
     def add(self, values: Tensor) -> None:
-        """Take in more values, a tensor of any shape."""
+        """Add values, a tensor of any shape."""
         self._seen += values.numel()
         values = values.flatten()
         if self._largest is not None:
@@ -256,7 +257,7 @@ class RunningPercentile:
         """The percentile.
 
         Raises:
-            ValueError: if not all values came, or too many.
+            ValueError: if fewer or more values than ``count`` were added.
         """
         if self._largest is None or self._seen != self._count:
             raise ValueError(f"{self._count} values were to come, {self._seen} did")
@@ -265,7 +266,7 @@ class RunningPercentile:
 
 
 def check_marks(marks: Sequence[int]) -> None:
-    """Numbers of time steps, at least one, that rise."""
+    """Increasing numbers of time steps, at least one."""
     for mark in marks:
         check_count("every number of steps", mark)
     if not marks or list(marks) != sorted(set(marks)):
@@ -273,7 +274,7 @@ def check_marks(marks: Sequence[int]) -> None:
 
 
 def check_initial(value: float) -> float:
-    """A membrane potential as a share of the threshold, in [0, 1]: beyond that rates would be off by more than 1/T."""
+    """A membrane potential as a share of the threshold, in [0, 1]; outside, rates are wrong by more than 1/T."""
     if not 0 <= check_finite("initial", value) <= 1:
         raise ValueError(f"initial must be in [0, 1], got {value!r}")
     return float(value)

@@ -6,10 +6,10 @@ Forward takes the product of input and weights, y, and runs the neurons on it. F
 * its own spikes, packed;
 * y, 4 bytes per neuron-step in float32, and the checkpoints of a long run; with ``recompute`` neither of these.
 
-Only the node holds y, so backward writes the gradient of y into its memory; or over the incoming gradient, where the
-spikes went to this package's layers alone, so that no one else holds that. A second backward over a retained graph, and
-every backward with ``recompute``, computes y again: the same function of the same numbers in the same memory order and
-under the same autocast setting, so that all gradients are bit-identical.
+Only the node holds y, so backward writes the gradient of y into its memory. Where the spikes went to layers of this
+package alone, the memory of their gradient is freed as soon as it has been read. A second backward over a retained
+graph, and every backward with ``recompute``, computes y again: the same function of the same numbers in the same memory
+order and under the same autocast setting, so that all gradients are bit-identical.
 """
 
 from __future__ import annotations
@@ -185,10 +185,10 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     layer: Layer = ctx.layer
     weight, bias, constants, start, words, y, checkpoints, *tensors = ctx.saved_tensors
     shape, dtype, recipe = ctx.input
-    active, again = None, ctx.own is None and not ctx.watched
+    again = ctx.own is None and not ctx.watched
+    x = KeptInput(shape, dtype, tensors, recipe, twice=again)
     if ctx.own is not None:
-        (y, checkpoints, active), ctx.own = ctx.own, None
-    x = KeptInput(shape, dtype, tensors, recipe, active, twice=again)
+        (y, checkpoints, x.active), ctx.own = ctx.own, None
     if again:
         with Autocast(weight.device.type, layer.autocast).restored():
             y, x.active = layer.product.of(x, weight, bias)
@@ -197,12 +197,10 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             checkpoints = run_forward(
                 y, constants, start, layer.neuron, layer.steps, keep=True, carry=False
             ).checkpoints
-    out = None if ctx.watched else y
-    alike = grad.shape == y.shape and grad.stride() == y.stride()
-    if ctx.private and alike and not grad.requires_grad:
-        out = grad
     given = grad, y, constants, words, checkpoints, start
-    e, of_constants = run_backward(*given, layer.neuron, out=out)
-    del y, checkpoints, out, given
+    e, of_constants = run_backward(*given, layer.neuron, overwrite=not ctx.watched)
+    del y, checkpoints, given
+    if ctx.private and not grad.requires_grad:
+        grad.untyped_storage().resize_(0)  # PyTorch holds the tensor until this function returns
     needed = ctx.needs_input_grad[:3]
     return *layer.product.gradients(e, x, weight, needed), of_constants

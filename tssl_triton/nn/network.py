@@ -1,14 +1,14 @@
-"""Whole networks from the architecture strings in which the literature writes them.
+"""Networks from the architecture strings of the literature.
 
-An architecture is a row of tokens joined by ``-``:
+An architecture is a sequence of tokens joined by ``-``:
 
 =========  ==================================================================================
 ``15C5``   convolution, 15 output channels, 5x5 kernel, stride 1, followed by spiking neurons
-``P2``     pooling over 2x2 windows that do not overlap; no neurons of its own
+``P2``     pooling over non-overlapping 2x2 windows, without neurons
 ``300``    fully connected layer of 300 spiking neurons
 =========  ==================================================================================
 
-The output layer, one spiking neuron per class, is not written: `build_network` adds it.
+`build_network` adds the output layer, one spiking neuron per class.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class ArchitectureError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Token:
-    """One layer of an architecture: what it is, its numbers, and where in the string it stands.
+    """One layer of an architecture: its kind, its numbers and its place in the string.
 
     Args:
         kind: ``"conv"``, ``"pool"`` or ``"linear"``.
@@ -102,7 +102,7 @@ def _read_token(text: str, start: int, architecture: str) -> Token:
     else:
         problem = f"token {text!r} is not {ACCEPTED_TOKENS}" if text else f"empty token; expected {ACCEPTED_TOKENS}"
         raise ArchitectureError(problem, architecture, start, len(text))
-    # A token's own numbers only: a pooling has no width, a fully connected layer no window.
+    # A pooling has no width, a fully connected layer no window.
     if (token.kind != "pool" and token.width < 1) or (token.kind != "linear" and token.window < 1):
         raise ArchitectureError(f"the numbers of token {text!r} must be >= 1", architecture, start, len(text))
     return token
@@ -135,14 +135,13 @@ def build_network(
         params: neuron constants of every layer; ``LIFParameters()`` if not given.
         padding: zeros around each convolution's input: one number for all of them, ``"same"`` for half of
             an odd kernel (the size stays), or a sequence with one entry per convolution.
-        pool: what a pooling window does: ``"sum"`` (times 1.1, as the authors' released program does),
-            ``"average"`` or ``"max"``.
+        pool: ``"sum"`` over each window (times 1.1, as in the authors' released program), ``"average"`` or ``"max"``.
         dropout: probability of dropping an input of every weighted layer but the first, one mask per
             sample for all time steps; 0 adds no dropout layers.
         weight_scale: factor on the initial weights.
-        conv_weight_scale: one more such factor, on the weights of convolutions.
+        conv_weight_scale: a second factor, on the weights of convolutions.
         rule: learning rule of every layer: a name, or one of `tssl_triton.rules`.
-        recompute: whether every layer works its weighted input out again in backward instead of keeping it.
+        recompute: whether every layer computes its weighted input again in backward instead of keeping it.
         fused: which layers run as one kernel: ``"auto"``, ``"always"`` or ``"never"``, see `SpikingLinear`.
         learn: constants that every layer learns, of ``"tau_mem"``, ``"tau_syn"`` and ``"threshold"``.
         per: one value of each per ``"layer"``, or per ``"neuron"`` (of a convolution, per channel).
@@ -151,9 +150,9 @@ def build_network(
         A network from ``(T, B, *in_shape)``, or a `StaticInput` of ``(B, *in_shape)``, to spikes ``(T, B, classes)``.
 
     Raises:
-        ArchitectureError: (a ValueError) for a token that cannot be read, that does not fit what stands
-            before it, or whose output would be smaller than 1x1.
-        TypeError, ValueError: naming the argument, for the others.
+        ArchitectureError: (a ValueError) for a token that cannot be read, that does not fit the one before it, or
+            whose output would be smaller than 1x1.
+        TypeError, ValueError: for any other argument, naming it.
     """
     tokens = parse_architecture(architecture)
     shape = checked_shape(in_shape)
@@ -209,7 +208,7 @@ def build_network(
 
 
 def _shape_after(token: Token, shape: tuple[int, ...], margin: int, architecture: str) -> tuple[int, ...]:
-    """The shape of one sample behind ``token``, floor semantics as in torch; errors point at the token."""
+    """The shape of one sample after ``token``, rounded down as in PyTorch; errors point at the token."""
     if token.kind == "linear":
         return (token.width,)
 

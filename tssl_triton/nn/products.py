@@ -36,8 +36,10 @@ class KeptInput:
         shape, dtype: of the dense input.
         tensors: the dense input alone; or with a ``recipe`` the tensors that this computes it from.
         recipe: how to compute the dense input, as of `PackedSpikes`.
-        active: the active inputs that the product found, if it did.
         twice: whether the dense input, once computed, is held for a second use.
+
+    Attributes:
+        active: the active inputs that the product found, if it did.
     """
 
     def __init__(
@@ -46,11 +48,11 @@ class KeptInput:
         dtype: torch.dtype,
         tensors: Sequence[Tensor],
         recipe: Recipe | None = None,
-        active: ActiveInputs | None = None,
         twice: bool = False,
     ) -> None:
         self.shape, self.dtype, self.tensors, self.recipe = shape, dtype, tuple(tensors), recipe
-        self.active, self._twice = active, twice
+        self.active: ActiveInputs | None = None
+        self._twice = twice
         self._dense = tensors[0] if recipe is None else None
 
     def dense(self, channels_last: bool = False) -> Tensor:
@@ -93,15 +95,18 @@ class Linear(NamedTuple):
     def gradients(self, grad: Tensor, x: KeptInput, weight: Tensor, needed: Sequence[bool]) -> Gradients:
         """Gradients of input, weight and bias, as far as they are ``needed``."""
         grad_x = grad_weight = grad_bias = None
-        if needed[0]:
-            grad_x = (grad.flatten(0, 1) @ _in(grad.dtype, weight)).view(x.shape)
+        # The weights first: their scratch memory is free again when the gradient of the input takes its own.
         if needed[1]:
             spikes = _spikes_of(x)
             if spikes is not None:
                 grad_weight = spike_weight_gradient(grad, *spikes, weight, x.active)
+                x.active = None  # read, and so free
             if grad_weight is None:
                 dense = _in(grad.dtype, x.dense())
                 grad_weight = _in(weight.dtype, grad.flatten(0, 1).t() @ dense.reshape(-1, weight.shape[1]))
+                del dense
+        if needed[0]:
+            grad_x = (grad.flatten(0, 1) @ _in(grad.dtype, weight)).view(x.shape)
         if needed[2]:
             grad_bias = grad.flatten(0, 1).sum(0).to(weight.dtype)
         return grad_x, grad_weight, grad_bias

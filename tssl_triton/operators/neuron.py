@@ -141,14 +141,10 @@ def run_backward(
     neuron: Neuron,
     *,
     synapse: bool = True,
-    out: Tensor | None = None,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Gradients of ``current`` and of learnt ``constants``.
-
-    The former is written to ``out`` if that is given: ``current`` itself, or ``grad_spikes`` where it has the shape and
-    memory order of ``current``.
-    """
-    grad_current = empty_rows(current.shape[0], current, current.dtype) if out is None else out
+    """Gradients of ``current``, written over it with ``overwrite``, and of learnt ``constants``."""
+    grad_current = current if overwrite else empty_rows(current.shape[0], current, current.dtype)
     grad_constants = None
     options: dict[str, Any] = {}
     if constants is not None:
