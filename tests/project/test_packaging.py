@@ -58,7 +58,10 @@ def test_the_wheel_holds_the_package_alone(built):
         for path in (ROOT / top).rglob("*.py"):
             assert f"{package.replace('.', '/')}/{path.relative_to(ROOT / top).as_posix()}" in names
     assert "tssl_triton/py.typed" in names
-    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "tssl_triton").rglob("*.toml")} <= set(names)
+    for pattern in ("*.toml", "*.pyi", "*.hpp", "*.cpp"):
+        files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tssl_triton").rglob(pattern)}
+        assert files
+        assert files <= set(names)
 
 
 def test_the_wheel_works_away_from_the_checkout(built, tmp_path):
