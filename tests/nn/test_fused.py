@@ -317,3 +317,9 @@ def test_where_the_kernel_is_preferred():
     assert not prefers_fused("cuda", half, pixels=50 * 16 * 16, neurons=512, inputs=256 * 9)
     assert not prefers_fused("cuda", half, pixels=50 * 16 * 16, neurons=512, inputs=9)
     assert not prefers_fused("cpu", half, pixels=50 * 16 * 16, neurons=512, inputs=256)
+
+
+def test_a_convolution_after_a_fully_connected_layer_is_an_error():
+    net = SpikingSequential(SpikingLinear(6, 8), SpikingConv2d(8, 4, 3, fused="always"))
+    with pytest.raises(ValueError, match=r"x must be \(T, B, 8, H, W\), got shape \(9, 3, 8\)"):
+        net(torch.rand(T, B, 6))

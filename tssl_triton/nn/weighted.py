@@ -105,7 +105,7 @@ class _WeightedLIF(LIF):
         packed_out, private = following is not None, next_own is not None
         return run_layer(layer, values, weight, bias, learnt, state, carry, packed_out, bits_out, private)
 
-    def _settings(self) -> Settings:
+    def _settings(self) -> LayerSettings:
         """The layer as it is now, without the numbers of its weights."""
         weight, autocast = self.weight, None
         device = weight.device
@@ -113,7 +113,9 @@ class _WeightedLIF(LIF):
             autocast = torch.get_autocast_dtype(device.type)
         choice = "never" if self.constants is not None else self.fused
         neuron = Neuron(self.params, self.rule)
-        return Settings(self._product(), neuron, self.recompute, choice, weight.shape, weight.dtype, device, autocast)
+        return LayerSettings(
+            self._product(), neuron, self.recompute, choice, weight.shape, weight.dtype, device, autocast
+        )
 
     def weighted(self, x: Input) -> Input:
         """``W x (+ bias)``, ``(T, B, *)``."""
@@ -128,7 +130,7 @@ class _WeightedLIF(LIF):
         raise NotImplementedError
 
 
-class Settings(NamedTuple):
+class LayerSettings(NamedTuple):
     """A weighted layer without the numbers of its weights.
 
     Args:
@@ -154,7 +156,8 @@ class Settings(NamedTuple):
 
     def prefers_fused(self, shape: Sequence[int]) -> bool:
         """Whether the layer runs as one kernel on packed spikes of this shape."""
-        if self.fused == "never" or not has_fused_kernel(self.device, self.product_dtype):
+        fits = len(shape) > len(self.shape)  # images for a convolution
+        if self.fused == "never" or not fits or not has_fused_kernel(self.device, self.product_dtype):
             return False
         if self.fused == "always":
             return True
@@ -181,8 +184,8 @@ class Plan(NamedTuple):
 
 
 def _planned(
-    own: Settings,
-    following: Settings | SumPool | None,
+    own: LayerSettings,
+    following: LayerSettings | SumPool | None,
     steps: int | None,
     shape: torch.Size,
     dtype: torch.dtype,
