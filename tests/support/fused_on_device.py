@@ -48,7 +48,7 @@ def learnt(layer: Any, spikes: PackedSpikes, grad: Tensor, how: str, recompute: 
 
 def currents(layer: Any, spikes: PackedSpikes) -> tuple[Tensor, Tensor]:
     """y of the fused kernel and y of the composed product."""
-    inside = fused._FusedLayer(
+    inside = fused.FusedLayer(
         layer._product(), spikes.steps, Neuron(layer.params), layer.weight.dtype, True, False, False
     )
     with torch.no_grad():

@@ -157,7 +157,7 @@ def run(
     """
     save = differentiable(spikes.link, weight, bias) and not layer.recompute
     dtype, shape = product_dtype(weight), layer.product.shape(spikes.link.shape, weight.shape)
-    inner = _FusedLayer(layer.product, layer.steps, layer.neuron, dtype, save, dense, carry)
+    inner = FusedLayer(layer.product, layer.steps, layer.neuron, dtype, save, dense, carry)
     start = None if state is None else stacked(state, ghost(shape, spikes.link.new_empty((), dtype=dtype)))
     y = _FusedProduct.apply(spikes.link, spikes.words, weight, bias, inner)
     result, words, after = _FusedNeurons.apply(y, spikes.words, weight, bias, start, inner)
@@ -169,7 +169,7 @@ def can_fuse(weight: Tensor) -> bool:
     return has_fused_kernel(weight.device, product_dtype(weight))
 
 
-class _FusedLayer(NamedTuple):
+class FusedLayer(NamedTuple):
     """A fused layer without its tensors."""
 
     product: Product
@@ -225,7 +225,7 @@ class _FusedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, link: Tensor, words: Tensor, weight: Tensor, bias: Tensor | None, layer: _FusedLayer
+        ctx: Any, link: Tensor, words: Tensor, weight: Tensor, bias: Tensor | None, layer: FusedLayer
     ) -> Tensor:
         ctx.save_for_backward(words, weight)
         ctx.layer, ctx.shape, ctx.dtype = layer, link.shape, link.dtype
@@ -261,7 +261,7 @@ class _FusedNeurons(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         start: Tensor | None,
-        layer: _FusedLayer,
+        layer: FusedLayer,
     ) -> tuple[Tensor, Tensor, Tensor]:
         spikes, packed, current, checkpoints, after = layer.outputs(
             words, weight, bias, start, layer.save, layer.dense, layer.carry
