@@ -117,7 +117,7 @@ def check_recomputing(layer: Any, features: tuple[int, ...], steps: int, batch: 
     """A fused layer that recomputes gives the spikes and gradients of one that keeps y, bit for bit."""
     layer = layer.to(device)
     spikes = drawn_spikes(layer, features, steps, batch)
-    shape = layer._map().shape(spikes.shape, layer.weight.shape)
+    shape = layer._product().shape(spikes.shape, layer.weight.shape)
     grad = draw_gradient(shape, layer.weight.dtype).to(device)
     kept, again = (learnt(layer, spikes, grad, "always", recompute) for recompute in (False, True))
     assert kept[0].any()
@@ -131,7 +131,7 @@ def check_determinism(
     """All runs give the same bits."""
     layer = layer.to(device)
     spikes = drawn_spikes(layer, features, steps, batch)
-    shape = layer._map().shape(spikes.shape, layer.weight.shape)
+    shape = layer._product().shape(spikes.shape, layer.weight.shape)
     grad = draw_gradient(shape, layer.weight.dtype).to(device)
     first, *others = (learnt(layer, spikes, grad, "always") for _ in range(runs))
     for other in others:
