@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from tssl_triton import (
     STBP,
     LIFParameters,
+    LIFState,
     PackedSpikes,
     SpikePool2d,
     SpikingConv2d,
@@ -209,6 +210,25 @@ def test_a_state_without_a_state_afterwards(compiled):
         runs.append([spikes.detach(), *gradients(net)])
     assert_identical(runs)
     assert not torch.equal(runs[0][0], network()(draw(5)))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("steps", [5, 19])
+def test_gradients_from_a_state_are_those_of_product_and_neurons(compiled, steps, recompute):
+    torch.manual_seed(3)
+    layer = SpikingLinear(8, 6, LIFParameters(reset="subtract"), weight_scale=3.0, recompute=recompute)
+    x, state = torch.rand(steps, 3, 8), LIFState(*torch.rand(3, 3, 6))
+    runs = []
+    for run in (
+        lambda: layer(x, state),
+        lambda: lif(layer.weighted(x), layer.params, state=state),
+    ):
+        spikes = run()
+        backward_of(spikes)
+        runs.append([spikes.detach(), layer.weight.grad])
+        layer.zero_grad()
+    assert_identical(runs)
+    assert not torch.equal(runs[0][0], layer(x))
 
 
 def test_without_gradients(compiled):

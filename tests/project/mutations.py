@@ -38,7 +38,7 @@ RULE_TESTS = ["tests/operators/test_rules.py"]
 LEARNT_TESTS = ["tests/operators/test_learnt.py", "tests/nn/test_recurrent.py"]
 FUSED_TESTS = ["tests/operators/test_fused.py", "tests/nn/test_fused.py"]
 CPU_TESTS = ["tests/cpu"]
-NODE_TESTS = ["tests/nn/test_layer_node.py", "tests/nn/test_layers.py", "tests/nn/test_saved_bytes.py"]
+NODE_TESTS = [f"tests/nn/test_{name}.py" for name in ("layer_node", "layers", "rules", "saved_bytes")]
 
 INTERPRETED, EAGER, NATIVE = {"TRITON_INTERPRET": "1"}, {"TSSL_CPU": "eager"}, dict[str, str]()
 
@@ -54,7 +54,8 @@ CHECKED_BY = {
     RECURRENT: (EAGER, LEARNT_TESTS),
     REGISTRATION: (EAGER, ["tests/operators/test_registration.py"]),
     SETTINGS: (NATIVE, ["tests/operators/test_settings.py"]),
-    **dict.fromkeys((NODE, WEIGHTED, CONVOLUTION, SEQUENTIAL, NEURON, PACKED), (NATIVE, NODE_TESTS)),
+    NEURON: (NATIVE, ["tests/operators/test_opcheck.py"]),
+    **dict.fromkeys((NODE, WEIGHTED, CONVOLUTION, SEQUENTIAL, PACKED), (NATIVE, NODE_TESTS)),
     LOSSES: (NATIVE, ["tests/test_losses.py", "tests/nn/test_autograd.py"]),
 }
 """The mode in which the tests of a file run, and these tests."""
