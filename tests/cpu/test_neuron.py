@@ -2,6 +2,9 @@
 
 import math
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -240,3 +243,28 @@ def test_a_neuron_s_numbers_do_not_depend_on_its_place(dtype):
     many = spikes_and_gradient(y.repeat(1, 3, 20_011), grad.repeat(1, 3, 20_011))
     for one, all_of_them in zip(alone, many, strict=True):
         assert torch.equal(one.expand_as(all_of_them), all_of_them)
+
+
+FAULTS = """
+import resource, torch
+from tssl_triton import lif
+
+lif(torch.zeros(5, 2, 3))
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+for _ in range(3):
+    torch.zeros(10 << 20, dtype=torch.uint8)
+before = faults()
+for _ in range(20):
+    torch.zeros(10 << 20, dtype=torch.uint8).fill_(1)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_freed_memory_is_used_again():
+    """Blocks of 10 MB have 2,560 pages each, which fault once and not for each block."""
+    run = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 2560
