@@ -177,10 +177,8 @@ class Plan(NamedTuple):
     """How a layer runs on inputs of one size."""
 
     layer: Layer
-    fused: bool
-    """Whether it runs as one kernel."""
-    bits_out: bool
-    """Whether the following layer takes its spikes as bits."""
+    fused: bool  # whether it runs as one kernel
+    bits_out: bool  # whether the following layer takes its spikes as bits
 
 
 def _planned(

@@ -34,14 +34,10 @@ from .settings import Neuron
 class Forward(NamedTuple):
     """Results of a run; None for what was not asked for."""
 
-    spikes: Tensor | None
-    """``(T, B, *)``."""
-    words: Tensor | None
-    """Packed spikes ``(words, B, *)``."""
-    checkpoints: Tensor | None
-    """``(3 (windows - 1), B, *)``; None for a run of one window too."""
-    state: Tensor | None
-    """State after the last step, ``(3, B, *)``."""
+    spikes: Tensor | None  # (T, B, *)
+    words: Tensor | None  # packed spikes, (words, B, *)
+    checkpoints: Tensor | None  # (3 (windows - 1), B, *); None for a run of one window too
+    state: Tensor | None  # after the last step, (3, B, *)
 
 
 def run_forward(
@@ -126,9 +122,7 @@ def _outputs(
 
 
 def _allocated(outputs: list[Output | None], device: torch.device) -> Forward:
-    return Forward(
-        *[None if out is None else torch.empty_strided(out[0], out[1], dtype=out[2], device=device) for out in outputs]
-    )
+    return Forward(*[x and torch.empty_strided(x[0], x[1], dtype=x[2], device=device) for x in outputs])
 
 
 def run_backward(
