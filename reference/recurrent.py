@@ -85,5 +85,5 @@ def recurrent_backward(
         total[t] += np.einsum("oh,bo->bh", weight, backward(total)[t + 1])
     grad_y = backward(total)
     first = np.zeros(trace.spikes.shape[1:]) if before is None else np.asarray(before, dtype=np.float64)
-    heard = np.concatenate([first[None], trace.spikes[:-1]])
-    return RecurrentGradients(grad_y, np.einsum("tbo,tbh->oh", grad_y, heard), total)
+    previous = np.concatenate([first[None], trace.spikes[:-1]])
+    return RecurrentGradients(grad_y, np.einsum("tbo,tbh->oh", grad_y, previous), total)

@@ -242,8 +242,8 @@ MUTATIONS = (
     Mutation(
         "node: autocast of backward",
         NODE,
-        "Autocast(weight.device.type, layer.autocast)",
-        "Autocast(weight.device.type)",
+        "set_autocast(weight.device.type, layer.autocast)",
+        "set_autocast(weight.device.type, None)",
     ),
     Mutation("node: checkpoints not computed again", NODE, "if layer.steps > WINDOW:", "if False:"),
     Mutation("weighted: another rule's", WEIGHTED, "Neuron(self.params, self.rule)", "Neuron(self.params)"),

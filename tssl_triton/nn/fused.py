@@ -19,15 +19,16 @@ from tssl_triton._checks import check_pair
 from tssl_triton.functional import LIFState, stacked
 from tssl_triton.kernels.layout import cdiv
 from tssl_triton.operators import (
-    Autocast,
     Neuron,
     PackedSpikes,
+    autocast_dtype,
     differentiable,
     first_order,
     fused_weight_gradient,
     ghost,
     has_fused_kernel,
     run_backward,
+    set_autocast,
     spike_weighted,
     write_settings,
 )
@@ -156,17 +157,13 @@ def run(
     It checks no argument.
     """
     save = differentiable(spikes.link, weight, bias) and not layer.recompute
-    dtype, shape = product_dtype(weight), layer.product.shape(spikes.link.shape, weight.shape)
+    dtype = product_dtype(weight.dtype, layer.autocast)
+    shape = layer.product.shape(spikes.link.shape, weight.shape)
     inner = FusedLayer(layer.product, layer.steps, layer.neuron, dtype, save, dense, carry)
     start = None if state is None else stacked(state, ghost(shape, spikes.link.new_empty((), dtype=dtype)))
     y = _FusedProduct.apply(spikes.link, spikes.words, weight, bias, inner)
     result, words, after = _FusedNeurons.apply(y, spikes.words, weight, bias, start, inner)
     return PackedSpikes((words,), spikes.recipe, result), LIFState(*after.unbind(0)) if carry else None
-
-
-def can_fuse(weight: Tensor) -> bool:
-    """Whether there is a fused kernel for the device and type of these weights."""
-    return has_fused_kernel(weight.device, product_dtype(weight))
 
 
 class FusedLayer(NamedTuple):
@@ -236,7 +233,7 @@ class _FusedProduct(torch.autograd.Function):
     def backward(ctx: Any, e: Tensor) -> tuple[Tensor | None, ...]:
         words, weight = ctx.saved_tensors
         layer, needed = ctx.layer, ctx.needs_input_grad
-        with Autocast(e.device.type).restored():
+        with set_autocast(e.device.type, None):
             x = KeptInput(ctx.shape, ctx.dtype, (ghost(ctx.shape, e),))
             grad_x, _, grad_bias = layer.product.gradients(e, x, weight, (needed[0], False, needed[3]))
         grad_weight = None
@@ -305,9 +302,9 @@ def _functional(
     if not isinstance(params, LIFParameters):
         raise TypeError(f"params must be LIFParameters, got {type(params).__name__}")
     result: PackedSpikes | Tensor
-    autocast = Autocast.now(weight.device.type).dtype
+    autocast = autocast_dtype(weight.device.type)
     layer = Layer(product, Neuron(params, rule), spikes.steps, recompute, autocast)
-    if can_fuse(weight):
+    if has_fused_kernel(weight.device, product_dtype(weight.dtype, autocast)):
         result, after = run(layer, spikes, weight, bias, state, carry, dense=False)
     else:
         result, after = run_layer(layer, spikes, weight, bias, None, state, carry, packed_out=True, bits_out=True)
@@ -328,7 +325,7 @@ def _check_layer(spikes: object, weight: object, bias: object, axes: int) -> Non
         raise ValueError(f"weight must be {names}, got shape {tuple(weight.shape)}")
     if weight.device != spikes.device:
         raise ValueError(f"weight must be on {spikes.device} as the spikes are, got {weight.device}")
-    if Autocast.now(weight.device.type).dtype is None and weight.dtype != spikes.dtype:
+    if autocast_dtype(weight.device.type) is None and weight.dtype != spikes.dtype:
         raise TypeError(f"weight must be {spikes.dtype} as the spikes are, or used under autocast, got {weight.dtype}")
     if bias is not None and (not isinstance(bias, Tensor) or bias.shape != weight.shape[:1]):
         given = tuple(bias.shape) if isinstance(bias, Tensor) else type(bias).__name__

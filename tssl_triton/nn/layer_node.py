@@ -25,7 +25,6 @@ from tssl_triton.functional import LIFConstants, LIFState, lif, stacked, stacked
 from tssl_triton.kernels.layout import WINDOW, word_dtype
 from tssl_triton.operators import (
     ActiveInputs,
-    Autocast,
     Forward,
     Neuron,
     PackedSpikes,
@@ -37,6 +36,7 @@ from tssl_triton.operators import (
     pack,
     run_backward,
     run_forward,
+    set_autocast,
     time_dense,
 )
 
@@ -98,7 +98,7 @@ def run_layer(
         return PackedSpikes((pack(spikes.detach(), word_dtype(layer.steps)),), Recipe(layer.steps), spikes), after
     constants = None
     if learnt is not None:
-        shape, dtype = layer.product.shape(link.shape, weight.shape), product_dtype(weight)
+        shape, dtype = layer.product.shape(link.shape, weight.shape), product_dtype(weight.dtype, layer.autocast)
         constants = stacked_constants(learnt, layer.neuron.params, ghost(shape, weight.new_empty((), dtype=dtype)))
     if differentiable(link, weight, bias, constants):
         runs: list[Forward] = []
@@ -112,10 +112,9 @@ def run_layer(
     return PackedSpikes((run.words,), Recipe(layer.steps), spikes), new_state
 
 
-def product_dtype(weight: Tensor) -> torch.dtype:
-    """The type of a product with ``weight``: autocast's, where it is on and the weight is not float64."""
-    autocast = Autocast.now(weight.device.type).dtype
-    return weight.dtype if autocast is None or weight.dtype == torch.float64 else autocast
+def product_dtype(weight: torch.dtype, autocast: torch.dtype | None) -> torch.dtype:
+    """The type of a product with weights of a type: autocast's, where it is on and the weights are not float64."""
+    return weight if autocast is None or weight == torch.float64 else autocast
 
 
 def _forward(
@@ -176,7 +175,7 @@ class _LayerNode(torch.autograd.Function):
         if grad is None:
             return (None,) * 11
         # Gradients have the type of forward's numbers, whichever autocast setting is in force now.
-        with Autocast(grad.device.type).restored():
+        with set_autocast(grad.device.type, None):
             return *_gradients(ctx, grad), *[None] * 7
 
 
@@ -190,7 +189,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.own is not None:
         (y, checkpoints, x.active), ctx.own = ctx.own, None
     if again:
-        with Autocast(weight.device.type, layer.autocast).restored():
+        with set_autocast(weight.device.type, layer.autocast):
             y, x.active = layer.product.of(x, weight, bias)
             y = time_dense(y)
         if layer.steps > WINDOW:

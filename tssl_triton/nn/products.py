@@ -17,11 +17,11 @@ from tssl_triton._checks import check_features
 from tssl_triton.kernels.geometry import Geometry
 from tssl_triton.operators import (
     ActiveInputs,
-    Autocast,
     PackedSpikes,
     Recipe,
     first_order,
     is_traced,
+    set_autocast,
     spike_product,
     spike_weight_gradient,
 )
@@ -235,6 +235,6 @@ class _Weighted(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *tensors = ctx.saved_tensors
         shape, dtype, recipe = ctx.kept
-        with Autocast(grad.device.type).restored():
+        with set_autocast(grad.device.type, None):
             x = KeptInput(shape, dtype, tensors, recipe)
             return *ctx.product.gradients(grad, x, weight, ctx.needs_input_grad[:3]), None, None

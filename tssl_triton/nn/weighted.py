@@ -37,7 +37,7 @@ from tssl_triton.parameters import LIFParameters
 from tssl_triton.rules import Rule
 
 from . import fused
-from .layer_node import Layer, run_layer
+from .layer_node import Layer, product_dtype, run_layer
 from .neurons import LIF, Input, Output, each_step
 from .pooling import SpikePool2d
 from .products import LINEAR, Conv2d, Linear, Product
@@ -109,6 +109,7 @@ class _WeightedLIF(LIF):
         """The layer as it is now, without the numbers of its weights."""
         weight, autocast = self.weight, None
         device = weight.device
+        # `autocast_dtype` without the call, which would add a file to the path of every forward.
         if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
             autocast = torch.get_autocast_dtype(device.type)
         choice = "never" if self.constants is not None else self.fused
@@ -152,7 +153,7 @@ class LayerSettings(NamedTuple):
     @property
     def product_dtype(self) -> torch.dtype:
         """Type of the product."""
-        return self.dtype if self.autocast is None or self.dtype == torch.float64 else self.autocast
+        return product_dtype(self.dtype, self.autocast)
 
     def prefers_fused(self, shape: Sequence[int]) -> bool:
         """Whether the layer runs as one kernel on packed spikes of this shape."""

@@ -16,7 +16,7 @@ Each takes the constants of the neurons and their learning rule as one string (`
 
 from tssl_triton.cpu import ActiveInputs, spike_product, spike_weight_gradient
 
-from .autocast import Autocast
+from .autocast import autocast_dtype, set_autocast
 from .devices import cpu_compiler, has_fused_kernel, implementation, interpreting, launchers, takes_spikes
 from .first_order import first_order, no_second_derivative
 from .fused import spike_weight_gradient as fused_weight_gradient
@@ -33,12 +33,12 @@ from .sum_pool import SumPool
 
 __all__ = [
     "ActiveInputs",
-    "Autocast",
     "Forward",
     "Neuron",
     "PackedSpikes",
     "Recipe",
     "SumPool",
+    "autocast_dtype",
     "cpu_compiler",
     "differentiable",
     "first_order",
@@ -59,6 +59,7 @@ __all__ = [
     "refuse_forward_mode",
     "run_backward",
     "run_forward",
+    "set_autocast",
     "spike_product",
     "spike_weight_gradient",
     "spike_weighted",

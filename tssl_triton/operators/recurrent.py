@@ -19,7 +19,7 @@ from torch import Tensor
 from tssl_triton.kernels.layout import WINDOW, arithmetic_dtype, cdiv, word_count, word_dtype
 
 from . import devices, settings
-from .autocast import Autocast
+from .autocast import set_autocast
 from .neuron import walk_back
 from .registration import operator
 from .settings import Neuron
@@ -57,17 +57,17 @@ def recurrent_forward(
     if not spikes.numel():
         return spikes, words, kept_y, states, final
     now = torch.zeros_like(final) if state is None else state
-    heard = torch.zeros_like(external_input[0])
+    previous = torch.zeros_like(external_input[0])
     if previous_spikes is not None:
-        heard = previous_spikes.to(external_input.dtype)
-    with Autocast(external_input.device.type).restored():
+        previous = previous_spikes.to(external_input.dtype)
+    with set_autocast(external_input.device.type, None):
         for t in range(steps):
             y = kept_y[t] if keep else torch.empty_like(external_input[0])
-            torch.addmm(external_input[t if len(external_input) > 1 else 0], heard, transposed, out=y)
+            torch.addmm(external_input[t if len(external_input) > 1 else 0], previous, transposed, out=y)
             if keep and t % WINDOW == 0:
                 states[t // WINDOW].copy_(now)
             now = _one_step(y[None], now, spikes[t : t + 1], given, rows)
-            heard = spikes[t]
+            previous = spikes[t]
     final.copy_(now)
     if keep:
         words = pack(spikes, words.dtype)
@@ -131,7 +131,7 @@ def recurrent_backward(
     options: dict[str, Any] = {"synapse": True, "carry": carry}
     if rows is not None:
         options |= {"constants": rows, "grad_constants": grad_constants}
-    with Autocast(y.device.type).restored():
+    with set_autocast(y.device.type, None):
         for t in reversed(range(steps)):
             if t + 1 == steps or t % WINDOW == WINDOW - 1:
                 before_each = _states_of_window(y, t // WINDOW, states, given, rows)
@@ -142,8 +142,8 @@ def recurrent_backward(
             kept = y[step], marks[step], None, before_each[t % WINDOW]
             walk_back(g[None].contiguous(), *kept, grad_y[step], given, **options)
         first = torch.zeros_like(spikes[:1]) if previous_spikes is None else previous_spikes.to(y.dtype)[None]
-        heard = torch.cat([first, spikes[:-1]])
-        grad_weight = (grad_y.flatten(0, 1).t() @ heard.flatten(0, 1)).to(weight.dtype)
+        previous = torch.cat([first, spikes[:-1]])
+        grad_weight = (grad_y.flatten(0, 1).t() @ previous.flatten(0, 1)).to(weight.dtype)
     return grad_y, grad_weight, grad_constants
 
 
