@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tssl_triton import cpu
+from tssl_triton._checks import FLOATING
 
 from . import devices
 from .registration import is_traced
 from .spike_trains import unpack
-
-REALS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class SumPool:
 
 
 def _on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in REALS
+    return x.device.type == "cpu" and x.dtype in FLOATING
 
 
 class _Sum(torch.autograd.Function):
