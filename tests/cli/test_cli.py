@@ -14,6 +14,7 @@ from importlib import metadata
 import pytest
 import torch
 from idx_files import write_image_set
+from trainings import assert_same_state, without_timing
 
 from tssl_triton import cli
 from tssl_triton._files import write_atomically
@@ -21,8 +22,6 @@ from tssl_triton.cli.settings import INTERRUPTED
 from tssl_triton.cpu import compiler as _cpp
 from tssl_triton.training import FIELD_TYPES, checkpoint
 from tssl_triton.training import run as run_module
-
-TIMING = ("seconds", "images_per_second")
 
 #: Small, with dropout, and slow enough to be interrupted: 144 batches per epoch.
 SMALL = [
@@ -54,7 +53,7 @@ def run(*words):
 
 def metrics(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMING} for line in lines]
+    return without_timing(map(json.loads, lines))
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +66,7 @@ def uninterrupted(tmp_path_factory):
 
 
 def assert_same_result(folder, other):
-    one, two = checkpoint.load(folder / "checkpoint.pt"), checkpoint.load(other / "checkpoint.pt")
-    for name, weight in one["model"].items():
-        assert torch.equal(weight, two["model"][name]), name
-    for index, moments in one["optimizer"]["state"].items():
-        for name, value in moments.items():
-            assert torch.equal(value, two["optimizer"]["state"][index][name]), (index, name)
-    assert torch.equal(one["rng"]["cpu"], two["rng"]["cpu"])
+    assert_same_state(checkpoint.load(folder / "checkpoint.pt"), checkpoint.load(other / "checkpoint.pt"))
     assert metrics(folder) == metrics(other)
     assert len(metrics(folder)) == 3
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 from cifar_files import write_cifar10
 from event_files import write_cut_gestures, write_n_mnist
+from trainings import StopAfter, assert_same
 
 from tssl_triton import cli, data
 from tssl_triton.training import ConfigError, Trainer, checkpoint, load_data, resolve
-
-TIMING = ("seconds", "images_per_second")
 
 COMMON = {"device": "cpu", "download": False, "epochs": 2, "dropout": 0.2}
 SMALL = {
@@ -74,29 +73,6 @@ def trained(config, prefetch):
     while trainer.epoch < config.epochs:
         assert trainer.train_epoch()
     return trainer
-
-
-def assert_same(one, other):
-    first, second = one.state(), other.state()
-    for name, weight in first["model"].items():
-        assert torch.equal(weight, second["model"][name]), name
-    for index, moments in first["optimizer"]["state"].items():
-        for name, value in moments.items():
-            assert torch.equal(value, second["optimizer"]["state"][index][name]), (index, name)
-    assert torch.equal(first["rng"]["cpu"], second["rng"]["cpu"])
-    strip = [[{k: v for k, v in epoch.items() if k not in TIMING} for epoch in t.history] for t in (one, other)]
-    assert strip[0] == strip[1]
-
-
-class StopAfter:
-    """Requests a stop from the given query on."""
-
-    def __init__(self, questions):
-        self.left = questions
-
-    def __call__(self):
-        self.left -= 1
-        return self.left < 0
 
 
 def test_prefetched_or_not_interrupted_or_not(config, tmp_path):

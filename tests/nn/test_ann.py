@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from trainings import without_timing
 
 from tssl_triton import SpikingConv2d, SpikingLinear, data
 from tssl_triton.data.events import EventSet
@@ -13,7 +14,6 @@ from tssl_triton.nn import ANN, build_ann, build_network
 from tssl_triton.studies import convert as conversion_report
 from tssl_triton.training import Trainer, resolve
 
-TIMING = ("seconds", "images_per_second")
 SMALL = {
     "rule": "ann",
     "arch": "6C3-P2-20",
@@ -85,10 +85,6 @@ def test_errors_are_those_of_build_network():
         build_ann("6-Q2", (4,), 2)
     with pytest.raises(ValueError, match="pool must be one of"):
         build_ann("6", (4,), 2, pool="median")
-
-
-def without_timing(history):
-    return [{name: value for name, value in epoch.items() if name not in TIMING} for epoch in history]
 
 
 def trained(settings, digits):

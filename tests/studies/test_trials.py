@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from trainings import without_timing
 
 from tssl_triton import cli
 from tssl_triton.studies import Trial, TrialResult, collect, repeated, run_trials, trials
@@ -17,7 +18,6 @@ from tssl_triton.training import CheckpointError, ConfigError, checkpoint, resol
 from tssl_triton.training import run as run_module
 
 SMALL = {"arch": "12", "epochs": 2, "batch_size": 200, "device": "cpu", "schedule": "cosine"}
-TIMING = ("seconds", "images_per_second")
 
 
 @pytest.fixture(autouse=True)
@@ -38,10 +38,6 @@ def finished(tmp_path_factory):
         wanted = [*repeated("narrow", config(), 2), *repeated("wide", config(arch="20"), 2)]
         outcome = run_trials(out, wanted, say=lines.append, after_each=lambda o: seen.append(len(o.results)))
     return out, wanted, outcome, lines, seen
-
-
-def untimed(history):
-    return [{name: value for name, value in epoch.items() if name not in TIMING} for epoch in history]
 
 
 def test_trials_are_run_folders(finished):
@@ -92,7 +88,7 @@ def test_a_folder_of_tssl_train_counts(finished, tmp_path, capsys):
     assert cli.main(["train", *words, "--progress=lines", f"--run-dir={tmp_path / 'narrow' / 'seed-0'}"]) == 0
     (result,) = collect(tmp_path, [finished[1][0]]).results
     assert result.complete
-    assert untimed(result.history) == untimed(finished[2].results[0].history)
+    assert without_timing(result.history) == without_timing(finished[2].results[0].history)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +160,7 @@ def test_an_unfinished_trial_continues(finished, tmp_path, monkeypatch):
     outcome = run_trials(tmp_path, finished[1][:2], say=lambda line: None)
     assert not outcome.interrupted
     for got, expected in zip(outcome.results, finished[2].results, strict=False):
-        assert untimed(got.history) == untimed(expected.history)
+        assert without_timing(got.history) == without_timing(expected.history)
 
 
 def test_means_are_of_complete_trials_where_there_are_any(finished):
@@ -216,7 +212,7 @@ def test_one_process_per_device(finished, tmp_path):
     (failure,) = outcome.failures
     assert failure.error.startswith("mnist not found")
     for got, expected in zip(outcome.results, finished[2].results[:2], strict=True):
-        assert untimed(got.history) == untimed(expected.history)
+        assert without_timing(got.history) == without_timing(expected.history)
 
 
 INTERRUPTED = """

@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from trainings import StopAfter, assert_same, without_timing
 
 from tssl_triton import data
 from tssl_triton.training import (
@@ -17,8 +18,6 @@ from tssl_triton.training import (
     choose_device,
     resolve,
 )
-
-TIMING = ("seconds", "images_per_second")
 
 #: A network small enough for tests, with every source of randomness: initial weights, data order and dropout.
 SMALL = {"arch": "6C3-P2-20", "padding": "1", "dropout": 0.2, "epochs": 3, "batch_size": 100, "device": "cpu"}
@@ -48,40 +47,12 @@ def uninterrupted(digits):
         return trained(resolve(SMALL, {}), digits)
 
 
-def without_timing(history):
-    return [{name: value for name, value in epoch.items() if name not in TIMING} for epoch in history]
-
-
-def assert_same(one, other):
-    """Assert bitwise equality of weights, optimizer, generators and metrics."""
-    first, second = one.state(), other.state()
-    for name, weight in first["model"].items():
-        assert torch.equal(weight, second["model"][name]), name
-    for index, moments in first["optimizer"]["state"].items():
-        for name, value in moments.items():
-            assert torch.equal(value, second["optimizer"]["state"][index][name]), (index, name)
-    assert torch.equal(first["rng"]["cpu"], second["rng"]["cpu"])
-    assert without_timing(one.history) == without_timing(other.history)
-    assert (one.epoch, one.batch) == (other.epoch, other.batch)
-
-
 def test_recomputing_trains_the_same_network(uninterrupted, digits):
     trainer = Trainer(resolve({**SMALL, "recompute": True}, {}), digits)
     assert trainer.network[0].recompute
     assert trainer.train_epoch()
     # Loss, norm of the gradient and accuracy of an epoch, to the last digit.
     assert without_timing(trainer.history) == without_timing(uninterrupted.history[:1])
-
-
-class StopAfter:
-    """Returns True from the given call on."""
-
-    def __init__(self, questions):
-        self.left = questions
-
-    def __call__(self):
-        self.left -= 1
-        return self.left < 0
 
 
 def test_training_learns(digits):
