@@ -1,9 +1,9 @@
 """Neurons on a CPU: windows of at most `WINDOW` time steps, and runs of several windows.
 
-A window function spells out its steps for all neurons. `tssl_triton.cpu.codegen` turns it into a single vectorised C++
-loop that keeps membrane and synapse in registers, like the Triton kernels. Longer runs call the same compiled window
-repeatedly, so the time to compile does not depend on T; one compilation serves every number of neurons. Without a C++
-compiler the same functions run as eager PyTorch.
+A window function computes its steps one by one for all neurons. `tssl_triton.cpu.codegen` turns it into a single
+vectorised C++ loop that keeps membrane and synapse in registers, like the Triton kernels. Longer runs call the same
+compiled window repeatedly, so the time to compile does not depend on T; one compilation serves every number of neurons.
+Without a C++ compiler the same functions run as eager PyTorch.
 
 Tensors are ``(T, *)`` with dense rows in one memory order; the caller allocates outputs. Windows take lists of rows
 ``(N,)`` and write rows in place. A state is three rows: synaptic current i, membrane potential v and postsynaptic
